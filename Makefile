@@ -1,0 +1,80 @@
+# OpenMoat. `make demo` shows it, `make test` tests it; both install what they need first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
+PACKAGES := charon-systemd cmake ethtool gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
+	libstrongswan-extra-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: setup packages check namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
+
+.PHONY: check
+check: lint types rust-test quick ## what needs no root: lint, types, unit, scenario, property, layers, Rust tests
+
+.PHONY: lint
+lint: setup ## ruff, cargo fmt and clippy, without a warning
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	cargo fmt --manifest-path rust/Cargo.toml --all --check
+	cargo clippy --manifest-path rust/Cargo.toml --workspace --all-targets --release --quiet -- -D warnings
+
+.PHONY: types
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+.PHONY: quick
+quick: setup ## unit, scenario, property and layer tests
+	$(BIN)/pytest tests/unit tests/layers $(wildcard tests/scenario tests/property)
+
+.PHONY: rust-test
+rust-test: ## cargo test
+	cargo test --manifest-path rust/Cargo.toml --workspace --exclude openmoat-native --release --quiet
+
+.PHONY: namespaces
+namespaces: setup packages ## tests in network namespaces, against real peers (root)
+	$(BIN)/pytest tests/interop
+
+.PHONY: setup
+setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date
+
+$(VENV)/.installed: pyproject.toml | toolchain
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "openmoat needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES) | toolchain
+	cd $(CURDIR) && PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --quiet
+	touch $@
+
+.PHONY: toolchain
+toolchain: # a cargo that is new enough, or a word about how to get one
+	@need=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' rust/Cargo.toml); \
+	have=$$(cargo --version 2>/dev/null | cut -d' ' -f2); \
+	if [ -z "$$have" ] || [ "$$(printf '%s\n%s\n' "$$need" "$$have" | sort -V | head -1)" != "$$need" ]; then \
+		echo "openmoat needs cargo $$need or newer, this machine has $${have:-none}." >&2; \
+		echo "Remedy: install it with rustup (apt-get install rustup && rustup default stable on Debian 13;" >&2; \
+		echo "on Debian 12 see the instructions of rustup itself), then run make again." >&2; exit 1; fi
+
+.PHONY: packages
+packages: # Debian's packages that the lab and its peers need, if any is missing
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" != 0 ]; then echo "as root: apt-get install" $$missing >&2; exit 1; fi; \
+		echo "installing:" $$missing; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(VENV) rust/target src/openmoat/*.so .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,216 @@
+"""The packet engine (Rust). Nothing but `crypto` and `dataplane` imports it; see `dataplane.userspace` for the Python face.
+
+Addresses cross as 4 or 16 octets, selectors as `(start, end, protocol, start_port, end_port)`, SPIs and octet counts as
+numbers, times as seconds, enumerations by the words of their Python twins. Keys go in as `bytes`, are copied into memory
+that is wiped, and never come back. No call blocks on the network; calls that take a lock for long release the GIL.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+Selector = tuple[bytes, bytes, int, int, int]
+HostPort = tuple[bytes, int]
+
+__version__: str
+
+def suites() -> list[tuple[int, int, int, bool]]:
+    """Every suite the engine has: `(encryption id, key bits, integrity id or 0, esn)`, ids of IANA."""
+
+@final
+class Engine:
+    """Threads that carry packets between one TUN device and the outside."""
+
+    def __init__(
+        self,
+        *,
+        tun: Sequence[int],
+        udp: Sequence[tuple[int, int]],
+        raw: Sequence[int],
+        slots: int = 65_536,
+        ike_queue: int = 1_024,
+        noise: int = 256,
+    ) -> None:
+        """Take descriptors, do not open any: queues of one TUN device with `IFF_VNET_HDR`; bound UDP sockets with their
+        local port (500 carries IKE, 4500 IKE behind a marker and ESP); raw sockets of protocol 50.
+
+        The engine owns duplicates of them. `slots` bounds SAs, `ike_queue` each of the three queues of IKE datagrams,
+        `noise` the ring of unauthenticated events. Raises `DeviceError` where a descriptor is not what it should be.
+        """
+
+    def start(self) -> None:
+        """Start the threads."""
+
+    def stop(self) -> None:
+        """Stop them, drop all SAs and wipe their keys. The engine cannot be started again."""
+
+    def reserve_spis(self, count: int) -> list[int]:
+        """See `Backend.reserve_spis`."""
+
+    def release_spis(self, spis: Sequence[int]) -> None:
+        """See `Backend.release_spis`."""
+
+    def apply(self, batch: Batch) -> list[SaCounters]:
+        """Carry out a batch in order; all its policies and SAs become visible to the packet threads at once.
+
+        Raises `UnknownSpi`, or `DataplaneError` for a suite or size it does not have; commands before the failing one
+        stand. Answers with final counters of removed pairs.
+        """
+
+    def read_counters(self, handles: Sequence[int] | None) -> list[SaCounters]:
+        """See `Backend.read_counters`."""
+
+    def read_drops(self) -> dict[str, int]:
+        """All drop reasons that have happened, wire queues included."""
+
+    def fileno(self) -> int:
+        """An eventfd, readable while `drain` has something."""
+
+    def drain(self, limit: int) -> list[SaState | Acquire | StrangeSpi | IcmpHint]:
+        """See `Backend.drain`."""
+
+    def wire_fileno(self) -> int:
+        """An eventfd, readable while `receive_batch` has something."""
+
+    def receive_batch(self, limit: int) -> list[tuple[bytes, HostPort, HostPort]]:
+        """IKE datagrams without marker: octets, local and remote end; known SAs first, strangers last."""
+
+    def send_batch(self, datagrams: Sequence[tuple[bytes, HostPort, HostPort, bool, int]]) -> int:
+        """Octets without marker, local and remote end, DF, DSCP. Answers how many the network did not take."""
+
+    def know_spis(self, added: Sequence[int], removed: Sequence[int]) -> None:
+        """See `Wire.know_spis`."""
+
+@final
+class Batch:
+    """Commands for `Engine.apply`, one method a command, fields as in `dataplane.backend`."""
+
+    def __init__(self) -> None: ...
+    def add_inbound(
+        self,
+        *,
+        spi: int,
+        encryption: int,
+        key_bits: int,
+        integrity: int,
+        esn: bool,
+        key: bytes,
+        integrity_key: bytes,
+        udp: bool,
+        local: HostPort,
+        remote: HostPort,
+        local_selectors: Sequence[Selector],
+        remote_selectors: Sequence[Selector],
+        replay_window: int,
+        limits: tuple[int, int, int, int],
+    ) -> None: ...
+    def add_outbound(
+        self,
+        *,
+        handle: int,
+        spi: int,
+        encryption: int,
+        key_bits: int,
+        integrity: int,
+        esn: bool,
+        key: bytes,
+        integrity_key: bytes,
+        udp: bool,
+        local: HostPort,
+        remote: HostPort,
+        local_selectors: Sequence[Selector],
+        remote_selectors: Sequence[Selector],
+        policy: int,
+        plan: MtuPlan,
+        limits: tuple[int, int, int, int],
+        copy_dscp: bool,
+        keepalive_seconds: float,
+    ) -> None: ...
+    def activate(self, handle: int) -> None: ...
+    def update(
+        self,
+        *,
+        handle: int,
+        udp: bool | None = None,
+        local: HostPort | None = None,
+        remote: HostPort | None = None,
+        plan: MtuPlan | None = None,
+        limits: tuple[int, int, int, int] | None = None,
+        keepalive_seconds: float | None = None,
+    ) -> None: ...
+    def remove(self, handle: int) -> None: ...
+    def put_policy(
+        self,
+        *,
+        id: int,
+        rank: int,
+        action: str,
+        missing: str,
+        local_selectors: Sequence[Selector],
+        remote_selectors: Sequence[Selector],
+    ) -> None: ...
+    def remove_policy(self, id: int) -> None: ...
+
+@final
+class MtuPlan:
+    """Twin of `mtu.plan.MtuPlan`."""
+
+    def __init__(
+        self,
+        *,
+        outer_size: int,
+        inner_room: int,
+        mss_v4: int | None,
+        mss_v6: int | None,
+        outer_df: str,
+        oversize: Sequence[str],
+        too_big_per_second: float,
+        icmp_source_v4: bytes | None,
+        icmp_source_v6: bytes | None,
+    ) -> None: ...
+
+@final
+class SaCounters:
+    """Twin of `dataplane.backend.SaCounters`."""
+
+    handle: int
+    inbound_packets: int
+    inbound_octets: int
+    outbound_packets: int
+    outbound_octets: int
+    inbound_sequence: int
+    outbound_sequence: int
+    drops: dict[str, int]
+
+@final
+class SaState:
+    """Twin of `dataplane.backend.SaState`."""
+
+    handle: int
+    flags: int
+    path: tuple[HostPort, HostPort] | None
+
+@final
+class Acquire:
+    """Twin of `dataplane.backend.Acquire`."""
+
+    policy: int
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int
+    destination_port: int
+
+@final
+class StrangeSpi:
+    """Twin of `dataplane.backend.StrangeSpi`."""
+
+    spi: int
+    local: HostPort
+    remote: HostPort
+
+@final
+class IcmpHint:
+    """Twin of `dataplane.backend.IcmpHint`."""
+
+    handle: int
+    mtu: int

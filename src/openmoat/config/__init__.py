@@ -1,0 +1,1 @@
+"""Files to models; all faults of a file together."""

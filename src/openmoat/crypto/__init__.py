@@ -1,0 +1,1 @@
+"""Algorithms, key material, identities and AUTH signatures. Pure; composes pyca/cryptography."""

@@ -1,0 +1,1 @@
+"""The process `moatd`: joins the parts, holds no protocol of its own."""

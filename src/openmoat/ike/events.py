@@ -1,0 +1,466 @@
+"""What the IKE core tells and asks. All of it leaves `Endpoint.poll_output` in one queue whose order keeps packets alive.
+
+A *question* carries a ticket; the answer comes back through `Endpoint.handle_answer` with the same ticket, at once or
+much later, and the core never waits for it. An *effect* must be carried out before the output that follows it.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from openmoat.crypto.identities import Identity
+from openmoat.crypto.numbers import AuthMethod, HashAlgorithm, KeMethod
+from openmoat.crypto.suites import EspSuite, IkeSuite, PrfRow
+from openmoat.errors import Secret
+from openmoat.net import Path
+from openmoat.policy.selectors import Selectors
+
+__all__ = [
+    "ActivateOutbound",
+    "Activity",
+    "Answer",
+    "AskActivity",
+    "AskInstall",
+    "AskKeyPair",
+    "AskOwnAuth",
+    "AskPath",
+    "AskPeerAuth",
+    "AskSharedSecret",
+    "AskSpis",
+    "Certificate",
+    "ChildKeys",
+    "ChildSa",
+    "ChildSaDown",
+    "ChildSaUp",
+    "DownReason",
+    "Event",
+    "IkeSaDown",
+    "IkeSaKeys",
+    "IkeSaUp",
+    "IkeSpi",
+    "Installed",
+    "KeyPair",
+    "NegotiationFailed",
+    "OwnAuth",
+    "Paths",
+    "PeerAccepted",
+    "PeerMoved",
+    "PeerRefused",
+    "Question",
+    "Refused",
+    "RemoveChildSa",
+    "SharedSecret",
+    "Spis",
+    "Ticket",
+    "Transmit",
+    "Unanswerable",
+    "WeakPublicValue",
+]
+
+Ticket = int
+"""Number of a question, never used twice in the life of an `Endpoint`."""
+
+IkeSpi = int
+"""Our own 64-bit SPI of an IKE SA: its handle on this host. Never 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send this IKE message."""
+
+    octets: bytes
+    path: Path
+    df: bool = False
+    dscp: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSa:
+    """One Child SA as negotiated. `local` and `remote` are ends, whoever began the exchange."""
+
+    connection: str
+    child: str
+    """Name of the `Child` of the connection."""
+    peer: Identity
+    """Authenticated identity of the other end."""
+    ike: IkeSpi
+    local_spi: int
+    """Inbound SPI, from the reserved stock: the handle of the pair."""
+    remote_spi: int
+    suite: EspSuite
+    local: Selectors
+    remote: Selectors
+    path: Path
+    """Ports are 4500 and the peer's where `udp` is set, else 0."""
+    udp: bool
+    """ESP in UDP (RFC 3948)."""
+    keepalive: bool
+    """We are behind a NAT and must keep its mapping (RFC 3948 4)."""
+    replaces: int | None = None
+    """Local SPI of the Child SA that this one rekeys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKeys:
+    """Keying material of a Child SA, cut and assigned to directions (RFC 7296 2.17). Keys include their salt."""
+
+    inbound: Secret
+    inbound_integrity: Secret
+    outbound: Secret
+    outbound_integrity: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One CERT payload: encoding of RFC 7296 3.6 (4 is an X.509 certificate, 15 a raw public key) and its octets."""
+
+    encoding: int
+    octets: bytes
+
+
+# Questions, each with its answers.
+
+
+@dataclass(frozen=True, slots=True)
+class AskSpis:
+    """The stock of reserved inbound ESP SPIs runs low; `Spis` refills it."""
+
+    ticket: Ticket
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spis:
+    """Fresh inbound ESP SPIs reserved at the backend; may be fewer than asked for, or none."""
+
+    ticket: Ticket
+    spis: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskPath:
+    """Where is the peer of this connection, and from which of our addresses is it reached? `Paths` answers."""
+
+    ticket: Ticket
+    connection: str
+    attempt: int
+    """0 at first; from 1 on earlier answers have not led to a peer: look names up afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Paths to try, in order, with ports 500; none where no name resolves or no route exists (`reason` says which)."""
+
+    ticket: Ticket
+    paths: tuple[Path, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AskKeyPair:
+    """Make a key pair from these random octets; `KeyPair` answers."""
+
+    ticket: Ticket
+    method: KeMethod
+    seed: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """`private` is opaque to the core: it goes back as it is in `AskSharedSecret`."""
+
+    ticket: Ticket
+    public_value: bytes
+    private: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class AskSharedSecret:
+    """Complete a key exchange with the peer's value; `SharedSecret` or `WeakPublicValue` answers."""
+
+    ticket: Ticket
+    method: KeMethod
+    private: Secret
+    peer_value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """g^ir in the size that RFC 7296 2.14 wants."""
+
+    ticket: Ticket
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class WeakPublicValue:
+    """The peer's value is of the wrong length, or not a sound element of its group."""
+
+    ticket: Ticket
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskOwnAuth:
+    """Prove our identity; `OwnAuth` answers, or `Unanswerable` where no key is at hand (RFC 7296 2.15)."""
+
+    ticket: Ticket
+    connection: str
+    identity: Identity
+    prf: PrfRow
+    signed_octets: Secret
+    """First message, peer's nonce, and prf(SK_p, ID payload body), concatenated."""
+    peer_hashes: frozenset[HashAlgorithm]
+    """What the peer announced (RFC 7427 4); empty where it announced nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAuth:
+    """Content of our AUTH payload, and the CERT payloads that go before it."""
+
+    ticket: Ticket
+    method: AuthMethod
+    octets: bytes
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskPeerAuth:
+    """Does this AUTH payload prove that identity to this connection? `PeerAccepted` or `PeerRefused` answers."""
+
+    ticket: Ticket
+    connection: str
+    identity: Identity
+    prf: PrfRow
+    signed_octets: Secret
+    method: AuthMethod
+    octets: bytes
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAccepted:
+    """The peer is who it says it is."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """It is not, or it proved it in a way that the connection does not allow. `text` is for our operator only."""
+
+    ticket: Ticket
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskActivity:
+    """How many packets have these Child SAs received? `Activity` answers, and may spare a liveness check (RFC 7296 2.4)."""
+
+    ticket: Ticket
+    children: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Sums over the children asked for, since each was installed."""
+
+    ticket: Ticket
+    inbound_packets: int
+    outbound_packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskInstall:
+    """Install both halves of a Child SA, sending with neither yet; `Installed` or `Refused` answers.
+
+    It leaves the queue before the message that lets the peer use the inbound half.
+    """
+
+    ticket: Ticket
+    child: ChildSa
+    keys: ChildKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The Child SA is in place and receives."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It cannot be installed; nothing of it is left. `is_temporary` chooses TEMPORARY_FAILURE or NO_ADDITIONAL_SAS."""
+
+    ticket: Ticket
+    text: str
+    is_temporary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswerable:
+    """Any question may be answered so: it cannot be answered at all, and what asked it fails with this text."""
+
+    ticket: Ticket
+    text: str
+
+
+Question = AskSpis | AskPath | AskKeyPair | AskSharedSecret | AskOwnAuth | AskPeerAuth | AskActivity | AskInstall
+Answer = (
+    Spis
+    | Paths
+    | KeyPair
+    | SharedSecret
+    | WeakPublicValue
+    | OwnAuth
+    | PeerAccepted
+    | PeerRefused
+    | Activity
+    | Installed
+    | Refused
+    | Unanswerable
+)
+
+
+# Effects and news.
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateOutbound:
+    """Send with this Child SA from now on."""
+
+    local_spi: int
+
+
+class DownReason(Enum):
+    """Why an SA is gone. Each has one row in `daemon.journal` and one sentence in the guide."""
+
+    ASKED = "asked"
+    """By `moat down`, a reload, or the end of the daemon."""
+    PEER_DELETED = "peer deleted it"
+    REKEYED = "rekeyed"
+    EXPIRED = "hard lifetime reached"
+    PEER_SILENT = "peer does not answer"
+    REFUSED = "peer refused"
+    AUTHENTICATION_FAILED = "authentication failed"
+    NO_COMMON_GROUND = "no common ground"
+    PEER_MISBEHAVED = "peer violated the protocol"
+    NO_ROUTE = "no path to the peer"
+    REPLACED = "replaced by a newer SA of the same peer"
+    COLLISION = "lost a simultaneous exchange"
+    LOCAL = "refused on this side"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveChildSa:
+    """Take the Child SA out of the data plane."""
+
+    local_spi: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IkeSaUp:
+    """An IKE SA is authenticated, or has replaced the one it rekeyed."""
+
+    ike: IkeSpi
+    peer_spi: int
+    connection: str
+    peer: Identity
+    is_initiator: bool
+    path: Path
+    suite: IkeSuite
+    own_method: AuthMethod
+    peer_method: AuthMethod
+    behind_nat: bool
+    peer_behind_nat: bool
+    replaces: IkeSpi | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaDown:
+    """An IKE SA is gone, and with it the children that no `ChildSaDown` named before."""
+
+    ike: IkeSpi
+    connection: str
+    peer: Identity | None
+    """None where it was never authenticated."""
+    reason: DownReason
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaUp:
+    """A Child SA carries packets in both directions."""
+
+    child: ChildSa
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaDown:
+    """A Child SA is gone for good: no successor carries its packets unless the reason is REKEYED or REPLACED."""
+
+    child: ChildSa
+    reason: DownReason
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """All SAs of this IKE SA now use another path; only an authenticated packet brings this about (RFC 7296 2.23)."""
+
+    ike: IkeSpi
+    path: Path
+    udp: bool
+    children: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegotiationFailed:
+    """Facts of an exchange that led to nothing, kept small; `ike.explain` makes sentences of them when asked."""
+
+    at: float
+    """Time as given to the core."""
+    ike: IkeSpi
+    connection: str | None
+    """The connection, where it was found or was ours to begin with."""
+    path: Path
+    is_initiator: bool
+    exchange: int
+    notify: int | None
+    """Error notify that was sent or received."""
+    notify_sent: bool
+    reason: DownReason
+    text: str
+    peer: Identity | None = None
+    asked_identity: Identity | None = None
+    """IDr the initiator asked for."""
+    proposals: bytes = b""
+    """SA payload body as received."""
+    selectors: tuple[Selectors, Selectors] | None = None
+    """TSi and TSr as received."""
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaKeys:
+    """Keys for a Wireshark key log; emitted only where `IkeConfig.reveal_keys` is set."""
+
+    initiator_spi: int
+    responder_spi: int
+    suite: IkeSuite
+    sk_ei: Secret
+    sk_er: Secret
+    sk_ai: Secret
+    sk_ar: Secret
+
+
+Event = (
+    ActivateOutbound
+    | RemoveChildSa
+    | IkeSaUp
+    | IkeSaDown
+    | ChildSaUp
+    | ChildSaDown
+    | PeerMoved
+    | NegotiationFailed
+    | IkeSaKeys
+)

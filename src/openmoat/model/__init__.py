@@ -1,0 +1,1 @@
+"""What an operator asked for, as frozen and always valid dataclasses. Pure."""

@@ -1,0 +1,1 @@
+"""Sizes: overhead, path MTU, and the plan a backend executes. Pure."""

@@ -1,0 +1,1 @@
+"""The host around the daemon: descriptors, addresses, routes, rules, guard."""
