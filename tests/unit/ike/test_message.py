@@ -1,0 +1,119 @@
+from dataclasses import replace
+
+import pytest
+
+from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
+from openmoat.ike.message import Header, Message
+from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
+from openmoat.ike.payloads import Encrypted, Nonce, Notify, Unknown, VendorId
+
+HEADER = Header(0x1122334455667788, 0, ExchangeType.IKE_SA_INIT, is_initiator=True, is_response=False, message_id=0)
+
+
+class Reverser:
+    """A protection that hides nothing: reversed octets between an IV of four and an ICV of two."""
+
+    iv_size = 4
+
+    def sealed_size(self, plaintext_size: int) -> int:
+        return plaintext_size + 6
+
+    def seal(self, associated: bytes, plaintext: bytes, iv: bytes) -> bytes:
+        return iv + plaintext[::-1] + len(associated).to_bytes(2, "big")
+
+    def open(self, associated: bytes, body: bytes) -> bytes:
+        assert int.from_bytes(body[-2:], "big") == len(associated)
+        return body[4:-2][::-1]
+
+
+def test_a_clear_message_comes_back_as_it_was() -> None:
+    message = Message(HEADER, (Nonce(bytes(32)), VendorId(b"somebody")))
+    assert Message.parse(message.emit()) == message
+
+
+def test_a_sealed_message_comes_back_as_it_was() -> None:
+    message = Message(replace(HEADER, exchange=ExchangeType.INFORMATIONAL, responder_spi=7), (Nonce(bytes(32)),))
+    datagram = message.seal(Reverser(), b"\1\2\3\4")
+    outside = Message.parse(datagram)
+    assert outside.payloads == ()
+    assert isinstance(outside.sealed, Encrypted)
+    assert outside.open(datagram, Reverser()) == replace(message, is_protected=True)
+
+
+def test_an_empty_informational_seals_to_a_payload_of_no_type() -> None:
+    datagram = Message(HEADER, ()).seal(Reverser(), bytes(4))
+    sealed = Message.parse(datagram).sealed
+    assert sealed is not None
+    assert sealed.first is PayloadType.NONE
+    assert Message.parse(datagram).open(datagram, Reverser()).payloads == ()
+
+
+@pytest.mark.parametrize("size", range(28))
+def test_a_datagram_shorter_than_the_header_is_refused(size: int) -> None:
+    with pytest.raises(MalformedMessage, match="header: needs 28 octets"):
+        Header.parse(Message(HEADER, ()).emit()[:size])
+
+
+@pytest.mark.parametrize("change", [-1, 1, 1 << 16])
+def test_a_length_other_than_that_of_the_datagram_is_refused(change: int) -> None:
+    datagram = bytearray(Message(HEADER, ()).emit())
+    datagram[24:28] = (len(datagram) + change).to_bytes(4, "big")
+    with pytest.raises(MalformedMessage, match="length says"):
+        Header.parse(bytes(datagram))
+
+
+def test_a_higher_major_version_has_a_header_but_no_payloads() -> None:
+    datagram = Message(replace(HEADER, major=3), ()).emit()
+    header = Header.parse(datagram)
+    assert header.message_id == 0
+    with pytest.raises(UnsupportedVersion) as caught:
+        Message.parse(datagram, header)
+    assert caught.value.notify is NotifyType.INVALID_MAJOR_VERSION
+    assert caught.value.data == b"\x20"
+
+
+@pytest.mark.parametrize("version", [0x00, 0x10])
+def test_a_lower_major_version_is_refused(version: int) -> None:
+    datagram = bytearray(Message(HEADER, ()).emit())
+    datagram[17] = version
+    with pytest.raises(MalformedMessage, match="major version 2"):
+        Header.parse(bytes(datagram))
+
+
+def test_payload_types_of_ikev1_are_refused() -> None:
+    datagram = Message(HEADER, (Unknown(PayloadType(13), False, b""),)).emit()
+    with pytest.raises(MalformedMessage, match="IKEv1"):
+        Message.parse(datagram)
+
+
+def test_unknown_payloads_survive_with_their_critical_bit() -> None:
+    message = Message(HEADER, (Unknown(PayloadType(200), True, b"abc"), Unknown(PayloadType(201), False, b"")))
+    assert Message.parse(message.emit()) == message
+
+
+def test_more_payloads_than_the_bound_are_refused() -> None:
+    one = Message(HEADER, (VendorId(b""),)).emit()
+    chain = (b"\x2b\0\0\4" * 64) + b"\0\0\0\4"
+    datagram = one[:24] + (28 + len(chain)).to_bytes(4, "big") + chain
+    with pytest.raises(MalformedMessage, match="at most 64 payloads"):
+        Message.parse(datagram)
+
+
+def test_octets_after_the_last_payload_are_refused() -> None:
+    datagram = bytearray(Message(HEADER, (VendorId(b"x"),)).emit() + b"\0")
+    datagram[24:28] = len(datagram).to_bytes(4, "big")
+    with pytest.raises(MalformedMessage, match="nothing may follow"):
+        Message.parse(bytes(datagram))
+
+
+def test_octets_after_an_encrypted_payload_are_refused() -> None:
+    datagram = bytearray(Message(HEADER, ()).seal(Reverser(), bytes(4)) + b"\0")
+    datagram[24:28] = len(datagram).to_bytes(4, "big")
+    with pytest.raises(MalformedMessage, match="SK: must be the last payload"):
+        Message.parse(bytes(datagram))
+
+
+def test_the_first_error_is_found_whether_we_know_it_or_not() -> None:
+    status, error = Notify(NotifyType.INITIAL_CONTACT), Notify(NotifyType(8000))
+    assert Message(HEADER, (status, error)).error() == error
+    assert Message(HEADER, (status,)).error() is None
