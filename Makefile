@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
 PACKAGES := charon-systemd cmake ethtool gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
-	libstrongswan-extra-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark
+	libstrongswan-extra-plugins libstrongswan-standard-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark
 
 .PHONY: help
 help: ## list the targets

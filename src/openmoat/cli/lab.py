@@ -1,0 +1,96 @@
+"""`moat lab`: networks in namespaces on this machine, to look around in and to try things out."""
+
+import json
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(name="lab", help="Networks in namespaces on this machine (root).", no_args_is_help=True)
+
+__all__ = ["app"]
+
+
+@app.command("up")
+def up(
+    network: Annotated[str, typer.Argument(help="Which network; `moat lab list` names them.")] = "homes",
+    name: Annotated[str | None, typer.Option(help="Name of the lab: up to 12 lower case letters and digits.")] = None,
+) -> None:
+    """Raise a network and leave it up."""
+    from openmoat.lab.namespaces import Lab
+    from openmoat.lab.networks import NETWORKS
+    from openmoat.lab.processes import LabError
+
+    if network not in NETWORKS:
+        _end(f"no network {network!r}; there are: {', '.join(NETWORKS)}")
+    try:
+        lab = Lab(NETWORKS[network], name)
+        lab.up()
+        lab.keep()
+    except (LabError, ValueError) as error:
+        _end(str(error))
+    print(f"{lab.name} is up: {', '.join(host.name for host in lab.topology.hosts)}")
+    print(f"look around: moat lab exec {lab.name} {lab.topology.hosts[0].name} -- ip address")
+    print(f"end it:      moat lab down {lab.name}")
+
+
+@app.command("list")
+def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Show the labs that are up, and the networks that can be raised."""
+    from openmoat.lab.namespaces import labs
+    from openmoat.lab.networks import NETWORKS
+
+    entries = labs()
+    if as_json:
+        rows = [
+            {"name": e.name, "network": e.topology, "hosts": e.hosts, "pid": e.pid or None, "stale": e.is_stale}
+            for e in entries
+        ]
+        print(json.dumps({"schema": "moat.lab-list/1", "labs": rows, "networks": sorted(NETWORKS)}))
+        return
+    for entry in entries:
+        owner = "its raiser is gone" if entry.is_stale else f"raised by {entry.pid}" if entry.pid else "kept"
+        print(f"{entry.name:12} {entry.topology:16} {owner}: {', '.join(entry.hosts)}")
+    if not entries:
+        print("no lab is up")
+    print(f"networks: {', '.join(NETWORKS)}; raise one: moat lab up NETWORK")
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    name: Annotated[str, typer.Argument(help="Name of the lab.")],
+    host: Annotated[str, typer.Argument(help="Host of it.")],
+    command: Annotated[list[str] | None, typer.Argument(help="Command; a shell where none is given.")] = None,
+) -> None:
+    """Run a command, or a shell, on a host of a lab."""
+    from openmoat.lab.namespaces import enter
+    from openmoat.lab.processes import LabError
+
+    try:
+        enter(name, host, command or [])
+    except LabError as error:
+        _end(str(error))
+
+
+@app.command("down")
+def down(
+    name: Annotated[str | None, typer.Argument(help="Name of the lab; none: every lab whose raiser is gone.")] = None,
+) -> None:
+    """Take a lab down: its processes, namespaces and files."""
+    from openmoat.lab.namespaces import labs, remove, remove_stale
+    from openmoat.lab.processes import LabError
+
+    try:
+        if name is None:
+            print(f"removed: {', '.join(remove_stale()) or 'none was stale'}")
+        elif name not in {entry.name for entry in labs()}:
+            _end(f"no lab {name!r} is up; moat lab list shows them")
+        else:
+            remove(name)
+            print(f"{name} is down")
+    except LabError as error:
+        _end(str(error))
+
+
+def _end(text: str) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(1)
