@@ -210,7 +210,8 @@ def narrow(proposed: Selectors, allowed: Selectors) -> Selectors:
 def on_demand(selectors: Selectors, address: Address, protocol: int, port: int | None) -> Selectors:
     """The initiator's list for a packet: first a very specific selector of that packet, then all (RFC 7296 2.9)."""
     specific = TrafficSelector.of_address(address, protocol, None if protocol == ANY_PROTOCOL else port)
-    return (specific, *selectors) if contains(selectors, address, protocol, port) else selectors
+    first = [s for s in intersect((specific,), selectors) if s.contains(address, protocol, port)][:1]
+    return (*first, *selectors)
 
 
 def covers(outer: Selectors, inner: Selectors) -> bool:
