@@ -1,0 +1,170 @@
+"""What happened, told to people: one row per event gives level, words and the next command.
+
+Knows no protocol: the events of `ike.events` come in, log lines and entries of `moat events` go out.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openmoat.ike.events import (
+    ChildSaDown,
+    ChildSaUp,
+    DownReason,
+    Event,
+    IkeSaDown,
+    IkeSaUp,
+    NegotiationFailed,
+    PeerMoved,
+)
+
+__all__ = ["MAX_ENTRIES", "MAX_FOLLOWER_BACKLOG", "Entry", "Journal"]
+
+MAX_ENTRIES = 1_000
+"""Entries kept for `moat log`; older ones are in the system's log."""
+MAX_FOLLOWER_BACKLOG = 256
+"""Entries that wait for one slow reader of events; beyond it the reader is cut off."""
+
+log = logging.getLogger("openmoat.daemon")
+
+QUIET_REASONS = frozenset({DownReason.ASKED, DownReason.REKEYED, DownReason.COLLISION, DownReason.REPLACED})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal."""
+
+    number: int
+    at: float
+    """Seconds since the epoch."""
+    level: int
+    """As in `logging`."""
+    kind: str
+    """Word of the event: `ike-sa-up`, ..."""
+    text: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of event is told."""
+
+    kind: str
+    level: Callable[[Any], int]
+    text: Callable[[Any], str]
+    fields: Callable[[Any], dict[str, str]]
+
+
+def spi32(spi: int) -> str:
+    """An ESP SPI as people write it."""
+    return f"{spi:08x}"
+
+
+def ike8(spi: int) -> str:
+    """The first half of our IKE SPI: enough to tell two apart in a log."""
+    return f"{spi:016x}"[:8]
+
+
+def down_level(event: IkeSaDown | ChildSaDown) -> int:
+    """A warning where service suffers, else news."""
+    return logging.INFO if event.reason in QUIET_REASONS else logging.WARNING
+
+
+def with_text(words: str, text: str) -> str:
+    """The detail after a colon, where there is one."""
+    return f"{words}: {text}" if text else words
+
+
+ROWS: Mapping[type, Row] = {
+    IkeSaUp: Row(
+        "ike-sa-up",
+        lambda _: logging.INFO,
+        lambda e: f"IKE SA with {e.peer} {'replaces its predecessor' if e.replaces else 'is up'}, {e.suite.name}",
+        lambda e: {"conn": e.connection, "ike": ike8(e.ike), "peer": str(e.path.remote)},
+    ),
+    IkeSaDown: Row(
+        "ike-sa-down",
+        down_level,
+        lambda e: with_text(f"IKE SA is down, {e.reason.value}", e.text),
+        lambda e: {"conn": e.connection, "ike": ike8(e.ike)},
+    ),
+    ChildSaUp: Row(
+        "child-sa-up",
+        lambda _: logging.INFO,
+        lambda e: f"Child SA {e.child.child} is up, {e.child.suite.name}, {'ESP in UDP' if e.child.udp else 'ESP'}",
+        lambda e: {
+            "conn": e.child.connection,
+            "ike": ike8(e.child.ike),
+            "child": spi32(e.child.local_spi),
+            "peer": str(e.child.path.remote),
+        },
+    ),
+    ChildSaDown: Row(
+        "child-sa-down",
+        down_level,
+        lambda e: with_text(f"Child SA {e.child.child} is down, {e.reason.value}", e.text),
+        lambda e: {"conn": e.child.connection, "ike": ike8(e.child.ike), "child": spi32(e.child.local_spi)},
+    ),
+    PeerMoved: Row(
+        "peer-moved",
+        lambda _: logging.INFO,
+        lambda e: f"the peer is now at {e.path.remote}",
+        lambda e: {"ike": ike8(e.ike), "peer": str(e.path.remote)},
+    ),
+    NegotiationFailed: Row(
+        "negotiation-failed",
+        lambda _: logging.WARNING,
+        lambda e: f"{e.text}; see: moat status {e.connection}" if e.connection else f"{e.text}; see: moat status",
+        lambda e: {"conn": e.connection or "-", "ike": ike8(e.ike), "peer": str(e.path.remote)},
+    ),
+}
+
+
+class Journal:
+    """Writes log lines, keeps the newest entries, and feeds those who follow."""
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._number = 0
+        self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
+        self._followers: set[asyncio.Queue[Entry | None]] = set()
+
+    def tell(self, event: Event) -> None:
+        """Note an event of the core; those without a row are none of people's business."""
+        row = ROWS.get(type(event))
+        if row is not None:
+            self.note(row.kind, row.level(event), row.text(event), row.fields(event))
+
+    def note(self, kind: str, level: int, text: str, fields: Mapping[str, str] | None = None) -> None:
+        """Note something that the daemon itself did or saw."""
+        fields = fields or {}
+        log.log(level, "%s%s", text, "".join(f" {name}={value}" for name, value in fields.items()))
+        self._number += 1
+        entry = Entry(self._number, self._wall_clock(), level, kind, text, fields)
+        self._entries.append(entry)
+        for follower in tuple(self._followers):
+            self._feed(follower, entry)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The newest entries, oldest first."""
+        return tuple(self._entries)
+
+    def follow(self) -> "asyncio.Queue[Entry | None]":
+        """A queue that gets every entry from now on; None ends it, after `unfollow` or when its reader is too slow."""
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue(MAX_FOLLOWER_BACKLOG + 1)
+        self._followers.add(queue)
+        return queue
+
+    def unfollow(self, queue: "asyncio.Queue[Entry | None]") -> None:
+        """Stop feeding a queue."""
+        self._followers.discard(queue)
+
+    def _feed(self, follower: "asyncio.Queue[Entry | None]", entry: Entry) -> None:
+        if follower.qsize() < MAX_FOLLOWER_BACKLOG:
+            follower.put_nowait(entry)
+        else:
+            self._followers.discard(follower)
+            follower.put_nowait(None)

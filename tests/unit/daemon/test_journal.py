@@ -1,0 +1,41 @@
+"""Events become lines for people, entries for readers, and never keep a slow reader's backlog without bound."""
+
+import ipaddress
+import logging
+
+import pytest
+
+from openmoat.daemon import journal
+from openmoat.daemon.journal import Journal
+from openmoat.ike.events import DownReason, IkeSaDown, PeerMoved
+from openmoat.net import HostPort, Path
+
+PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), 4500))
+
+
+def test_a_line_names_connection_sa_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    Journal(lambda: 0.0).tell(IkeSaDown(0x1F3A90C2_00000001, "home", None, DownReason.PEER_SILENT))
+    assert caplog.messages == ["IKE SA is down, peer does not answer conn=home ike=1f3a90c2"]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_followers_get_what_comes_after_they_began() -> None:
+    book = Journal(lambda: 5.0)
+    book.tell(PeerMoved(1, PATH, True, ()))
+    queue = book.follow()
+    book.tell(PeerMoved(2, PATH, True, ()))
+    entry = queue.get_nowait()
+    assert entry is not None
+    assert (entry.number, entry.kind, entry.at) == (2, "peer-moved", 5.0)
+    assert [e.number for e in book.entries()] == [1, 2]
+
+
+def test_a_reader_that_does_not_read_is_cut_off() -> None:
+    book = Journal(lambda: 0.0)
+    queue = book.follow()
+    for _ in range(journal.MAX_FOLLOWER_BACKLOG + 5):
+        book.note("test", logging.DEBUG, "x")
+    assert queue.qsize() == journal.MAX_FOLLOWER_BACKLOG + 1
+    drained = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert drained[-1] is None
