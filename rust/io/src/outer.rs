@@ -1,0 +1,340 @@
+//! Sockets of the outside: UDP and raw IP, received and sent in batches.
+//!
+//! Both ends of every datagram are known and chosen: the local address comes and goes as ancillary data. The type of
+//! service is chosen per datagram too. Don't Fragment is so for IPv6; for IPv4 it is a setting of the whole socket
+//! (`IP_MTU_DISCOVER`), so that a send that wants it differently changes the setting under the lock that all senders of
+//! the socket hold: one system call more where neighbours differ, none where they agree.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::batch::{Outgoing, ReceiveBatch};
+use crate::messages::{Receiver, Sender};
+use crate::options::{
+    bound_to, check_kind, configure, duplicate, option, set_option, wait_for_room,
+};
+use crate::{BATCH, DeviceError};
+
+/// What a socket of the outside carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// UDP, bound to this port.
+    Udp {
+        /// Local port.
+        port: u16,
+    },
+    /// ESP as an IP protocol of its own.
+    Raw,
+}
+
+/// The outside of the engine. Datagrams are given without IP and UDP headers.
+pub trait OuterSocket: Send + Sync {
+    /// What it carries.
+    fn kind(&self) -> SocketKind;
+
+    /// Whether it is of IPv6.
+    fn is_v6(&self) -> bool;
+
+    /// Whether `Outgoing::segment` may be other than 0.
+    fn segments(&self) -> bool;
+
+    /// Readable while `receive_batch` would give something.
+    fn readable(&self) -> BorrowedFd<'_>;
+
+    /// Replace the content of `batch` by what waits, up to its size.
+    fn receive_batch(&self, batch: &mut ReceiveBatch) -> io::Result<usize>;
+
+    /// Send in order; waits at most `patience` milliseconds in all for room in the buffers of the kernel.
+    ///
+    /// `lost` is replaced by the indices of datagrams that were not sent whole.
+    fn send_batch(
+        &self,
+        arena: &[u8],
+        datagrams: &[Outgoing],
+        patience: i32,
+        lost: &mut Vec<usize>,
+    );
+}
+
+/// A UDP or raw socket.
+pub struct Socket {
+    fd: OwnedFd,
+    kind: SocketKind,
+    is_v6: bool,
+    receiver: Mutex<Receiver>,
+    sender: Mutex<Sender>,
+    can_segment: AtomicBool,
+}
+
+impl Socket {
+    /// Own a duplicate of a socket bound to no address, only to a port. Sets what this crate needs on it.
+    pub fn adopt(fd: RawFd, kind: SocketKind) -> Result<Self, DeviceError> {
+        let owned = duplicate(fd)?;
+        let local = check_kind(fd, &owned, kind)?;
+        let is_v6 = local.is_ipv6();
+        configure(&owned, is_v6)?;
+        let can_segment = matches!(kind, SocketKind::Udp { .. })
+            && option(&owned, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        Ok(Self {
+            fd: owned,
+            kind,
+            is_v6,
+            receiver: Mutex::new(Receiver::new()),
+            sender: Mutex::new(Sender::new()),
+            can_segment: AtomicBool::new(can_segment),
+        })
+    }
+
+    /// Have the kernel join datagrams of one size on receipt (UDP GRO). Answers whether it will.
+    pub fn enable_joining(&self) -> bool {
+        matches!(self.kind, SocketKind::Udp { .. })
+            && set_option(&self.fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
+    }
+
+    /// The address it is bound to; its port is of interest where the kernel chose it.
+    pub fn local(&self) -> Result<SocketAddr, DeviceError> {
+        bound_to(&self.fd)
+    }
+}
+
+impl OuterSocket for Socket {
+    fn kind(&self) -> SocketKind {
+        self.kind
+    }
+
+    fn is_v6(&self) -> bool {
+        self.is_v6
+    }
+
+    fn segments(&self) -> bool {
+        self.can_segment.load(Ordering::Relaxed)
+    }
+
+    fn readable(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn receive_batch(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        batch.datagrams.clear();
+        let mut receiver = unpoisoned(&self.receiver);
+        let count = receiver.receive(&self.fd, batch)?;
+        for index in 0..count {
+            if let Some(received) = receiver.describe(index, self.kind, self.is_v6, batch) {
+                batch.datagrams.push(received);
+            }
+        }
+        Ok(batch.datagrams.len())
+    }
+
+    fn send_batch(
+        &self,
+        arena: &[u8],
+        datagrams: &[Outgoing],
+        patience: i32,
+        lost: &mut Vec<usize>,
+    ) {
+        lost.clear();
+        let mut sender = unpoisoned(&self.sender);
+        let mut patience = patience;
+        for (number, chunk) in datagrams.chunks(BATCH).enumerate() {
+            let mut done = 0;
+            while done < chunk.len() {
+                let run = chunk[done..]
+                    .iter()
+                    .take_while(|datagram| datagram.df == chunk[done].df)
+                    .count();
+                if !self.is_v6 {
+                    sender.set_df(&self.fd, chunk[done].df);
+                }
+                match sender.send(
+                    &self.fd,
+                    arena,
+                    &chunk[done..done + run],
+                    self.kind,
+                    self.is_v6,
+                ) {
+                    Ok(sent) => done += sent.max(1),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
+                        patience -= wait_for_room(&self.fd, patience);
+                    }
+                    Err(error) => {
+                        let is_whole = self.send_apart(&mut sender, arena, &chunk[done], &error);
+                        if !is_whole {
+                            lost.push(number * BATCH + done);
+                        }
+                        done += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// Send the segments of a super-datagram that the kernel refused one by one. Answers whether all of it went.
+    ///
+    /// It refuses where a segment is larger than the MTU of the way out, which fragmentation would mend.
+    fn send_apart(
+        &self,
+        sender: &mut Sender,
+        arena: &[u8],
+        whole: &Outgoing,
+        error: &io::Error,
+    ) -> bool {
+        if whole.segment == 0 || error.kind() == io::ErrorKind::WouldBlock {
+            return false;
+        }
+        if error.raw_os_error() == Some(libc::EIO) {
+            self.can_segment.store(false, Ordering::Relaxed); // the device has no checksum offload
+        }
+        let mut is_whole = true;
+        for from in whole.octets.clone().step_by(usize::from(whole.segment)) {
+            let to = (from + usize::from(whole.segment)).min(whole.octets.end);
+            let one = Outgoing {
+                octets: from..to,
+                segment: 0,
+                ..whole.clone()
+            };
+            let sent = sender.send(
+                &self.fd,
+                arena,
+                std::slice::from_ref(&one),
+                self.kind,
+                self.is_v6,
+            );
+            is_whole &= sent.is_ok();
+        }
+        is_whole
+    }
+}
+
+/// A lock whose data is valid even where its holder panicked: all of it is rewritten before use.
+fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::any_address;
+    use crate::batch::Received;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+
+    type Arrived = Vec<(Vec<u8>, Received)>;
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    /// The address of `ip` with the port of `of`.
+    fn at(ip: [u8; 4], of: &SocketAddr) -> SocketAddr {
+        SocketAddr::new(ip.into(), of.port())
+    }
+
+    fn pair() -> Result<(Socket, Socket), Box<dyn std::error::Error>> {
+        let open = || -> Result<Socket, Box<dyn std::error::Error>> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let port = socket.local_addr()?.port();
+            Ok(Socket::adopt(socket.as_raw_fd(), SocketKind::Udp { port })?)
+        };
+        Ok((open()?, open()?))
+    }
+
+    fn receive_all(socket: &Socket, wanted: usize) -> Result<Arrived, Box<dyn std::error::Error>> {
+        let mut batch = ReceiveBatch::new();
+        let mut found = Vec::new();
+        let mut readiness = crate::Readiness::new(&[socket.readable().as_raw_fd()]);
+        while found.len() < wanted {
+            readiness.wait(1_000)?;
+            if socket.receive_batch(&mut batch)? == 0 {
+                return Err(format!("{} of {wanted} datagrams came", found.len()).into());
+            }
+            for received in batch.datagrams.clone() {
+                let arena = batch.arena();
+                found.extend(
+                    received
+                        .segments()
+                        .map(|range| (arena[range].to_vec(), received)),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn a_batch_arrives_in_order_with_both_ends_and_the_type_of_service() -> Outcome {
+        let (ours, theirs) = pair()?;
+        let arena: Vec<u8> = (0..200).collect();
+        let (local, remote) = (
+            at([127, 0, 0, 2], &ours.local()?),
+            at([127, 0, 0, 3], &theirs.local()?),
+        );
+        let one = |index: usize| Outgoing {
+            octets: index..index + 1,
+            local,
+            remote,
+            tos: 0x2a,
+            df: index.is_multiple_of(3),
+            segment: 0,
+            tag: 0,
+        };
+        let datagrams: Vec<Outgoing> = (0..100).map(one).collect();
+        let mut lost = vec![7];
+        ours.send_batch(&arena, &datagrams, 10, &mut lost);
+        assert!(lost.is_empty());
+        let found = receive_all(&theirs, 100)?;
+        assert_eq!(
+            found
+                .iter()
+                .map(|(octets, _)| octets[0])
+                .collect::<Vec<_>>(),
+            (0..100).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            (found[5].1.local, found[5].1.remote, found[5].1.tos),
+            (remote, local, 0x2a)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_super_datagram_arrives_as_its_segments() -> Outcome {
+        let (ours, theirs) = pair()?;
+        theirs.enable_joining();
+        let arena: Vec<u8> = (0..=255).cycle().take(2_500).collect();
+        let remote = at([127, 0, 0, 1], &theirs.local()?);
+        let whole = Outgoing {
+            octets: 0..2_500,
+            local: any_address(&remote),
+            remote,
+            tos: 0,
+            df: false,
+            segment: 1_000,
+            tag: 0,
+        };
+        let mut lost = Vec::new();
+        ours.send_batch(&arena, &[whole], 10, &mut lost);
+        let found = receive_all(&theirs, 3)?;
+        let sizes: Vec<usize> = found.iter().map(|(octets, _)| octets.len()).collect();
+        assert_eq!(sizes, [1_000, 1_000, 500]);
+        let joined: Vec<u8> = found
+            .iter()
+            .flat_map(|(octets, _)| octets.clone())
+            .collect();
+        assert_eq!(joined, arena);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_udp_socket_is_refused() -> Outcome {
+        let file = std::fs::File::open("/dev/null")?;
+        assert!(Socket::adopt(file.as_raw_fd(), SocketKind::Udp { port: 500 }).is_err());
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        assert!(Socket::adopt(socket.as_raw_fd(), SocketKind::Raw).is_err());
+        assert!(Socket::adopt(socket.as_raw_fd(), SocketKind::Udp { port: 1 }).is_err());
+        assert!(Socket::adopt(-1, SocketKind::Raw).is_err());
+        Ok(())
+    }
+}
