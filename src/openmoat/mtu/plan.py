@@ -3,9 +3,26 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from openmoat.mtu.mss import mss_for
+from openmoat.mtu.overhead import Overhead
 from openmoat.net import Address
 
-__all__ = ["Framing", "MtuPlan", "OuterDf", "Rung"]
+__all__ = [
+    "MAX_PACKET",
+    "MIN_PATH_MTU",
+    "Framing",
+    "MtuPlan",
+    "OuterDf",
+    "RouteSizes",
+    "Rung",
+    "compile_plan",
+    "route_sizes",
+]
+
+MAX_PACKET = 65_535
+"""Octets of the largest IP packet without jumbo options: what the tunnel promises to carry."""
+MIN_PATH_MTU = {4: 576, 6: 1280}
+"""Octets that every path carries: RFC 791 for IPv4 (reassembled at the far end), RFC 8200 5 for IPv6."""
 
 
 class Framing(Enum):
@@ -55,3 +72,59 @@ class MtuPlan:
     icmp_source_v4: Address | None = None
     """Our address inside the selectors from which ICMP errors are sent; None: no ICMP over this family."""
     icmp_source_v6: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSizes:
+    """What a route to the far side of a tunnel says about sizes."""
+
+    mtu: int
+    """Octets; larger packets never reach the tunnel: the host answers frag-needed or packet-too-big for us."""
+    advmss: int
+    """MSS that TCP of this host announces, so that its own connections begin with a size that fits."""
+
+
+def compile_plan(
+    *,
+    overhead: Overhead,
+    path_mtu: int,
+    outer_df: OuterDf,
+    rungs: frozenset[Rung],
+    icmp_source_v4: Address | None = None,
+    icmp_source_v6: Address | None = None,
+) -> MtuPlan:
+    """Decide all sizes of one outbound SA in plain tunnel mode.
+
+    `path_mtu` is what the outside is believed to carry; `rungs` is what the backend can do (`Capabilities.rungs`).
+    """
+    path_mtu = min(max(path_mtu, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
+    room = overhead.inner_room(path_mtu)
+    return MtuPlan(
+        framing=Framing.WHOLE,
+        outer_size=path_mtu,
+        inner_room=room,
+        mss_v4=mss_for(room, 4),
+        mss_v6=mss_for(room, 6),
+        outer_df=outer_df,
+        oversize=_ladder(outer_df, rungs),
+        icmp_source_v4=icmp_source_v4,
+        icmp_source_v6=icmp_source_v6,
+    )
+
+
+def route_sizes(plan: MtuPlan, version: int) -> RouteSizes:
+    """Sizes for a route over inner packets of this version.
+
+    A plan that carries every packet, in one piece or in outer fragments, lets every packet come; TCP is kept at the size
+    of one outer packet by `advmss` and by the clamp. A plan that refuses tells the host where it begins to.
+    """
+    carries_all = plan.framing is Framing.AGGFRAG or Rung.FRAGMENT_OUTER in plan.oversize
+    return RouteSizes(mtu=MAX_PACKET if carries_all else plan.inner_room, advmss=mss_for(plan.inner_room, version))
+
+
+def _ladder(outer_df: OuterDf, rungs: frozenset[Rung]) -> tuple[Rung, ...]:
+    """What to try with a packet that does not fit; it always ends, since REFUSE needs no ability."""
+    # RFC 4301 8.1: where DF is set or copied, the outer packet must not be fragmented on the way, so it is not sent whole.
+    wanted = (Rung.FRAGMENT_OUTER,) if outer_df is OuterDf.CLEAR else (Rung.FRAGMENT_INNER,)
+    possible = tuple(rung for rung in wanted if rung in rungs)
+    return possible if Rung.FRAGMENT_OUTER in possible else (*possible, Rung.REFUSE)
