@@ -1,2 +1,16 @@
-//! ESP (RFC 4303) as pure functions over octets: no I/O, no clock, no threads.
+//! ESP (RFC 4303) as pure functions over octets: no I/O, no clock, no threads, no chance.
+//!
+//! The way of an outbound packet: `Flow::of` → `Spd::outbound` → `OutboundSa::seal`. Inbound:
+//! `InboundSa::open`, which does everything from the SPI to the selector check. Neither allocates, locks or logs.
+//! TTL and hop limit are left alone: the host's own forwarding to and from the TUN device counts them down
+//! (RFC 4301 5.1.2.1 asks for one decrement per forwarding step, and that is where the step is).
 #![forbid(unsafe_code)]
+
+pub mod drops;
+pub mod ecn;
+pub mod replay;
+pub mod sa;
+pub mod selectors;
+pub mod spd;
+pub mod suite;
+pub mod wire;

@@ -1,0 +1,143 @@
+//! Why packets are dropped: one enum, one word each, one counter each. `moat diag drops` prints these words.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of its counter.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
+
+            /// The word of its counter.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $word,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// ESP packet too short for its suite, or with a ciphertext that is no multiple of the block.
+    TooShort = "too-short",
+    /// No inbound SA has this SPI.
+    UnknownSpi = "unknown-spi",
+    /// Sequence number seen before, or left of the window (RFC 4303 3.4.3).
+    Replayed = "replayed",
+    /// The integrity check value does not match (RFC 4303 3.4.4).
+    BadIcv = "bad-icv",
+    /// Authentic, but pad length or pad octets are not those of RFC 4303 2.4.
+    BadPadding = "bad-padding",
+    /// Authentic, but carries neither IPv4 nor IPv6 (RFC 4303 2.6).
+    BadNextHeader = "bad-next-header",
+    /// An inner packet whose own version or lengths do not hold.
+    MalformedInner = "malformed-inner",
+    /// A dummy packet for traffic flow confidentiality (RFC 4303 2.6): no fault.
+    Dummy = "dummy",
+    /// Inner packet outside the selectors of its SA (RFC 4301 5.2, step 4).
+    OutsideSelectors = "outside-selectors",
+    /// Congestion was marked outside on a packet that cannot carry the mark inside (RFC 6040 4.2).
+    Congested = "congested",
+    /// All sequence numbers of the SA are used (RFC 4303 3.3.3).
+    SequenceExhausted = "sequence-exhausted",
+    /// The SA has carried its hard limit of octets or packets.
+    HardLimit = "hard-limit",
+    /// A bounded queue had no room.
+    QueueFull = "queue-full",
+    /// No policy selects the packet.
+    NoPolicy = "no-policy",
+    /// A policy says drop.
+    PolicyDrop = "policy-drop",
+    /// A policy says reject: answered with ICMP where that is allowed.
+    PolicyReject = "policy-reject",
+    /// A policy says pass, but nothing in clear belongs on the TUN device.
+    PolicyPass = "policy-pass",
+    /// The policy wants protection and no SA serves the packet.
+    NoSa = "no-sa",
+    /// Held for an SA that did not come in time.
+    HoldExpired = "hold-expired",
+    /// As many packets of this policy are held as may be.
+    HoldFull = "hold-full",
+    /// Larger than the plan lets through; answered with ICMP where that is allowed.
+    TooBig = "too-big",
+    /// A destination or source no tunnel carries: multicast, broadcast or link-local.
+    NotUnicast = "not-unicast",
+    /// Outer packet whose headers do not hold together.
+    MalformedOuter = "malformed-outer",
+    /// A datagram larger than the buffer it was read into.
+    Truncated = "truncated",
+    /// The network did not take the packet.
+    SendFailed = "send-failed",
+    /// The TUN device did not take the packet.
+    DeviceFull = "device-full",
+    /// A buffer too small for what was to be written: our own fault, never the peer's.
+    NoRoom = "no-room",
+}
+
+/// One counter per reason. Shared by threads; each adds and reads without order.
+#[derive(Debug)]
+pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; DropReason::ALL.len()])
+    }
+}
+
+impl DropCounters {
+    /// Count one drop.
+    pub fn count(&self, reason: DropReason) {
+        self.count_many(reason, 1);
+    }
+
+    /// Count several drops at once.
+    pub fn count_many(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// How many packets were dropped for this reason.
+    pub fn read(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// The reasons that have happened, with their counts.
+    pub fn happened(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.read(reason)))
+            .filter(|&(_, count)| count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        let words: std::collections::HashSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(words.len(), DropReason::ALL.len());
+        assert!(
+            words
+                .iter()
+                .all(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+        );
+    }
+
+    #[test]
+    fn counters_tell_only_what_happened() {
+        let counters = DropCounters::default();
+        counters.count(DropReason::BadIcv);
+        counters.count_many(DropReason::Replayed, 3);
+        let happened: Vec<_> = counters.happened().collect();
+        assert_eq!(
+            happened,
+            [(DropReason::Replayed, 3), (DropReason::BadIcv, 1)]
+        );
+    }
+}

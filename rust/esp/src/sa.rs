@@ -1,0 +1,483 @@
+//! Inbound and outbound SAs (RFC 4303 3.3, 3.4): from an inner packet to an ESP packet and back, with every check.
+//!
+//! Shared by threads behind a reference: what changes is atomic, and nothing waits.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::drops::{DropCounters, DropReason};
+use crate::ecn;
+use crate::replay::{ReplayWindow, WindowError};
+use crate::selectors::SelectorPair;
+use crate::suite::{PacketKey, Suite, SuiteError};
+use crate::wire::{self, ESP_TRAILER, Flow, IpPacket, protocol};
+
+/// The last sequence number without ESN.
+pub const MAX_SHORT_SEQUENCE: u64 = u32::MAX as u64;
+
+/// An SA that cannot be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaError {
+    /// See `SuiteError`.
+    #[error(transparent)]
+    Suite(#[from] SuiteError),
+    /// See `WindowError`.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+}
+
+/// Octets of inner packets, and packets, after which an SA asks for its replacement (soft) or stops (hard); 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Ask for a replacement after so many octets.
+    pub soft_octets: u64,
+    /// Stop after so many octets.
+    pub hard_octets: u64,
+    /// Ask for a replacement after so many packets.
+    pub soft_packets: u64,
+    /// Stop after so many packets.
+    pub hard_packets: u64,
+}
+
+/// Where an SA stands after a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Below all limits.
+    Fresh,
+    /// A soft limit is reached: a replacement is due.
+    Soft,
+}
+
+/// What one half of an SA needs to begin.
+#[derive(Debug)]
+pub struct SaConfig<'a> {
+    /// Security Parameters Index.
+    pub spi: u32,
+    /// Row of the table of suites.
+    pub suite: Suite,
+    /// Whether sequence numbers have 64 bits.
+    pub has_esn: bool,
+    /// Key and salt in KEYMAT order.
+    pub key: &'a [u8],
+    /// Empty with an AEAD.
+    pub integrity_key: &'a [u8],
+    /// What may pass.
+    pub selectors: SelectorPair,
+    /// When it asks and stops.
+    pub limits: Limits,
+    /// Highest sequence number used already: 0 for a new SA.
+    pub last_sequence: u64,
+}
+
+/// Limits and what has been carried so far.
+#[derive(Debug)]
+struct Meter {
+    packets: AtomicU64,
+    octets: AtomicU64,
+    soft_octets: AtomicU64,
+    hard_octets: AtomicU64,
+    soft_packets: AtomicU64,
+    hard_packets: AtomicU64,
+    max_octets: u64,
+}
+
+impl Meter {
+    fn new(limits: Limits, max_octets: u64) -> Self {
+        let meter = Self {
+            packets: AtomicU64::new(0),
+            octets: AtomicU64::new(0),
+            soft_octets: AtomicU64::new(0),
+            hard_octets: AtomicU64::new(0),
+            soft_packets: AtomicU64::new(0),
+            hard_packets: AtomicU64::new(0),
+            max_octets,
+        };
+        meter.set(limits);
+        meter
+    }
+
+    /// No limit is kept as the largest number, so that the packet path only compares.
+    fn set(&self, limits: Limits) {
+        let bound = |limit: u64, max: u64| if limit == 0 { max } else { limit.min(max) };
+        let hard_octets = bound(limits.hard_octets, self.max_octets);
+        // A cipher's own limit must be asked about in time even where nobody set one.
+        let soft_octets = bound(limits.soft_octets, hard_octets - hard_octets / 8);
+        self.soft_octets.store(soft_octets, Ordering::Relaxed);
+        self.hard_octets.store(hard_octets, Ordering::Relaxed);
+        self.soft_packets
+            .store(bound(limits.soft_packets, u64::MAX), Ordering::Relaxed);
+        self.hard_packets
+            .store(bound(limits.hard_packets, u64::MAX), Ordering::Relaxed);
+    }
+
+    fn has_room(&self) -> bool {
+        self.octets.load(Ordering::Relaxed) < self.hard_octets.load(Ordering::Relaxed)
+            && self.packets.load(Ordering::Relaxed) < self.hard_packets.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, octets: usize) -> Usage {
+        let octets = self.octets.fetch_add(octets as u64, Ordering::Relaxed) + octets as u64;
+        let packets = self.packets.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_soft = octets >= self.soft_octets.load(Ordering::Relaxed)
+            || packets >= self.soft_packets.load(Ordering::Relaxed);
+        if is_soft { Usage::Soft } else { Usage::Fresh }
+    }
+}
+
+/// A sealed packet: `buffer[..size]` is what goes behind the outer IP or UDP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Octets from SPI to ICV.
+    pub size: usize,
+    /// Its sequence number.
+    pub sequence: u64,
+    /// TOS of the outer header: ECN of the inner one (RFC 6040 4.1) and its DSCP where the SA copies that.
+    pub outer_tos: u8,
+    /// Don't Fragment of the inner packet, for an SA that copies it outside; true for IPv6.
+    pub is_inner_df: bool,
+    /// Where the SA stands.
+    pub usage: Usage,
+}
+
+/// The sending half of a Child SA.
+#[derive(Debug)]
+pub struct OutboundSa {
+    spi: u32,
+    key: PacketKey,
+    selectors: SelectorPair,
+    copies_dscp: bool,
+    last_sequence: AtomicU64,
+    max_sequence: u64,
+    meter: Meter,
+    drops: DropCounters,
+}
+
+impl OutboundSa {
+    /// An SA that sends with sequence number `last_sequence` + 1 next.
+    pub fn new(config: SaConfig<'_>, copies_dscp: bool) -> Result<Self, SaError> {
+        let key = PacketKey::new(
+            config.suite,
+            config.has_esn,
+            config.key,
+            config.integrity_key,
+        )?;
+        Ok(Self {
+            spi: config.spi,
+            key,
+            selectors: config.selectors,
+            copies_dscp,
+            last_sequence: AtomicU64::new(config.last_sequence),
+            max_sequence: if config.has_esn {
+                u64::MAX
+            } else {
+                MAX_SHORT_SEQUENCE
+            },
+            meter: Meter::new(config.limits, config.suite.max_octets()),
+            drops: DropCounters::default(),
+        })
+    }
+
+    /// Seal the inner packet that stands at `buffer[headroom..headroom + size]`, headroom being `suite().headroom()`.
+    ///
+    /// Writes SPI, sequence number, IV, padding, trailer and ICV around it: `suite().sealed_size(size)` octets from the
+    /// front of the buffer. The caller has checked the packet against policy and selectors. A drop is counted here, too.
+    pub fn seal(&self, buffer: &mut [u8], size: usize) -> Result<Sealed, DropReason> {
+        self.try_seal(buffer, size)
+            .inspect_err(|&reason| self.drops.count(reason))
+    }
+
+    fn try_seal(&self, buffer: &mut [u8], size: usize) -> Result<Sealed, DropReason> {
+        let suite = self.key.suite();
+        let packet = buffer
+            .get_mut(..suite.sealed_size(size))
+            .ok_or(DropReason::NoRoom)?;
+        let inner = &packet[suite.headroom()..suite.headroom() + size];
+        let (next_header, tos, is_inner_df) = envelope(inner)?;
+        if !self.meter.has_room() {
+            return Err(DropReason::HardLimit);
+        }
+        let sequence = self.take_sequence()?;
+        self.seal_text(packet, size, next_header, sequence)?;
+        Ok(Sealed {
+            size: packet.len(),
+            sequence,
+            outer_tos: ecn::outer_tos(tos, self.copies_dscp),
+            is_inner_df,
+            usage: self.meter.count(size),
+        })
+    }
+
+    fn seal_text(
+        &self,
+        packet: &mut [u8],
+        size: usize,
+        next_header: u8,
+        sequence: u64,
+    ) -> Result<(), DropReason> {
+        let suite = self.key.suite();
+        packet[..4].copy_from_slice(&self.spi.to_be_bytes());
+        packet[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
+        let (pad_start, end) = (suite.headroom() + size, packet.len() - suite.icv());
+        let pad = end - ESP_TRAILER - pad_start;
+        // RFC 4303 2.4: the pad octets count from 1.
+        packet[pad_start..pad_start + pad]
+            .iter_mut()
+            .zip(1..)
+            .for_each(|(octet, number)| *octet = number);
+        packet[end - 2] = pad as u8;
+        packet[end - 1] = next_header;
+        self.key.seal(packet, sequence)
+    }
+
+    /// RFC 4303 3.3.3: the number must not cycle. It is never taken twice, whatever threads race.
+    fn take_sequence(&self) -> Result<u64, DropReason> {
+        self.last_sequence
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                (last < self.max_sequence).then(|| last + 1)
+            })
+            .map(|last| last + 1)
+            .map_err(|_| DropReason::SequenceExhausted)
+    }
+
+    /// The peer's SPI.
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// Row of the table of suites.
+    pub fn suite(&self) -> Suite {
+        self.key.suite()
+    }
+
+    /// What it may carry.
+    pub fn selectors(&self) -> &SelectorPair {
+        &self.selectors
+    }
+
+    /// Last sequence number sent.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence.load(Ordering::Relaxed)
+    }
+
+    /// Packets and octets of inner packets carried.
+    pub fn carried(&self) -> (u64, u64) {
+        (
+            self.meter.packets.load(Ordering::Relaxed),
+            self.meter.octets.load(Ordering::Relaxed),
+        )
+    }
+
+    /// What it dropped. The caller may count drops of its own here.
+    pub fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.meter.set(limits);
+    }
+}
+
+/// Next header, TOS and DF of a packet that is about to be sealed.
+fn envelope(inner: &[u8]) -> Result<(u8, u8, bool), DropReason> {
+    let first = inner.first().ok_or(DropReason::MalformedInner)?;
+    match first >> 4 {
+        4 if inner.len() >= wire::IPV4_HEADER => {
+            Ok((protocol::IPV4, inner[1], inner[6] & 0x40 != 0))
+        }
+        6 if inner.len() >= wire::IPV6_HEADER => {
+            Ok((protocol::IPV6, (first << 4) | (inner[1] >> 4), true))
+        }
+        _ => Err(DropReason::MalformedInner),
+    }
+}
+
+/// The inner packet of an opened one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Where it stands in the buffer; its length is that of its own header.
+    pub range: Range<usize>,
+    /// What it says of itself; `tos` is the one before RFC 6040 was applied.
+    pub packet: IpPacket,
+}
+
+/// A packet that is authentic and new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its full sequence number.
+    pub sequence: u64,
+    /// Whether it is the newest so far: only then may the path follow it (RFC 7296 2.23).
+    pub is_newest: bool,
+    /// The inner packet, or why it goes no further although it is authentic.
+    pub inner: Result<Inner, DropReason>,
+    /// Where the SA stands.
+    pub usage: Usage,
+}
+
+/// The receiving half of a Child SA.
+#[derive(Debug)]
+pub struct InboundSa {
+    spi: u32,
+    key: PacketKey,
+    selectors: SelectorPair,
+    window: ReplayWindow,
+    meter: Meter,
+    drops: DropCounters,
+}
+
+impl InboundSa {
+    /// An SA with a replay window of `window` packets, 0 for none.
+    pub fn new(config: SaConfig<'_>, window: u32) -> Result<Self, SaError> {
+        let key = PacketKey::new(
+            config.suite,
+            config.has_esn,
+            config.key,
+            config.integrity_key,
+        )?;
+        Ok(Self {
+            spi: config.spi,
+            key,
+            selectors: config.selectors,
+            window: ReplayWindow::new(window, config.has_esn, config.last_sequence)?,
+            meter: Meter::new(config.limits, config.suite.max_octets()),
+            drops: DropCounters::default(),
+        })
+    }
+
+    /// Open an ESP packet in place, from SPI to ICV; `outer_tos` is that of the header it came under.
+    ///
+    /// In the order of RFC 4303 3.4 and RFC 4301 5.2: size, window, ICV, window again, padding, next header, inner
+    /// lengths, selectors, ECN. An error means that nothing was authentic and nothing has changed but a counter. The
+    /// caller found the SA by SPI. Every drop, `Opened::inner` included, is counted here, too.
+    pub fn open(&self, packet: &mut [u8], outer_tos: u8) -> Result<Opened, DropReason> {
+        let (sequence, is_newest, text) = self
+            .authenticate(packet)
+            .inspect_err(|&reason| self.drops.count(reason))?;
+        let inner = self.decapsulate(packet, text, outer_tos);
+        let usage = match &inner {
+            Ok(inner) => self.meter.count(inner.range.len()),
+            Err(reason) => {
+                self.drops.count(*reason);
+                Usage::Fresh
+            }
+        };
+        Ok(Opened {
+            sequence,
+            is_newest,
+            inner,
+            usage,
+        })
+    }
+
+    fn authenticate(&self, packet: &mut [u8]) -> Result<(u64, bool, Range<usize>), DropReason> {
+        self.key.check_size(packet.len())?;
+        let low = wire::sequence_low(packet).ok_or(DropReason::TooShort)?;
+        let sequence = self.window.candidate(low).ok_or(DropReason::Replayed)?;
+        if !self.meter.has_room() {
+            return Err(DropReason::HardLimit);
+        }
+        let text = self.key.open(packet, sequence)?;
+        let is_newest = self.window.accept(sequence).ok_or(DropReason::Replayed)?;
+        Ok((sequence, is_newest, text))
+    }
+
+    fn decapsulate(
+        &self,
+        packet: &mut [u8],
+        text: Range<usize>,
+        outer_tos: u8,
+    ) -> Result<Inner, DropReason> {
+        let (next_header, payload) = strip_trailer(packet, text)?;
+        match next_header {
+            protocol::NONE => return Err(DropReason::Dummy),
+            protocol::IPV4 | protocol::IPV6 => {}
+            _ => return Err(DropReason::BadNextHeader),
+        }
+        let inner = IpPacket::parse(&packet[payload.clone()])?;
+        if inner.next_header() != next_header {
+            return Err(DropReason::MalformedInner);
+        }
+        if !self.selectors.takes_inbound(&inner.flow) {
+            return Err(DropReason::OutsideSelectors);
+        }
+        let tos = ecn::inner_tos(inner.tos, outer_tos)?;
+        // RFC 4303 2.7: what follows the inner packet's own length is padding for traffic flow confidentiality.
+        let range = payload.start..payload.start + inner.length;
+        if tos != inner.tos {
+            wire::set_tos(&mut packet[range.clone()], tos);
+        }
+        Ok(Inner {
+            range,
+            packet: inner,
+        })
+    }
+
+    /// Our SPI.
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// Row of the table of suites.
+    pub fn suite(&self) -> Suite {
+        self.key.suite()
+    }
+
+    /// What may come out of it.
+    pub fn selectors(&self) -> &SelectorPair {
+        &self.selectors
+    }
+
+    /// Whether an inner packet may come out of it, for packets put together elsewhere.
+    pub fn takes(&self, flow: &Flow) -> bool {
+        self.selectors.takes_inbound(flow)
+    }
+
+    /// Highest sequence number authenticated.
+    pub fn highest_sequence(&self) -> u64 {
+        self.window.highest()
+    }
+
+    /// Packets and octets of inner packets carried.
+    pub fn carried(&self) -> (u64, u64) {
+        (
+            self.meter.packets.load(Ordering::Relaxed),
+            self.meter.octets.load(Ordering::Relaxed),
+        )
+    }
+
+    /// What it dropped. The caller may count drops of its own here.
+    pub fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.meter.set(limits);
+    }
+}
+
+/// Next header and payload of decrypted text, after a look at its padding (RFC 4303 2.4: SHOULD be inspected).
+fn strip_trailer(packet: &[u8], text: Range<usize>) -> Result<(u8, Range<usize>), DropReason> {
+    let end = text
+        .end
+        .checked_sub(ESP_TRAILER)
+        .filter(|&end| end >= text.start)
+        .ok_or(DropReason::BadPadding)?;
+    let pad = usize::from(packet[end]);
+    let payload_end = end
+        .checked_sub(pad)
+        .filter(|&at| at >= text.start)
+        .ok_or(DropReason::BadPadding)?;
+    let counts_up = packet[payload_end..end]
+        .iter()
+        .zip(1_u8..=u8::MAX)
+        .all(|(&octet, number)| octet == number);
+    if !counts_up {
+        return Err(DropReason::BadPadding);
+    }
+    Ok((packet[end + 1], text.start..payload_end))
+}
+
+#[cfg(test)]
+#[path = "sa_tests.rs"]
+mod tests;
