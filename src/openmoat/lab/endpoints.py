@@ -1,0 +1,259 @@
+"""The tiny programs that run on hosts of the lab, as `python endpoints.py PROGRAM ...`; each ends with one JSON line.
+
+    numbered OWN PEER PORT RATE    numbered UDP packets both ways until SIGTERM, then who missed what
+    receive OWN PORT               take one TCP stream to its end and answer with its SHA-256
+    send PEER PORT OCTETS          send such a stream, with DF on every packet
+    probe PEER PORT SIZE           one UDP packet of SIZE octets with DF: does it arrive, or which error comes back
+    echo OWN PORT                  send UDP packets back until SIGTERM
+
+Uses the standard library only, so that it starts fast and can be copied anywhere.
+"""
+
+import contextlib
+import hashlib
+import json
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+__all__ = ["MEET_SECONDS"]
+
+MARKER = b"-INSIDE-A-MOAT!-"
+HELLO, NUMBER, END = 1, 2, 3
+HEADER = struct.Struct(">BxxxIQ")
+"""Kind, number (of END: how many were sent), and time of sending in nanoseconds of the sender's clock."""
+PADDING = MARKER * 4
+"""A numbered packet has 80 octets of payload."""
+HELLO_SECONDS = 0.05
+MEET_SECONDS = 15.0
+"""How long the ends wait for each other before the first numbered packet."""
+LINGER_SECONDS = 3.0
+"""How long an end waits for the other's END, and for stragglers before it."""
+BLOCK = MARKER * 4096
+IPV6_MTU_DISCOVER, IP_MTU_DISCOVER, PMTU_DO, IP_MTU = 23, 10, 2, 14
+ANSWER_SECONDS = 2.0
+
+
+def say(line: str) -> None:
+    """Tell the harness, which reads the standard output."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def family(address: str) -> socket.AddressFamily:
+    """The address family of a numeric address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+class Numbered:
+    """Both directions of a stream of numbered packets, seen from one end."""
+
+    def __init__(self, own: str, peer: str, port: int, rate: float) -> None:
+        self.socket = socket.socket(family(own), socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.socket.bind((own, port))
+        self.socket.setblocking(False)
+        self.target = (peer, port)
+        self.interval = 1 / rate
+        self.stopped = False
+        self.peer_met = False
+        self.peer_sent: int | None = None
+        self.sent = 0
+        self.refused = 0
+        self.seen: set[int] = set()
+        self.repeated = 0
+        self.late = 0
+        self.highest = -1
+        self.last_at = 0.0
+        self.longest_gap = 0.0
+
+    def send(self, kind: int, number: int) -> bool:
+        """Send one packet; an error (no route, ICMP refusal) is counted, for it is a packet that is missing."""
+        try:
+            self.socket.sendto(HEADER.pack(kind, number, time.monotonic_ns()) + PADDING, self.target)
+        except OSError:
+            if kind == NUMBER:
+                self.refused += 1
+            return False
+        return True
+
+    def receive(self, seconds: float) -> None:
+        """Take what comes within that time."""
+        if not select.select([self.socket], [], [], max(seconds, 0))[0]:
+            return
+        while True:
+            try:
+                octets = self.socket.recv(2048)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            if len(octets) == HEADER.size + len(PADDING):
+                self.take(*HEADER.unpack_from(octets))
+
+    def take(self, kind: int, number: int, _sent_at: int) -> None:
+        """Count one packet."""
+        self.peer_met = True
+        if kind == END:
+            self.peer_sent = number
+        elif kind == NUMBER:
+            now = time.monotonic()
+            if self.last_at:
+                self.longest_gap = max(self.longest_gap, now - self.last_at)
+            self.last_at = now
+            self.repeated += number in self.seen
+            self.late += number < self.highest
+            self.seen.add(number)
+            self.highest = max(self.highest, number)
+
+    def run(self) -> dict[str, object]:
+        """Meet the other end, send until stopped, part; gives the account of what was received."""
+        deadline = time.monotonic() + MEET_SECONDS
+        while not self.peer_met and not self.stopped:
+            if time.monotonic() > deadline:
+                return {"error": f"nobody answers at {self.target[0]} after {MEET_SECONDS:g} s"}
+            self.send(HELLO, 0)
+            self.receive(HELLO_SECONDS)
+        self.send(HELLO, 0)
+        say("numbered: met")
+        due = time.monotonic()
+        while not self.stopped:
+            self.send(NUMBER, self.sent)
+            self.sent += 1
+            due += self.interval
+            while not self.stopped and (left := due - time.monotonic()) > 0:
+                self.receive(left)
+            self.receive(0)
+        return self.part()
+
+    def part(self) -> dict[str, object]:
+        """Tell the other end how many were sent, and hear the same from it."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        enough = time.monotonic() + LINGER_SECONDS / 4
+        while time.monotonic() < deadline:
+            self.send(END, self.sent)
+            self.receive(HELLO_SECONDS)
+            complete = self.peer_sent is not None and len(self.seen) >= self.peer_sent
+            if complete and time.monotonic() > enough:
+                break
+        missing = [n for n in range(self.peer_sent or self.highest + 1) if n not in self.seen]
+        return {
+            "sent": self.sent,
+            "refused": self.refused,
+            "expected": self.peer_sent,
+            "received": len(self.seen),
+            "missing": len(missing),
+            "first_missing": missing[:10],
+            "repeated": self.repeated,
+            "late": self.late,
+            "longest_gap": round(self.longest_gap, 4),
+        }
+
+
+def numbered(own: str, peer: str, port: str, rate: str) -> dict[str, object]:
+    """Numbered packets both ways until SIGTERM."""
+    stream = Numbered(own, peer, int(port), float(rate))
+
+    def stop(*_: object) -> None:
+        stream.stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    return stream.run()
+
+
+def receive(own: str, port: str) -> dict[str, object]:
+    """Take one TCP stream; the answer is its digest."""
+    with socket.create_server((own, int(port)), family=family(own)) as server:
+        say("receive: listening")
+        connection, _ = server.accept()
+        digest, octets = hashlib.sha256(), 0
+        with connection:
+            while block := connection.recv(1 << 18):
+                digest.update(block)
+                octets += len(block)
+            connection.sendall(digest.digest())
+    return {"octets": octets, "sha256": digest.hexdigest()}
+
+
+def send(peer: str, port: str, octets: str) -> dict[str, object]:
+    """Send a stream of markers and numbers, with path MTU discovery (DF) as the kernel does it, and compare digests."""
+    start = time.monotonic()
+    digest, left = hashlib.sha256(), int(octets)
+    with socket.socket(family(peer), socket.SOCK_STREAM) as stream:
+        if family(peer) == socket.AF_INET:
+            stream.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTU_DO)
+        stream.settimeout(60)
+        stream.connect((peer, int(port)))
+        number = 0
+        while left:
+            block = (number.to_bytes(8, "big") + BLOCK)[:left]
+            stream.sendall(block)
+            digest.update(block)
+            left, number = left - len(block), number + 1
+        stream.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := stream.recv(64):
+            answer += chunk
+        segment = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    seconds = time.monotonic() - start
+    return {
+        "octets": int(octets),
+        "matches": answer == digest.digest(),
+        "seconds": round(seconds, 4),
+        "bits_per_second": round(int(octets) * 8 / seconds),
+        "segment": segment,
+    }
+
+
+def probe(peer: str, port: str, size: str) -> dict[str, object]:
+    """One packet of `size` octets with DF to an `echo`; twice, since the first may only bring the ICMP error."""
+    headers = 28 if family(peer) == socket.AF_INET else 48
+    payload = (MARKER * (int(size) // len(MARKER) + 1))[: int(size) - headers]
+    answers: list[str] = []
+    with socket.socket(family(peer), socket.SOCK_DGRAM) as out:
+        if family(peer) == socket.AF_INET:
+            out.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTU_DO)
+        else:
+            out.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTU_DO)
+        out.connect((peer, int(port)))
+        out.settimeout(ANSWER_SECONDS / 2)
+        for _ in range(2):
+            try:
+                out.send(payload)
+                answers.append("echoed whole" if out.recv(65536) == payload else "changed")
+            except TimeoutError:
+                answers.append("silence")
+            except OSError as error:
+                answers.append(error.strerror or str(error))
+        mtu = out.getsockopt(socket.IPPROTO_IP, IP_MTU) if family(peer) == socket.AF_INET else None
+    return {"size": int(size), "answers": answers, "path_mtu": mtu}
+
+
+def echo(own: str, port: str) -> dict[str, object]:
+    """Send back what comes."""
+    packets = 0
+    with socket.socket(family(own), socket.SOCK_DGRAM) as server, contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server.bind((own, int(port)))
+        say("echo: listening")
+        while True:
+            octets, source = server.recvfrom(65536)
+            server.sendto(octets, source)
+            packets += 1
+    return {"packets": packets}
+
+
+PROGRAMS: dict[str, Callable[..., dict[str, object]]] = {
+    "numbered": numbered,
+    "receive": receive,
+    "send": send,
+    "probe": probe,
+    "echo": echo,
+}
+
+if __name__ == "__main__":
+    say(json.dumps(PROGRAMS[sys.argv[1]](*sys.argv[2:])))

@@ -1,0 +1,166 @@
+"""Traffic through the lab with a verdict: numbered packets, transfers with checksums, round trips, probes with DF."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openmoat.lab import endpoints
+from openmoat.lab.captures import MARKER
+from openmoat.lab.namespaces import Lab
+from openmoat.lab.processes import LabError, Process
+
+__all__ = ["NumberedStream", "Place", "Received", "RoundTrip", "Transfer", "numbered", "ping", "probe", "transfer"]
+
+NUMBERED_PORT, TRANSFER_PORT, PROBE_PORT = 5005, 5006, 5007
+PROGRAM = (sys.executable, "-I", str(Path(endpoints.__file__)))
+PART_SECONDS = 10.0
+ROUND_TRIPS = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+) ms")
+LOSS = re.compile(r"(\d+) packets transmitted, (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host of the lab and the address it is to be reached at."""
+
+    host: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one end of a numbered stream got of what the other sent."""
+
+    expected: int
+    received: int
+    missing: int
+    first_missing: tuple[int, ...]
+    repeated: int
+    late: int
+    longest_gap: float
+    """Seconds between two packets."""
+
+
+class NumberedStream:
+    """Numbered packets both ways between two places, until `stop`."""
+
+    def __init__(self, lab: Lab, a: Place, b: Place, rate: float, port: int) -> None:
+        pairs = ((a, b), (b, a))
+        self._ends = [
+            lab.spawn(
+                own.host, *PROGRAM, "numbered", own.address, peer.address, str(port), str(rate),
+                name=f"numbered-{port}-{own.address.replace(':', '.')}",
+            )
+            for own, peer in pairs
+        ]  # fmt: skip
+        for end in self._ends:
+            end.wait_for_output("numbered: met", endpoints.MEET_SECONDS + 5)
+
+    def stop(self) -> tuple[Received, Received]:
+        """End it; gives what `a` and what `b` received."""
+        for end in self._ends:
+            end.send(signal.SIGTERM)
+        a, b = (_received(_answer(end)) for end in self._ends)
+        return a, b
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A TCP stream that arrived whole: its checksums were compared."""
+
+    octets: int
+    seconds: float
+    bits_per_second: int
+    segment: int
+    """Octets of payload per TCP segment at its end (MSS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """Round trips of a series of echo requests, in milliseconds."""
+
+    sent: int
+    received: int
+    least: float
+    mean: float
+    most: float
+
+
+@contextmanager
+def numbered(lab: Lab, a: Place, b: Place, rate: float = 500, port: int = NUMBERED_PORT) -> Iterator[NumberedStream]:
+    """A numbered stream that also ends where the block is left by an exception."""
+    yield NumberedStream(lab, a, b, rate, port)
+
+
+def transfer(
+    lab: Lab, source: Place, target: Place, octets: int = 10_000_000, *, port: int = TRANSFER_PORT, seconds: float = 60
+) -> Transfer:
+    """Send octets with path MTU discovery on (DF set); raises `LabError` where they do not arrive as they were sent."""
+    receiver = lab.spawn(
+        target.host, *PROGRAM, "receive", target.address, str(port), name=f"receive-{port}-{source.host}"
+    )
+    try:
+        receiver.wait_for_output("receive: listening")
+        said = lab.run(source.host, *PROGRAM, "send", target.address, str(port), str(octets), seconds=seconds)
+        account = json.loads(said.stdout)
+        if not account["matches"] or _answer(receiver)["octets"] != octets:
+            raise LabError(f"{source.host} to {target.host}: {octets} octets arrived changed: {account}")
+        return Transfer(octets, account["seconds"], account["bits_per_second"], account["segment"])
+    finally:
+        receiver.kill()
+
+
+def ping(lab: Lab, host: str, target: str, *, count: int = 5, interval: float = 0.05, size: int = 56) -> RoundTrip:
+    """Echo requests that carry the marker. Losing some is no error: the caller compares `sent` and `received`."""
+    said = lab.run(
+        host, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", "2", "-s", str(size), "-p", MARKER.hex(), target,
+        check=False,
+    ).stdout  # fmt: skip
+    loss, times = LOSS.search(said), ROUND_TRIPS.search(said)
+    if loss is None:
+        raise LabError(f"{host}: ping {target} has said: {said.strip() or 'nothing'}")
+    least, mean, most = (float(times[n]) for n in (1, 2, 3)) if times else (0.0, 0.0, 0.0)
+    return RoundTrip(int(loss[1]), int(loss[2]), least, mean, most)
+
+
+def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[str, Any]:
+    """Send packets of `size` octets with DF; gives `answers` (`echoed whole`, or the error) and the `path_mtu` learned."""
+    server = lab.spawn(target.host, *PROGRAM, "echo", target.address, str(PROBE_PORT), name=f"echo-{source.host}")
+    try:
+        server.wait_for_output("echo: listening")
+        said = lab.run(source.host, *PROGRAM, "probe", target.address, str(PROBE_PORT), str(size))
+        answer: Mapping[str, Any] = json.loads(said.stdout)
+        return answer
+    finally:
+        server.stop()
+
+
+def _answer(process: Process) -> Mapping[str, Any]:
+    process.wait(PART_SECONDS)
+    last = process.output().rstrip().rpartition("\n")[2]
+    try:
+        answer: Mapping[str, Any] = json.loads(last)
+    except json.JSONDecodeError as error:
+        raise LabError(f"{process.log.name}: ended without an account: {process.output()[-1000:]}") from error
+    if "error" in answer:
+        raise LabError(f"{process.log.name}: {answer['error']}")
+    return answer
+
+
+def _received(account: Mapping[str, Any]) -> Received:
+    if account["expected"] is None:
+        raise LabError(f"the other end of the numbered stream has not said how many it sent: {account}")
+    return Received(
+        account["expected"],
+        account["received"],
+        account["missing"],
+        tuple(account["first_missing"]),
+        account["repeated"],
+        account["late"],
+        account["longest_gap"],
+    )
