@@ -1,0 +1,160 @@
+"""Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
+
+from openmoat.daemon.accounting import Accounting, Owner
+from openmoat.daemon.policies import Policies, UnknownChild
+from openmoat.dataplane.backend import (
+    Activate,
+    AddInbound,
+    AddOutbound,
+    Backend,
+    BackendEvent,
+    Command,
+    Encapsulation,
+    Remove,
+    SaCounters,
+    Update,
+)
+from openmoat.errors import DataplaneError, UnknownSpi
+from openmoat.ike.events import (
+    ActivateOutbound,
+    Activity,
+    AskActivity,
+    AskInstall,
+    AskSpis,
+    ChildSa,
+    Installed,
+    PeerMoved,
+    Refused,
+    RemoveChildSa,
+    Spis,
+)
+from openmoat.policy.spd import PolicyConflict
+
+__all__ = ["KEEPALIVE_SECONDS", "Installer"]
+
+KEEPALIVE_SECONDS = 20.0
+"""RFC 3948 4 has 20 s as default for NAT-keepalives."""
+
+
+class Installer:
+    """Owns the backend. Not thread-safe: it lives in the daemon's event loop."""
+
+    def __init__(self, backend: Backend, policies: Policies, accounting: Accounting) -> None:
+        self.backend = backend
+        self.accounting = accounting
+        self._policies = policies
+        self._children: dict[int, ChildSa] = {}
+
+    def fileno(self) -> int:
+        """Readable while `drain` has something."""
+        return self.backend.fileno()
+
+    def drain(self, limit: int) -> list[BackendEvent]:
+        """What the backend has noticed."""
+        return self.backend.drain(limit)
+
+    def reserve(self, question: AskSpis) -> Spis:
+        """Refill the core's stock of SPIs."""
+        return Spis(question.ticket, tuple(self.backend.reserve_spis(question.count)))
+
+    def activity(self, question: AskActivity) -> Activity:
+        """What these children have carried; pairs that are gone count nothing."""
+        rows = self.backend.read_counters(question.children)
+        return Activity(
+            question.ticket,
+            inbound_packets=sum(row.inbound_packets for row in rows),
+            outbound_packets=sum(row.outbound_packets for row in rows),
+        )
+
+    def install(self, question: AskInstall) -> Installed | Refused:
+        """Put both halves and their policy in place, sending with neither; all of it or nothing."""
+        child = question.child
+        try:
+            self.backend.apply(self._commands(question))
+        except (DataplaneError, PolicyConflict, UnknownChild) as error:
+            self._undo(child)
+            return Refused(question.ticket, str(error), is_temporary=isinstance(error, DataplaneError))
+        self._children[child.local_spi] = child
+        self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
+        return Installed(question.ticket)
+
+    def activate(self, event: ActivateOutbound) -> None:
+        """Send with this pair from now on."""
+        self.backend.apply([Activate(event.local_spi)])
+
+    def remove(self, event: RemoveChildSa) -> None:
+        """Take the pair out and keep its final counters."""
+        child = self._children.pop(event.local_spi, None)
+        if child is None:
+            return
+        for final in self.backend.apply([Remove(event.local_spi)]):
+            self.accounting.retire(final)
+        self._release_policy(child)
+
+    def move(self, event: PeerMoved) -> None:
+        """Let the pairs of a peer that moved use its new path."""
+        for spi in event.children:
+            child = self._children.get(spi)
+            if child is not None:
+                self.backend.apply([self._moved(child, event)])
+
+    def counters(self) -> list[SaCounters]:
+        """Of all live pairs."""
+        return self.backend.read_counters()
+
+    def _commands(self, question: AskInstall) -> list[Command]:
+        child, keys = question.child, question.keys
+        policy, changes = self._policies.serve(child)
+        settings = self._policies.child(child)
+        limits = self._policies.limits(child)
+        encapsulation = Encapsulation.UDP if child.udp else Encapsulation.RAW
+        inbound = AddInbound(
+            spi=child.local_spi,
+            suite=child.suite,
+            key=keys.inbound,
+            integrity_key=keys.inbound_integrity,
+            encapsulation=encapsulation,
+            path=child.path,
+            local=child.local,
+            remote=child.remote,
+            replay_window=settings.replay_window,
+            limits=limits,
+        )
+        outbound = AddOutbound(
+            handle=child.local_spi,
+            spi=child.remote_spi,
+            suite=child.suite,
+            key=keys.outbound,
+            integrity_key=keys.outbound_integrity,
+            encapsulation=encapsulation,
+            path=child.path,
+            local=child.local,
+            remote=child.remote,
+            policy=policy,
+            plan=self._policies.plan(child, child.path, child.udp),
+            limits=limits,
+            copy_dscp=settings.copy_dscp,
+            keepalive_seconds=KEEPALIVE_SECONDS if child.keepalive else 0.0,
+        )
+        return [inbound, outbound] if changes is None else [changes, inbound, outbound]
+
+    def _moved(self, child: ChildSa, event: PeerMoved) -> Update:
+        return Update(
+            handle=child.local_spi,
+            path=event.path,
+            encapsulation=Encapsulation.UDP if event.udp else Encapsulation.RAW,
+            plan=self._policies.plan(child, event.path, event.udp),
+        )
+
+    def _undo(self, child: ChildSa) -> None:
+        """Leave nothing of a pair that could not be installed whole."""
+        try:
+            self.backend.apply([Remove(child.local_spi)])
+        except UnknownSpi:
+            self.backend.release_spis([child.local_spi])
+        self._release_policy(child)
+
+    def _release_policy(self, child: ChildSa) -> None:
+        changes = self._policies.release(child)
+        if changes is not None:
+            self.backend.apply([changes])

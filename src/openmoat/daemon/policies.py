@@ -1,0 +1,206 @@
+"""What is to be protected, compiled: policies of the loaded connections, and of the peers of templates while they are here.
+
+Configuration goes in, `SetPolicies` for the backend and the protected prefixes for the host come out; nothing is applied here.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from openmoat.crypto.suites import EspSuite
+from openmoat.dataplane.backend import Limits, SetPolicies
+from openmoat.ike.events import ChildSa
+from openmoat.model.connection import Child, Connection, EspProposal, Start
+from openmoat.mtu.overhead import Overhead
+from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
+from openmoat.net import Path
+from openmoat.policy.selectors import Selectors
+from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
+
+__all__ = ["Policies", "Protected", "UnknownChild"]
+
+
+class UnknownChild(LookupError):
+    """An SA names a child that is not configured any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """Selectors that the host must bring to the TUN and guard, with the sizes that hold there."""
+
+    local: Selectors
+    remote: Selectors
+    plan: MtuPlan
+
+
+class Policies:
+    """The SPD as configured and as peers of templates extend it. Lives in the daemon's event loop."""
+
+    def __init__(self, rungs: frozenset[Rung]) -> None:
+        """`rungs`: what the backend can do with packets that do not fit."""
+        self._rungs = rungs
+        self._children: dict[tuple[str, str], Child] = {}
+        self._templates: set[str] = set()
+        self._spd = Spd()
+        self._users: Counter[str] = Counter()
+        self._protected: dict[str, Protected] = {}
+
+    @property
+    def spd(self) -> Spd:
+        """As it stands."""
+        return self._spd
+
+    def load(
+        self, put: Iterable[Connection], remove: Iterable[str] = ()
+    ) -> tuple[SetPolicies, Mapping[str, PolicyConflict]]:
+        """Take connections in, replacing those of the same name, and others out.
+
+        A connection whose selectors another peer already has is left out whole, and answered with the conflict.
+        """
+        before, conflicts = self._spd, {}
+        for name in remove:
+            self._forget(name)
+        for connection in put:
+            self._forget(connection.name)
+            try:
+                self._spd = self._spd.changed(put=[] if connection.is_template else wanted_policies(connection))
+            except PolicyConflict as conflict:
+                conflicts[connection.name] = conflict
+                continue
+            self._learn(connection)
+        return set_policies(before.change_to(self._spd)), conflicts
+
+    def child(self, sa: ChildSa) -> Child:
+        """The configuration of an SA; raises `UnknownChild`."""
+        try:
+            return self._children[sa.connection, sa.child]
+        except KeyError:
+            raise UnknownChild(f'connection "{sa.connection}": no child "{sa.child}"') from None
+
+    def serve(self, sa: ChildSa) -> tuple[PolicyId, SetPolicies | None]:
+        """The policy whose packets an SA is to carry, and the change that brings it about where it is a template's.
+
+        Raises `UnknownChild`, and `PolicyConflict` where another peer already has these selectors.
+        """
+        child, before = self.child(sa), self._spd
+        name = self._policy_name(sa)
+        if sa.connection in self._templates:
+            wanted = wanted_policy(name, child, sa.local, sa.remote, str(sa.peer), Missing.DROP)
+            self._spd = before.changed(put=[wanted])
+            self._protected[name] = Protected(sa.local, sa.remote, self.plan(sa, sa.path, sa.udp))
+        else:
+            self._protected[name] = Protected(child.local, child.remote, self.plan(sa, sa.path, sa.udp))
+        self._users[name] += 1
+        policy = self._spd.find(name)
+        if policy is None:
+            raise UnknownChild(f'connection "{sa.connection}": child "{sa.child}" has no policy')
+        change = before.change_to(self._spd) if self._spd is not before else SpdChange()
+        return policy.id, set_policies(change) if change else None
+
+    def release(self, sa: ChildSa) -> SetPolicies | None:
+        """An SA is gone: the policy of a template's peer goes with the last SA that served it."""
+        name = self._policy_name(sa)
+        users = self._users[name] - 1
+        if users > 0:
+            self._users[name] = users
+            return None
+        self._users.pop(name, None)
+        if sa.connection not in self._templates or self._spd.find(name) is None:
+            return None
+        before, self._spd = self._spd, self._spd.changed(remove=[name])
+        self._protected.pop(name, None)
+        return set_policies(before.change_to(self._spd))
+
+    def limits(self, sa: ChildSa) -> Limits:
+        """Octets and packets of the child's lifetimes."""
+        lifetimes = self.child(sa).lifetimes
+        return Limits(
+            soft_octets=lifetimes.rekey_octets,
+            hard_octets=lifetimes.hard_octets,
+            soft_packets=lifetimes.rekey_packets,
+            hard_packets=lifetimes.hard_packets,
+        )
+
+    def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
+        """Sizes for an SA on a path."""
+        overhead = Overhead(sa.suite, path.remote.address.version, udp)
+        return self._plan(self.child(sa), overhead)
+
+    def protected(self) -> tuple[Protected, ...]:
+        """Everything that must go through the tunnel, whether an SA is there or not."""
+        return tuple(self._protected.values())
+
+    def _plan(self, child: Child, overhead: Overhead) -> MtuPlan:
+        return compile_plan(overhead=overhead, path_mtu=child.path_mtu, outer_df=child.outer_df, rungs=self._rungs)
+
+    def _cautious_plan(self, child: Child) -> MtuPlan:
+        """Sizes before any SA is there: the least room that a proposed suite could leave."""
+        plans = [self._plan(child, Overhead(suite, 6, True)) for p in child.proposals for suite in suites(p)]
+        return min(plans, key=lambda plan: plan.inner_room)
+
+    def _policy_name(self, sa: ChildSa) -> str:
+        name = f"{sa.connection}/{sa.child}"
+        return f"{name}@{sa.peer}" if sa.connection in self._templates else name
+
+    def _learn(self, connection: Connection) -> None:
+        if connection.is_template:
+            self._templates.add(connection.name)
+        for child in connection.children:
+            self._children[connection.name, child.name] = child
+            if not connection.is_template:
+                protected = Protected(child.local, child.remote, self._cautious_plan(child))
+                self._protected[f"{connection.name}/{child.name}"] = protected
+
+    def _forget(self, connection: str) -> None:
+        names = [name for name in self._protected if name.partition("/")[0] == connection]
+        for name in names:
+            del self._protected[name]
+        for key in [key for key in self._children if key[0] == connection]:
+            del self._children[key]
+        self._templates.discard(connection)
+        self._spd = self._spd.changed(remove=names)
+
+
+def wanted_policies(connection: Connection) -> list[WantedPolicy]:
+    """The policies of a connection with one peer."""
+    peer = str(connection.peer.identity.identity)
+    return [
+        wanted_policy(
+            f"{connection.name}/{child.name}",
+            child,
+            child.local,
+            child.remote,
+            peer,
+            Missing.TRAP if child.start is Start.TRAP else Missing.DROP,
+        )
+        for child in connection.children
+    ]
+
+
+def wanted_policy(
+    name: str, child: Child, local: Selectors, remote: Selectors, peer: str, missing: Missing
+) -> WantedPolicy:
+    """A PROTECT policy for a child."""
+    return WantedPolicy(
+        name=name,
+        action=Action.PROTECT,
+        local=local,
+        remote=remote,
+        missing=missing,
+        priority=child.priority,
+        peer=peer,
+    )
+
+
+def suites(proposal: EspProposal) -> list[EspSuite]:
+    """Every suite that a proposal allows; ESN makes no difference in size."""
+    if not proposal.integrities:
+        return [EspSuite(encryption, None) for encryption in proposal.encryptions]
+    return [
+        EspSuite(encryption, integrity) for encryption in proposal.encryptions for integrity in proposal.integrities
+    ]
+
+
+def set_policies(change: SpdChange) -> SetPolicies:
+    """A change of the SPD as a command for a backend."""
+    return SetPolicies(put=change.put, remove=change.remove)

@@ -1,0 +1,176 @@
+"""Child SAs become pairs and policies of the backend, and leave nothing behind when they go."""
+
+import ipaddress
+
+import pytest
+
+from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
+from openmoat.crypto.numbers import IdType
+from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite
+from openmoat.daemon.accounting import Accounting, Owner
+from openmoat.daemon.installer import KEEPALIVE_SECONDS, Installer
+from openmoat.daemon.policies import Policies
+from openmoat.dataplane.backend import Encapsulation
+from openmoat.dataplane.memory import MemoryBackend
+from openmoat.errors import Secret
+from openmoat.ike.events import (
+    ActivateOutbound,
+    AskInstall,
+    AskSpis,
+    ChildKeys,
+    ChildSa,
+    Installed,
+    PeerMoved,
+    Refused,
+    RemoveChildSa,
+)
+from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk
+from openmoat.mtu.plan import Rung
+from openmoat.net import HostPort, Path
+from openmoat.policy.selectors import Selectors, parse_selectors
+from openmoat.policy.spd import Action
+
+SUITE = EspSuite(AES_128_GCM_16, None)
+KEYS = ChildKeys(Secret(bytes(20)), Secret(), Secret(bytes(20)), Secret())
+GATE = Identity(IdType.FQDN, b"gate.example")
+HOME_A = Identity(IdType.FQDN, b"a.homes.example")
+HOME_B = Identity(IdType.FQDN, b"b.homes.example")
+
+
+def path(remote: str = "198.51.100.7") -> Path:
+    return Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address(remote), 4500))
+
+
+def connection(name: str, pattern: IdentityPattern, local: str, remote: str) -> Connection:
+    child = Child(
+        name=name,
+        local=parse_selectors([local]),
+        remote=parse_selectors([remote]),
+        proposals=(EspProposal(encryptions=(AES_128_GCM_16,)),),
+    )
+    return Connection(
+        name=name,
+        local_identity=GATE,
+        own=Psk(name),
+        peer=Peer(identity=pattern, credential=Psk(name)),
+        children=(child,),
+        proposals=(IkeProposal(encryptions=(AES_128_GCM_16,), prfs=(PRF_HMAC_SHA2_256,), key_exchanges=(X25519,)),),
+    )
+
+
+def exactly(identity: Identity) -> IdentityPattern:
+    return IdentityPattern(PatternKind.EXACT, identity)
+
+
+def child_sa(spi: int, name: str, peer: Identity, local: Selectors, remote: Selectors) -> ChildSa:
+    return ChildSa(
+        connection=name,
+        child=name,
+        peer=peer,
+        ike=1,
+        local_spi=spi,
+        remote_spi=0x1111,
+        suite=SUITE,
+        local=local,
+        remote=remote,
+        path=path(),
+        udp=True,
+        keepalive=True,
+    )
+
+
+class Bench:
+    """An installer over a backend in memory, with the connections of one test loaded."""
+
+    def __init__(self, *connections: Connection) -> None:
+        self.backend = MemoryBackend()
+        self.policies = Policies(frozenset(Rung))
+        self.accounting = Accounting()
+        self.installer = Installer(self.backend, self.policies, self.accounting)
+        change, conflicts = self.policies.load(connections)
+        assert not conflicts
+        self.backend.apply([change])
+
+    def install(self, name: str, peer: Identity, local: str, remote: str) -> tuple[ChildSa, Installed | Refused]:
+        (spi,) = self.installer.reserve(AskSpis(1, 1)).spis
+        sa = child_sa(spi, name, peer, parse_selectors([local]), parse_selectors([remote]))
+        return sa, self.installer.install(AskInstall(7, sa, KEYS))
+
+
+@pytest.fixture
+def site() -> Bench:
+    return Bench(connection("office", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16"))
+
+
+@pytest.fixture
+def template() -> Bench:
+    return Bench(connection("homes", IdentityPattern(PatternKind.ANY), "10.2.0.0/16", "10.0.0.0/8"))
+
+
+def test_a_loaded_connection_has_its_policy_before_any_sa(site: Bench) -> None:
+    (policy,) = site.backend.policies.values()
+    assert (policy.name, policy.action) == ("office/office", Action.PROTECT)
+
+
+def test_a_pair_serves_the_policy_of_its_connection_and_sends_when_activated(site: Bench) -> None:
+    sa, answer = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    assert answer == Installed(7)
+    pair = site.backend.pairs[sa.local_spi]
+    assert pair.outbound is not None
+    assert pair.outbound.policy in site.backend.policies
+    assert (pair.outbound.keepalive_seconds, pair.outbound.plan.inner_room) == (KEEPALIVE_SECONDS, 1438)
+    assert not pair.is_active
+    site.installer.activate(ActivateOutbound(sa.local_spi))
+    assert pair.is_active
+
+
+def test_the_policy_of_a_connection_outlives_its_sas(site: Bench) -> None:
+    sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    site.installer.remove(RemoveChildSa(sa.local_spi))
+    assert not site.backend.pairs
+    assert len(site.backend.policies) == 1
+    assert Owner("office", HOME_A) in site.accounting.totals([])
+
+
+def test_a_template_has_a_policy_for_each_peer_while_an_sa_serves_it(template: Bench) -> None:
+    assert not template.backend.policies
+    old, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    new, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    assert [policy.name for policy in template.backend.policies.values()] == [f"homes/homes@{HOME_A}"]
+    template.installer.remove(RemoveChildSa(old.local_spi))
+    assert len(template.backend.policies) == 1
+    template.installer.remove(RemoveChildSa(new.local_spi))
+    assert not template.backend.policies
+
+
+def test_a_second_peer_cannot_take_the_selectors_of_the_first(template: Bench) -> None:
+    template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    sa, answer = template.install("homes", HOME_B, "10.2.0.0/16", "10.1.1.0/24")
+    assert isinstance(answer, Refused)
+    assert not answer.is_temporary
+    assert "a.homes.example" in answer.text
+    assert sa.local_spi not in template.backend.pairs
+    assert sa.local_spi not in template.backend.reserved
+
+
+def test_an_sa_of_a_connection_that_is_gone_is_refused(site: Bench) -> None:
+    site.backend.apply([site.policies.load([], remove=["office"])[0]])
+    _, answer = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    assert isinstance(answer, Refused)
+    assert not site.backend.policies
+
+
+def test_children_of_a_peer_that_moved_use_its_new_path(site: Bench) -> None:
+    sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    elsewhere = path("203.0.113.9")
+    site.installer.move(PeerMoved(1, elsewhere, True, (sa.local_spi,)))
+    outbound = site.backend.pairs[sa.local_spi].outbound
+    assert outbound is not None
+    assert (outbound.path, outbound.encapsulation) == (elsewhere, Encapsulation.UDP)
+
+
+def test_two_connections_with_the_same_far_side_are_not_both_loaded() -> None:
+    bench = Bench(connection("one", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16"))
+    _, conflicts = bench.policies.load([connection("two", exactly(HOME_B), "10.2.0.0/16", "10.1.0.0/16")])
+    assert list(conflicts) == ["two"]
+    assert [policy.name for policy in bench.policies.spd.policies] == ["one/one"]
