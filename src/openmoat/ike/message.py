@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeVar
 
 from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
 from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
-from openmoat.ike.payloads import Clear, Encrypted, EncryptedFragment, Notify, Payload, parse_payload
+from openmoat.ike.payloads import Clear, Encrypted, EncryptedFragment, Notify, Payload, Unknown, parse_payload
 
 __all__ = [
     "HEADER_SIZE",
@@ -23,6 +23,7 @@ __all__ = [
     "Opener",
     "Sealer",
     "emit_chain",
+    "outside",
     "parse_inside",
 ]
 
@@ -160,7 +161,7 @@ class Message:
         if not isinstance(self.sealed, Encrypted):
             raise MalformedMessage("message: an SK payload must be there")
         inside = protection.open(datagram[: self.sealed.offset], self.sealed.body)
-        return Message(self.header, parse_inside(self.sealed.first, inside), is_protected=True)
+        return Message(self.header, outside(self) + parse_inside(self.sealed.first, inside), is_protected=True)
 
     def first(self, kind: type[Wanted]) -> Wanted | None:
         """The first payload of this class."""
@@ -186,6 +187,14 @@ class Message:
             if type(payload) is Notify and payload.type.is_error:
                 return payload
         return None
+
+
+def outside(message: Message) -> tuple[Payload, ...]:
+    """Unknown payloads before SK, one of which may be critical; known ones belong inside (RFC 7296 appendix C)."""
+    for payload in message.payloads:
+        if type(payload) is not Unknown:
+            raise MalformedMessage(f"{payload.TYPE.name}: must stand inside the encrypted payload")
+    return message.payloads
 
 
 def parse_inside(first: PayloadType, plaintext: bytes) -> tuple[Payload, ...]:
