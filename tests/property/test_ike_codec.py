@@ -2,7 +2,6 @@
 
 import ipaddress
 from dataclasses import replace
-from typing import Literal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,11 +81,12 @@ def security_associations(draw: st.DrawFn) -> SecurityAssociation:
 
 @st.composite
 def selectors(draw: st.DrawFn) -> TrafficSelector:
-    family = draw(st.sampled_from((ipaddress.IPv4Address, ipaddress.IPv6Address)))
-    version: Literal[4, 6] = 4 if family is ipaddress.IPv4Address else 6
-    addresses = sorted((draw(st.ip_addresses(v=version)), draw(st.ip_addresses(v=version))), key=int)
+    family = draw(st.sampled_from([ipaddress.IPv4Address, ipaddress.IPv6Address]))
+    bits = 32 if family is ipaddress.IPv4Address else 128
+    first, last = sorted((draw(st.integers(0, 2**bits - 1)), draw(st.integers(0, 2**bits - 1))))
     ports = draw(st.just((65535, 0)) | st.tuples(u16, u16).map(lambda pair: (min(pair), max(pair))))
-    return TrafficSelector(family(int(addresses[0])), family(int(addresses[1])), draw(u8), *ports)
+    start, end = (ipaddress.ip_address(family(number)) for number in (first, last))
+    return TrafficSelector(start, end, draw(u8), *ports)
 
 
 identities = st.builds(Identity, st.builds(IdType, u8), st.binary(min_size=1, max_size=80))
