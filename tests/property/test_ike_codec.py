@@ -81,12 +81,11 @@ def security_associations(draw: st.DrawFn) -> SecurityAssociation:
 
 @st.composite
 def selectors(draw: st.DrawFn) -> TrafficSelector:
-    family = draw(st.sampled_from([ipaddress.IPv4Address, ipaddress.IPv6Address]))
-    bits = 32 if family is ipaddress.IPv4Address else 128
-    first, last = sorted((draw(st.integers(0, 2**bits - 1)), draw(st.integers(0, 2**bits - 1))))
+    family = draw(st.sampled_from(("0.0.0.0/0", "::/0")))
+    world = ipaddress.ip_network(family)
+    first, last = sorted((draw(st.integers(0, world.num_addresses - 1)), draw(st.integers(0, world.num_addresses - 1))))
     ports = draw(st.just((65535, 0)) | st.tuples(u16, u16).map(lambda pair: (min(pair), max(pair))))
-    start, end = (ipaddress.ip_address(family(number)) for number in (first, last))
-    return TrafficSelector(start, end, draw(u8), *ports)
+    return TrafficSelector(world[first], world[last], draw(u8), *ports)
 
 
 identities = st.builds(Identity, st.builds(IdType, u8), st.binary(min_size=1, max_size=80))
