@@ -1,15 +1,23 @@
-"""A connection as its operator means it: who the peer is, how each end proves itself, what is protected and how long."""
+"""A connection as its operator means it: who the peer is, how each end proves itself, what is protected and how long.
 
+Every object is checked when it is made: who holds a `Connection` holds a valid one. `ValueError` begins with the field.
+"""
+
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from openmoat.crypto.identities import Identity, IdentityPattern
-from openmoat.crypto.suites import Encryption, Integrity, KeyExchange, PrfRow
-from openmoat.mtu.plan import OuterDf
+from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
+from openmoat.crypto.suites import Aead, Encryption, Integrity, KeyExchange, PrfRow, Status
+from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU, OuterDf
 from openmoat.net import Address
-from openmoat.policy.selectors import Selectors
+from openmoat.policy.selectors import MAX_SELECTORS, Selectors
 
 __all__ = [
+    "MAX_ADDRESSES",
+    "MAX_CHILDREN",
+    "MAX_REPLAY_WINDOW",
     "Authority",
     "Child",
     "ChildLifetimes",
@@ -25,6 +33,18 @@ __all__ = [
     "RawKey",
     "Start",
 ]
+
+MAX_CHILDREN = 64
+"""Of one connection."""
+MAX_ADDRESSES = 16
+"""Of one peer, names and addresses together."""
+MAX_REPLAY_WINDOW = 65_536
+"""Packets; a backend may have less (`Capabilities.max_replay_window`)."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(
+    r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?"
+)
 
 
 class Start(Enum):
@@ -82,6 +102,16 @@ class IkeProposal:
     prfs: tuple[PrfRow, ...]
     key_exchanges: tuple[KeyExchange, ...]
 
+    def __post_init__(self) -> None:
+        _check_protection(self.encryptions, self.integrities)
+        if not self.prfs:
+            raise ValueError("proposal: a PRF is needed, as in prfsha256")
+        if not self.key_exchanges:
+            raise ValueError("proposal: a key exchange is needed, as in x25519")
+        for row in (*self.encryptions, *self.integrities, *self.prfs, *self.key_exchanges):
+            if row.ike is Status.MUST_NOT:
+                raise ValueError(f"proposal: {row.name} must not protect an IKE SA (RFC 8247)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EspProposal:
@@ -92,6 +122,14 @@ class EspProposal:
     key_exchanges: tuple[KeyExchange, ...] = ()
     """Methods for perfect forward secrecy on rekeys and further children; empty: none is done."""
     esn: tuple[bool, ...] = (True, False)
+
+    def __post_init__(self) -> None:
+        _check_protection(self.encryptions, self.integrities)
+        if not self.esn or len(set(self.esn)) != len(self.esn):
+            raise ValueError("proposal: esn, noesn or both, each once")
+        for row in (*self.encryptions, *self.integrities):
+            if row.esp is Status.MUST_NOT:
+                raise ValueError(f"proposal: {row.name} must not protect packets (RFC 8221)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +144,12 @@ class IkeLifetimes:
     liveness_after: float = 30.0
     """Without a sign of life for so long, and with something sent, the peer is asked (RFC 7296 2.4)."""
 
+    def __post_init__(self) -> None:
+        _check_limit("rekey_after", self.rekey_after, "hard", self.hard)
+        _check_jitter(self.jitter)
+        if self.liveness_after < 0:
+            raise ValueError(f"liveness_after: 0 or more seconds, {self.liveness_after:g} came")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildLifetimes:
@@ -118,6 +162,12 @@ class ChildLifetimes:
     hard_octets: int = 0
     rekey_packets: int = 0
     hard_packets: int = 0
+
+    def __post_init__(self) -> None:
+        _check_limit("rekey_after", self.rekey_after, "hard", self.hard)
+        _check_limit("rekey_octets", self.rekey_octets, "hard_octets", self.hard_octets)
+        _check_limit("rekey_packets", self.rekey_packets, "hard_packets", self.hard_packets)
+        _check_jitter(self.jitter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +188,28 @@ class Child:
     outer_df: OuterDf = OuterDf.CLEAR
     copy_dscp: bool = True
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_selectors("local", self.local)
+        _check_selectors("remote", self.remote)
+        families = [{selector.start.version for selector in side} for side in (self.local, self.remote)]
+        if not families[0] & families[1]:
+            raise ValueError("remote: an address family that local has too; a packet has one family at both ends")
+        if not self.proposals:
+            raise ValueError("proposals: one at least")
+        if self.replay_window % 64 or not 0 <= self.replay_window <= MAX_REPLAY_WINDOW:
+            raise ValueError(
+                f"replay_window: a multiple of 64 from 0 to {MAX_REPLAY_WINDOW}, {self.replay_window} came"
+            )
+        if self.replay_window == 0 and any(True in proposal.esn for proposal in self.proposals):
+            raise ValueError(
+                "replay_window: 0 needs noesn in every proposal: ESN cannot work without it (RFC 4303 3.3.3)"
+            )
+        if not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
+            raise ValueError(f"path_mtu: {MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
+        if not -1000 <= self.priority <= 1000:
+            raise ValueError(f"priority: -1000 to 1000, {self.priority} came")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
@@ -147,6 +219,18 @@ class Peer:
     """Where to reach it, in order of trial: addresses or DNS names. Empty: it must come to us."""
     identity: IdentityPattern
     credential: PeerCredential
+
+    def __post_init__(self) -> None:
+        if len(self.addresses) > MAX_ADDRESSES:
+            raise ValueError(f"addresses: {MAX_ADDRESSES} at most, {len(self.addresses)} came")
+        for address in self.addresses:
+            if isinstance(address, str) and not _HOST.fullmatch(address):
+                raise ValueError(f"addresses: an address or a DNS name, {address!r} came")
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether more than one identity fits."""
+        return self.identity.kind is not PatternKind.EXACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +253,67 @@ class Connection:
     force_encapsulation: bool = False
     """Use UDP encapsulation also where no NAT is found."""
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not self.proposals:
+            raise ValueError("proposals: one at least")
+        if not 1 <= len(self.children) <= MAX_CHILDREN:
+            raise ValueError(f"children: 1 to {MAX_CHILDREN}, {len(self.children)} came")
+        names = [child.name for child in self.children]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f'children: "{twice}" stands there twice')
+        for child in self.children:
+            if child.start is Start.NONE:
+                continue
+            if self.is_template:
+                raise ValueError(f'child "{child.name}": start: none, since a template waits for its peers')
+            if not self.peer.addresses:
+                raise ValueError(f'child "{child.name}": start: none, since the peer has no address to reach it at')
+
     @property
     def is_template(self) -> bool:
         """Whether many peers may share this record."""
-        return self.peer.identity.identity is None or self.peer.identity.kind.value != "exact"
+        return self.peer.is_pattern
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name: 1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
+        )
+
+
+def _check_protection(encryptions: Sequence[Encryption], integrities: Sequence[Integrity]) -> None:
+    """AEADs and ciphers never share a proposal, and only ciphers have an integrity algorithm (RFC 5282 8, RFC 7296 3.3)."""
+    if not encryptions:
+        raise ValueError("proposal: an encryption algorithm is needed, as in aes256gcm16")
+    kinds = {isinstance(encryption, Aead) for encryption in encryptions}
+    if len(kinds) > 1:
+        names = ", ".join(encryption.name for encryption in encryptions)
+        raise ValueError(f"proposal: {names}: combined-mode ciphers and others need a proposal each")
+    if kinds == {True} and integrities:
+        raise ValueError(f"proposal: {encryptions[0].name} authenticates by itself; leave {integrities[0].name} out")
+    if kinds == {False} and not integrities:
+        raise ValueError(
+            f"proposal: {encryptions[0].name} needs an integrity algorithm, as in {encryptions[0].name}-sha256"
+        )
+
+
+def _check_limit(soft_name: str, soft: float, hard_name: str, hard: float) -> None:
+    if soft < 0 or hard < 0:
+        raise ValueError(f"{soft_name if soft < 0 else hard_name}: 0 or more, {min(soft, hard):g} came")
+    if hard and soft >= hard:
+        raise ValueError(f"{soft_name}: less than {hard_name}, which is {hard:g}; {soft:g} came")
+
+
+def _check_jitter(jitter: float) -> None:
+    if not 0 <= jitter <= 0.5:
+        raise ValueError(f"jitter: 0 to 0.5, {jitter:g} came")
+
+
+def _check_selectors(side: str, selectors: Selectors) -> None:
+    if not 1 <= len(selectors) <= MAX_SELECTORS:
+        raise ValueError(f"{side}: 1 to {MAX_SELECTORS} selectors, {len(selectors)} came")
+    for selector in selectors:
+        if selector.is_empty:
+            raise ValueError(f"{side}: {selector} selects nothing")

@@ -24,7 +24,7 @@ from openmoat.ike.events import (
     Refused,
     RemoveChildSa,
 )
-from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk
+from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
 from openmoat.mtu.plan import Rung
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors, parse_selectors
@@ -47,6 +47,7 @@ def connection(name: str, pattern: IdentityPattern, local: str, remote: str) -> 
         local=parse_selectors([local]),
         remote=parse_selectors([remote]),
         proposals=(EspProposal(encryptions=(AES_128_GCM_16,)),),
+        start=Start.NONE,
     )
     return Connection(
         name=name,

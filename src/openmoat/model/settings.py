@@ -1,0 +1,64 @@
+"""Settings of a daemon as a whole: what is not of one connection."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from openmoat.net import IKE_PORT, NATT_PORT
+
+__all__ = ["OnStop", "Settings"]
+
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
+
+
+class OnStop(Enum):
+    """What protected traffic meets after `moatd` has been stopped in good order."""
+
+    BLOCK = "block"
+    """Nothing passes in clear: routes and firewall rules stay until `moat cleanup`."""
+    OPEN = "open"
+    """Everything we set up is taken away; the host routes as if we had never been."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One `moatd`. Changes of all but `key_log` and `log_level` take effect at its next start."""
+
+    control_socket: str = "/run/openmoat/control.sock"
+    control_group: str = "moat"
+    """Members of this group may read and change; everybody else is refused. Empty: root and moatd's own user only."""
+    device: str = "moat0"
+    """Name of the TUN device."""
+    ike_port: int = IKE_PORT
+    natt_port: int = NATT_PORT
+    on_stop: OnStop = OnStop.BLOCK
+    cookie_threshold: int = 256
+    """Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."""
+    max_half_open: int = 4096
+    """Half-open IKE SAs as responder; further requests are dropped."""
+    fragment_size: int = 1280
+    """Octets of the largest IP packet a fragmented IKE message is cut into (RFC 7383 2.5.1)."""
+    key_log: str = ""
+    """File that gets the keys of every IKE SA for Wireshark; whoever reads it reads everything. Empty: none is written."""
+    log_level: str = "info"
+    """Least level of log lines: error, warning, info or debug."""
+
+    def __post_init__(self) -> None:
+        if not self.control_socket.startswith("/"):
+            raise ValueError(f"control_socket: a path from the root, {self.control_socket!r} came")
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError(f"device: 1 to 15 letters, digits, dots, - and _, {self.device!r} came")
+        for name, low, high in (
+            ("ike_port", 1, 65535),
+            ("natt_port", 1, 65535),
+            ("cookie_threshold", 0, 1 << 20),
+            ("max_half_open", 1, 1 << 20),
+            ("fragment_size", 576, 65535),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name}: {low} to {high}, {value} came")
+        if self.ike_port == self.natt_port:
+            raise ValueError(f"natt_port: another port than ike_port, both are {self.ike_port}")
+        if self.log_level not in {"error", "warning", "info", "debug"}:
+            raise ValueError(f"log_level: error, warning, info or debug, {self.log_level!r} came")
