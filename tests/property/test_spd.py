@@ -33,7 +33,7 @@ FLOWS = st.builds(Flow, source=ADDRESSES, destination=ADDRESSES, protocol=st.sam
 
 
 class Changes(RuleBasedStateMachine):
-    """Any sequence of changes; a second SPD follows by `change_to` alone, as a backend does."""
+    """Any sequence of changes; a second SPD follows by the answers alone, as a backend does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,14 +43,12 @@ class Changes(RuleBasedStateMachine):
 
     @rule(put=st.lists(WANTED, max_size=4), remove=st.lists(NAMES, max_size=3))
     def change(self, put: list[WantedPolicy], remove: list[str]) -> None:
-        changed = self.spd.changed(put, remove)
-        change = self.spd.change_to(changed)
+        kept = {p.name: p.id for p in self.spd.policies}
+        change = self.spd.change(put, remove)
         for number in change.remove:
             del self.backend[number]
         self.backend.update({policy.id: policy for policy in change.put})
-        kept = {p.name: p.id for p in self.spd.policies}
-        assert all(kept.get(p.name, p.id) == p.id for p in changed.policies)
-        self.spd = changed
+        assert all(kept.get(p.name, p.id) == p.id for p in self.spd.policies)
         for name in remove:
             self.wanted.pop(name, None)
         self.wanted.update({w.name: w for w in put})
@@ -99,5 +97,5 @@ def test_the_order_does_not_depend_on_the_way_there(names: list[str]) -> None:
     one = (TrafficSelector.parse("10.0.0.0/24"),)
     spd = Spd()
     for name in names:
-        spd = spd.changed([WantedPolicy(name=name, action=Action.DROP, local=one, remote=one)])
+        spd.change([WantedPolicy(name=name, action=Action.DROP, local=one, remote=one)])
     assert [p.name for p in spd.policies] == sorted(names)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import EspSuite
 from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.ike.events import ChildSa
@@ -39,7 +40,8 @@ class Policies:
     def __init__(self, rungs: frozenset[Rung]) -> None:
         """`rungs`: what the backend can do with packets that do not fit."""
         self._rungs = rungs
-        self._children: dict[tuple[str, str], Child] = {}
+        self._children: dict[str, dict[str, Child]] = {}
+        self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
         self._spd = Spd()
         self._users: Counter[str] = Counter()
@@ -57,23 +59,26 @@ class Policies:
 
         A connection whose selectors another peer already has is left out whole, and answered with the conflict.
         """
-        before, conflicts = self._spd, {}
-        for name in remove:
-            self._forget(name)
-        for connection in put:
-            self._forget(connection.name)
+        fresh = {connection.name: connection for connection in put}
+        gone = {policy for name in (*remove, *fresh) for policy in self._forget(name)}
+        conflicts: dict[str, PolicyConflict] = {}
+        while True:
+            wanted = [policy for connection in fresh.values() for policy in wanted_policies(connection)]
             try:
-                self._spd = self._spd.changed(put=[] if connection.is_template else wanted_policies(connection))
+                change = self._spd.change(wanted, gone - {policy.name for policy in wanted})
+                break
             except PolicyConflict as conflict:
-                conflicts[connection.name] = conflict
-                continue
+                name = conflict.refused.partition("/")[0]
+                conflicts[name] = conflict
+                del fresh[name]
+        for connection in fresh.values():
             self._learn(connection)
-        return set_policies(before.change_to(self._spd)), conflicts
+        return set_policies(change), conflicts
 
     def child(self, sa: ChildSa) -> Child:
         """The configuration of an SA; raises `UnknownChild`."""
         try:
-            return self._children[sa.connection, sa.child]
+            return self._children[sa.connection][sa.child]
         except KeyError:
             raise UnknownChild(f'connection "{sa.connection}": no child "{sa.child}"') from None
 
@@ -82,11 +87,11 @@ class Policies:
 
         Raises `UnknownChild`, and `PolicyConflict` where another peer already has these selectors.
         """
-        child, before = self.child(sa), self._spd
+        child, change = self.child(sa), SpdChange()
         name = self._policy_name(sa)
         if sa.connection in self._templates:
-            wanted = wanted_policy(name, child, sa.local, sa.remote, str(sa.peer), Missing.DROP)
-            self._spd = before.changed(put=[wanted])
+            change = self._spd.change([wanted_policy(name, child, sa.local, sa.remote, str(sa.peer), Missing.DROP)])
+            self._names[sa.connection].add(name)
             self._protected[name] = Protected(sa.local, sa.remote, self.plan(sa, sa.path, sa.udp))
         else:
             self._protected[name] = Protected(child.local, child.remote, self.plan(sa, sa.path, sa.udp))
@@ -94,7 +99,6 @@ class Policies:
         policy = self._spd.find(name)
         if policy is None:
             raise UnknownChild(f'connection "{sa.connection}": child "{sa.child}" has no policy')
-        change = before.change_to(self._spd) if self._spd is not before else SpdChange()
         return policy.id, set_policies(change) if change else None
 
     def release(self, sa: ChildSa) -> SetPolicies | None:
@@ -107,9 +111,9 @@ class Policies:
         self._users.pop(name, None)
         if sa.connection not in self._templates or self._spd.find(name) is None:
             return None
-        before, self._spd = self._spd, self._spd.changed(remove=[name])
         self._protected.pop(name, None)
-        return set_policies(before.change_to(self._spd))
+        self._names[sa.connection].discard(name)
+        return set_policies(self._spd.change(remove=[name]))
 
     def limits(self, sa: ChildSa) -> Limits:
         """Octets and packets of the child's lifetimes."""
@@ -139,34 +143,43 @@ class Policies:
         return min(plans, key=lambda plan: plan.inner_room)
 
     def _policy_name(self, sa: ChildSa) -> str:
-        name = f"{sa.connection}/{sa.child}"
-        return f"{name}@{sa.peer}" if sa.connection in self._templates else name
+        return policy_name(sa.connection, sa.child, sa.peer if sa.connection in self._templates else None)
 
     def _learn(self, connection: Connection) -> None:
+        self._names[connection.name] = set()
         if connection.is_template:
             self._templates.add(connection.name)
+        self._children[connection.name] = {child.name: child for child in connection.children}
         for child in connection.children:
-            self._children[connection.name, child.name] = child
             if not connection.is_template:
-                protected = Protected(child.local, child.remote, self._cautious_plan(child))
-                self._protected[f"{connection.name}/{child.name}"] = protected
+                name = policy_name(connection.name, child.name)
+                self._names[connection.name].add(name)
+                self._protected[name] = Protected(child.local, child.remote, self._cautious_plan(child))
 
-    def _forget(self, connection: str) -> None:
-        names = [name for name in self._protected if name.partition("/")[0] == connection]
+    def _forget(self, connection: str) -> set[str]:
+        """Drop a connection, and answer the names of its policies, which still stand in the SPD."""
+        names = self._names.pop(connection, set())
         for name in names:
-            del self._protected[name]
-        for key in [key for key in self._children if key[0] == connection]:
-            del self._children[key]
+            self._protected.pop(name, None)
+        self._children.pop(connection, None)
         self._templates.discard(connection)
-        self._spd = self._spd.changed(remove=names)
+        return names
+
+
+def policy_name(connection: str, child: str, peer: Identity | None = None) -> str:
+    """Name of the policy of a child; with a peer where the connection is a template."""
+    name = f"{connection}/{child}"
+    return f"{name}@{peer}" if peer is not None else name
 
 
 def wanted_policies(connection: Connection) -> list[WantedPolicy]:
-    """The policies of a connection with one peer."""
+    """The policies of a connection with one peer; a template has none until its peers are here."""
+    if connection.is_template:
+        return []
     peer = str(connection.peer.identity.identity)
     return [
         wanted_policy(
-            f"{connection.name}/{child.name}",
+            policy_name(connection.name, child.name),
             child,
             child.local,
             child.remote,

@@ -6,7 +6,8 @@ that a new policy takes a place between its neighbours and nobody else moves.
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from openmoat.errors import MoatError
@@ -109,7 +110,7 @@ class PolicyConflict(MoatError):
 
 @dataclass(frozen=True, slots=True)
 class SpdChange:
-    """What leads from one SPD to another: the fields of `SetPolicies`."""
+    """What a backend must be told of a change: the fields of `SetPolicies`."""
 
     put: tuple[Policy, ...] = ()
     remove: tuple[PolicyId, ...] = ()
@@ -128,15 +129,15 @@ class _Entry:
     policy: Policy
 
 
-@dataclass(frozen=True, slots=True)
 class Spd:
-    """Policies in their order. A change gives a new `Spd`; the old one stands."""
+    """Policies in their order. Not thread-safe; work grows with a change, not with the number of policies."""
 
-    _entries: tuple[_Entry, ...] = ()
-    _by_name: Mapping[str, _Entry] = field(default_factory=dict)
-    _by_remote: Mapping[Selectors, tuple[str, ...]] = field(default_factory=dict)
-    """Names of PROTECT policies, under the canonical form of their remote selectors."""
-    _next_id: PolicyId = 1
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._by_name: dict[str, _Entry] = {}
+        self._by_remote: dict[Selectors, tuple[str, ...]] = {}
+        self._next_id: PolicyId = 1
+        self._touched: set[str] = set()
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -156,78 +157,58 @@ class Spd:
         """The policy of an inbound packet: that of its answer."""
         return self.lookup(flow.reversed())
 
-    def changed(self, put: Iterable[WantedPolicy] = (), remove: Iterable[str] = ()) -> "Spd":
-        """The SPD with some policies added or replaced, by name, and others taken away.
+    def change(self, put: Iterable[WantedPolicy] = (), remove: Iterable[str] = ()) -> SpdChange:
+        """Add policies or replace them, by name, and take others away; answers what a backend must be told.
 
-        Raises `PolicyConflict` where two peers would get the same packets; then nothing has changed. Work grows with the
-        change, and with the size only as copying a list of references does.
+        Raises `PolicyConflict` where two peers would get the same packets; then nothing has changed.
         """
-        return _Draft(self).changed(put, remove)
+        fresh = {wanted.name: wanted for wanted in put}
+        standing = {name for name in fresh if name in self._by_name and self._by_name[name].wanted == fresh[name]}
+        fresh = {name: wanted for name, wanted in fresh.items() if name not in standing}
+        gone = [name for name in dict.fromkeys((*remove, *fresh)) if name in self._by_name and name not in standing]
+        self._check(fresh, set(gone))
+        self._touched.clear()
+        numbers = {name: self._take(self._by_name[name]) for name in gone}
+        for key, wanted in sorted(((_sort_key(w), w) for w in fresh.values()), key=lambda pair: pair[0]):
+            self._insert(key, wanted, numbers.pop(wanted.name, None))
+        changed = sorted((self._by_name[name].policy for name in self._touched), key=lambda policy: policy.rank)
+        return SpdChange(put=tuple(changed), remove=tuple(numbers.values()))
 
-    def change_to(self, other: "Spd") -> SpdChange:
-        """What leads from this one to `other`, which was made from it or from a common ancestor."""
-        mine = {entry.policy.id: entry.policy for entry in self._entries}
-        theirs = {entry.policy.id: entry.policy for entry in other._entries}
-        return SpdChange(
-            put=tuple(policy for number, policy in theirs.items() if mine.get(number) != policy),
-            remove=tuple(number for number in mine if number not in theirs),
-        )
-
-
-class _Draft:
-    """An `Spd` in the making."""
-
-    def __init__(self, spd: Spd) -> None:
-        self.entries = list(spd._entries)
-        self.by_name = dict(spd._by_name)
-        self.by_remote = dict(spd._by_remote)
-        self.next_id = spd._next_id
-
-    def changed(self, put: Iterable[WantedPolicy], remove: Iterable[str]) -> Spd:
-        numbers: dict[str, PolicyId] = {}
-        fresh: dict[str, WantedPolicy] = {wanted.name: wanted for wanted in put}
-        for name in (*remove, *fresh):
-            old = self.by_name.get(name)
-            if old is None or (name in fresh and old.wanted == fresh[name]):
+    def _check(self, fresh: Mapping[str, WantedPolicy], gone: AbstractSet[str]) -> None:
+        if len(self._entries) - len(gone) + len(fresh) > MAX_POLICIES:
+            raise ValueError(f"the SPD holds {MAX_POLICIES} policies at most")
+        earlier: dict[Selectors, list[WantedPolicy]] = {}
+        for wanted in fresh.values():
+            if wanted.action is not Action.PROTECT:
                 continue
-            numbers[name] = old.policy.id
-            self._take(old)
-        keyed = [(_sort_key(w), w) for w in fresh.values() if w.name not in self.by_name]
-        keyed.sort(key=lambda pair: pair[0])
-        for key, wanted in keyed:
-            self._refuse_conflict(wanted)
-            self._insert(key, wanted, numbers.get(wanted.name))
-        return Spd(tuple(self.entries), self.by_name, self.by_remote, self.next_id)
+            remote = canonical(wanted.remote)
+            names = (name for name in self._by_remote.get(remote, ()) if name not in gone)
+            among = earlier.setdefault(remote, [])
+            for other in (*(self._by_name[name].wanted for name in names), *among):
+                is_ordered = other.priority != wanted.priority or other.peer == wanted.peer
+                if not is_ordered and intersect(other.local, wanted.local):
+                    raise PolicyConflict(wanted, other)
+            among.append(wanted)
 
-    def _take(self, entry: _Entry) -> None:
-        del self.entries[self._place(entry.key)]
-        del self.by_name[entry.wanted.name]
+    def _take(self, entry: _Entry) -> PolicyId:
+        del self._entries[self._place(entry.key)]
+        del self._by_name[entry.wanted.name]
         if entry.wanted.action is Action.PROTECT:
             remote = canonical(entry.wanted.remote)
-            rest = tuple(name for name in self.by_remote[remote] if name != entry.wanted.name)
+            rest = tuple(name for name in self._by_remote[remote] if name != entry.wanted.name)
             if rest:
-                self.by_remote[remote] = rest
+                self._by_remote[remote] = rest
             else:
-                del self.by_remote[remote]
+                del self._by_remote[remote]
+        return entry.policy.id
 
     def _place(self, key: _SortKey) -> int:
-        return bisect.bisect_left(self.entries, key, key=lambda entry: entry.key)
-
-    def _refuse_conflict(self, wanted: WantedPolicy) -> None:
-        if wanted.action is not Action.PROTECT:
-            return
-        for name in self.by_remote.get(canonical(wanted.remote), ()):
-            other = self.by_name[name].wanted
-            is_ordered = other.priority != wanted.priority or other.peer == wanted.peer
-            if not is_ordered and intersect(other.local, wanted.local):
-                raise PolicyConflict(wanted, other)
+        return bisect.bisect_left(self._entries, key, key=lambda entry: entry.key)
 
     def _insert(self, key: _SortKey, wanted: WantedPolicy, number: PolicyId | None) -> None:
-        if len(self.entries) >= MAX_POLICIES:
-            raise ValueError(f'policy "{wanted.name}": the SPD holds {MAX_POLICIES} policies at most')
         if number is None:
-            number = self.next_id
-            self.next_id += 1
+            number = self._next_id
+            self._next_id += 1
         place = self._place(key)
         policy = Policy(
             id=number,
@@ -239,11 +220,12 @@ class _Draft:
             missing=wanted.missing,
         )
         entry = _Entry(key, wanted, policy)
-        self.entries.insert(place, entry)
-        self.by_name[wanted.name] = entry
+        self._entries.insert(place, entry)
+        self._by_name[wanted.name] = entry
+        self._touched.add(wanted.name)
         if wanted.action is Action.PROTECT:
             remote = canonical(wanted.remote)
-            self.by_remote[remote] = (*self.by_remote.get(remote, ()), wanted.name)
+            self._by_remote[remote] = (*self._by_remote.get(remote, ()), wanted.name)
 
     def _rank_at(self, place: int) -> int:
         """A free rank for a policy that is to stand at `place`; neighbours move only where there is none."""
@@ -261,18 +243,18 @@ class _Draft:
 
     def _bounds(self, start: int, end: int) -> tuple[int, int]:
         """Ranks of the neighbours of the places `start` to `end`."""
-        below = self.entries[start - 1].policy.rank if start > 0 else 0
-        above = self.entries[end].policy.rank if end < len(self.entries) else MAX_RANK + 1
+        below = self._entries[start - 1].policy.rank if start > 0 else 0
+        above = self._entries[end].policy.rank if end < len(self._entries) else MAX_RANK + 1
         return below, above
 
     def _make_room(self, place: int) -> None:
         """Spread as few neighbours as it takes over the room between theirs (order maintenance by windows that double)."""
         width = 1
         while True:
-            start, end = max(0, place - width), min(len(self.entries), place + width)
+            start, end = max(0, place - width), min(len(self._entries), place + width)
             below, above = self._bounds(start, end)
             count = end - start
-            if above - below > (count + 2) * _ROOM or count == len(self.entries):
+            if above - below > (count + 2) * _ROOM or count == len(self._entries):
                 break
             width *= 2
         for index in range(count):
@@ -280,11 +262,12 @@ class _Draft:
             self._move(start + index, rank)
 
     def _move(self, place: int, rank: int) -> None:
-        entry = self.entries[place]
+        entry = self._entries[place]
         if entry.policy.rank == rank:
             return
         moved = replace(entry, policy=replace(entry.policy, rank=rank))
-        self.entries[place] = self.by_name[entry.wanted.name] = moved
+        self._entries[place] = self._by_name[entry.wanted.name] = moved
+        self._touched.add(entry.wanted.name)
 
 
 def _sort_key(wanted: WantedPolicy) -> _SortKey:
