@@ -1,6 +1,6 @@
 //! ESP (RFC 4303) as pure functions over octets: no I/O, no clock, no threads, no chance.
 //!
-//! The way of an outbound packet: `Flow::of` → `Spd::outbound` → `OutboundSa::seal`. Inbound:
+//! The way of an outbound packet: `Flow::of` → `Spd::outbound` → `mss::clamp` → `OutboundSa::seal`. Inbound:
 //! `InboundSa::open`, which does everything from the SPI to the selector check. Neither allocates, locks or logs.
 //! TTL and hop limit are left alone: the host's own forwarding to and from the TUN device counts them down
 //! (RFC 4301 5.1.2.1 asks for one decrement per forwarding step, and that is where the step is).
@@ -8,6 +8,8 @@
 
 pub mod drops;
 pub mod ecn;
+pub mod icmp;
+pub mod mss;
 pub mod replay;
 pub mod sa;
 pub mod selectors;
