@@ -75,6 +75,34 @@ impl Selector {
         self.is_v4
     }
 
+    /// One or two prefixes, as network and mask, that cover the range with less than twice its addresses each: a range
+    /// that crosses the middle of its smallest common prefix is cut there, so that 10.0.0.255 to 10.0.1.0 costs no more
+    /// than 10.0.0.254 to 10.0.0.255.
+    pub(crate) fn covers(&self) -> impl Iterator<Item = (u128, u128)> {
+        let whole = covering_mask(self.start, self.end);
+        // Below a one-bit-longer mask, `middle` is the first address of the upper half.
+        let middle = self.end & ((whole >> 1) | (1 << 127));
+        let is_prefix =
+            self.start & !whole == 0 && self.end & !whole == !whole & self.family_mask();
+        let halves = if is_prefix || self.start == self.end {
+            [Some((self.start, self.end)), None]
+        } else {
+            [Some((self.start, middle - 1)), Some((middle, self.end))]
+        };
+        halves.into_iter().flatten().map(|(start, end)| {
+            let mask = covering_mask(start, end);
+            (start & mask, mask)
+        })
+    }
+
+    fn family_mask(&self) -> u128 {
+        if self.is_v4 {
+            u32::MAX.into()
+        } else {
+            u128::MAX
+        }
+    }
+
     /// Whether it takes an end of a packet. `port` is None where the packet shows none: only ANY and OPAQUE take that
     /// (RFC 4301 7.2, and 4.4.1.1 for protocols without ports).
     fn takes(&self, end: &End, protocol: u8) -> bool {
@@ -91,6 +119,12 @@ impl Selector {
             && (self.protocol == ANY_PROTOCOL || self.protocol == protocol)
             && port_fits
     }
+}
+
+/// Mask of the longest prefix that holds both addresses.
+fn covering_mask(start: u128, end: u128) -> u128 {
+    let differing = 128 - (start ^ end).leading_zeros();
+    u128::MAX.checked_shl(differing).unwrap_or(0)
 }
 
 /// One end of a packet.
