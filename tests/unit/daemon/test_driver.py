@@ -1,0 +1,108 @@
+"""The driver carries everything out in the order in which the core said it."""
+
+import asyncio
+import ipaddress
+from collections import deque
+
+from openmoat.daemon.accounting import Accounting
+from openmoat.daemon.driver import BATCH, Driver
+from openmoat.daemon.installer import Installer
+from openmoat.daemon.journal import Journal
+from openmoat.daemon.policies import Policies
+from openmoat.dataplane.memory import MemoryBackend, MemoryWire
+from openmoat.dataplane.wire import Datagram
+from openmoat.ike.events import Answer, AskSpis, DownReason, Event, IkeSaDown, Question, Transmit
+from openmoat.net import HostPort, Path
+
+PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 500), HostPort(ipaddress.ip_address("198.51.100.7"), 500))
+
+
+class Script:
+    """A core whose outputs a test writes down beforehand; it notes what it hears."""
+
+    def __init__(self, *outputs: Transmit | Question | Event) -> None:
+        self.outputs: deque[Transmit | Question | Event] = deque(outputs)
+        self.heard: list[object] = []
+        self.deadline: float | None = None
+
+    def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+        self.heard.append(datagram)
+
+    def handle_timeout(self, now: float) -> None:
+        self.heard.append("timeout")
+        self.deadline = None
+
+    def handle_answer(self, answer: Answer, now: float) -> None:
+        self.heard.append(answer)
+
+    def handle_first_packet(self, local_spi: int, now: float) -> None:
+        self.heard.append(("first", local_spi))
+
+    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
+        self.heard.append(("limit", local_spi, is_hard))
+
+    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
+        self.heard.append(("path", local_spi, path))
+
+    def poll_output(self) -> Transmit | Question | Event | None:
+        return self.outputs.popleft() if self.outputs else None
+
+    def poll_timeout(self) -> float | None:
+        return self.deadline
+
+
+class Bench:
+    def __init__(self, core: Script) -> None:
+        self.wire = MemoryWire()
+        self.asked: list[Question] = []
+        self.order: list[str] = []
+        installer = Installer(MemoryBackend(), Policies(frozenset()), Accounting())
+        self.driver = Driver(core, self.wire, installer, self.ask, Journal(lambda: 0.0), clock=lambda: 100.0)
+        self.driver.on_event = lambda event: self.order.append(f"{type(event).__name__} after {len(self.wire.sent)}")
+
+    def ask(self, question: Question, _answer: object) -> None:
+        self.order.append(f"{type(question).__name__} after {len(self.wire.sent)}")
+
+
+def test_transmits_leave_before_the_effects_that_follow_them() -> None:
+    bench = Bench(
+        Script(
+            Transmit(b"one", PATH),
+            AskSpis(1, 4),
+            Transmit(b"two", PATH),
+            Transmit(b"three", PATH),
+            IkeSaDown(1, "home", None, DownReason.ASKED),
+        )
+    )
+    bench.driver.flush()
+    assert bench.order == ["AskSpis after 1", "IkeSaDown after 3"]
+    assert [datagram.octets for datagram in bench.wire.sent] == [b"one", b"two", b"three"]
+
+
+def test_a_full_batch_of_datagrams_is_read_and_the_rest_waits_for_the_next_turn() -> None:
+    async def run() -> None:
+        core = Script()
+        bench = Bench(core)
+        for n in range(BATCH + 3):
+            bench.wire.deliver(Datagram(b"%d" % n, PATH))
+        bench.driver.start()
+        while len(core.heard) < BATCH + 3:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == [b"%d" % n for n in range(BATCH + 3)]
+
+    asyncio.run(run())
+
+
+def test_a_deadline_that_has_passed_is_a_timeout_at_once() -> None:
+    async def run() -> None:
+        core = Script()
+        core.deadline = 99.0
+        bench = Bench(core)
+        bench.driver.start()
+        while not core.heard:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == ["timeout"]
+
+    asyncio.run(run())
