@@ -1,0 +1,326 @@
+"""Certificates of peers: chain building and validation at a given time, and what they say about an identity (RFC 5280, RFC 4945).
+
+pyca/cryptography parses and checks signatures; the path is ours, because its verifier refuses Ed25519 and Ed448 authorities
+and knows only the web's rules. What is not understood is refused: name constraints, policy constraints and every unknown
+critical extension. There is no revocation here: a certificate counts until it ends or its authority is taken away.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from openmoat.crypto.identities import Identity
+from openmoat.crypto.keys import PublicKeyObject, public_key
+from openmoat.crypto.numbers import IdType
+from openmoat.errors import BadCertificate, CryptoError
+
+__all__ = [
+    "MAX_CERTIFICATE",
+    "MAX_CERTIFICATES",
+    "MAX_CHAIN",
+    "MAX_SIGNATURE_CHECKS",
+    "authority_hash",
+    "check_chain",
+    "check_identity",
+    "load_certificates",
+    "subject_key",
+]
+
+MAX_CERTIFICATE = 16384
+"""Octets of one certificate."""
+MAX_CERTIFICATES = 16
+"""Certificates that a peer may send; more refuse it."""
+MAX_CHAIN = 8
+"""Certificates of a path, end entity and root included."""
+MAX_SIGNATURE_CHECKS = 32
+"""Of one search for a path: what crafted certificates with equal names can make us work."""
+_PARSED_ROOTS = 64
+"""Configured authorities that are kept in parsed form; further ones are parsed each time."""
+
+_UNDERSTOOD = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        # We ask for no policy, so any set of policies is good; constraints on policies are not understood.
+        ExtensionOID.CERTIFICATE_POLICIES,
+    }
+)
+_IKE_INTERMEDIATE = x509.ObjectIdentifier("1.3.6.1.5.5.8.2.2")
+_IPSEC_IKE = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17")
+_PURPOSES = frozenset(
+    {
+        ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+        _IKE_INTERMEDIATE,
+        _IPSEC_IKE,
+    }
+)
+_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    CryptoError,
+)
+"""What pyca raises, at once or when a field is first looked at, for octets that are no sound certificate."""
+
+
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
+
+
+def check_chain(
+    certificates: Sequence[bytes], roots: Iterable[bytes], identity: Identity, at: float
+) -> PublicKeyObject:
+    """The public key that a peer with this identity must have signed with, or `BadCertificate`.
+
+    `certificates` are DER as the peer sent them, end entity first, the others in any order; `roots` the authorities
+    that are trusted, DER; `at` is the time of the check in seconds since 1970 (UTC).
+    """
+    if not certificates:
+        raise BadCertificate("certificate: the peer sent none")
+    if len(certificates) > MAX_CERTIFICATES:
+        raise BadCertificate(f"certificates: at most {MAX_CERTIFICATES}, {len(certificates)} came")
+    leaf, *others = (_Parsed.read(octets) for octets in certificates)
+    search = _Search([_parsed_root(octets) for octets in roots], others, datetime.fromtimestamp(at, UTC))
+    _check_end_entity(leaf)
+    check_identity(leaf.certificate, identity)
+    search.find(leaf)
+    return leaf.key
+
+
+def check_identity(certificate: x509.Certificate, identity: Identity) -> None:
+    """`BadCertificate` unless the certificate names this identity (RFC 4945 3.1, 5.1.3.6).
+
+    Host names, mailboxes and addresses stand in the subjectAltName, a distinguished name is the whole subject, octet by
+    octet. A common name is never taken for a host name, and a wildcard names nobody.
+    """
+    names: list[Identity] = []
+    try:
+        if identity.type is IdType.DER_ASN1_DN:
+            names = [Identity(IdType.DER_ASN1_DN, certificate.subject.public_bytes())]
+        elif identity.type in (IdType.FQDN, IdType.RFC822_ADDR, IdType.IPV4_ADDR, IdType.IPV6_ADDR):
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = list(_alternative_names(extension.value))
+    except x509.ExtensionNotFound:
+        pass
+    except _UNREADABLE as error:
+        raise BadCertificate(f"certificate: not readable: {error}") from None
+    if not any(name.folded() == identity.folded() for name in names):
+        known = ", ".join(str(name) for name in names[:4]) or "none of this kind"
+        raise BadCertificate(f"{_label(certificate)}: identity {identity} is not in it; it names {known}")
+
+
+def subject_key(certificate: bytes) -> PublicKeyObject:
+    """Public key of the subject of one DER certificate, or `BadCertificate`."""
+    return _Parsed.read(certificate).key
+
+
+def load_certificates(octets: bytes) -> tuple[bytes, ...]:
+    """DER of each certificate in a file, PEM with any number of them or a single DER; `BadCertificate` otherwise."""
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in octets:
+            found = x509.load_pem_x509_certificates(octets)
+        else:
+            found = [x509.load_der_x509_certificate(octets)]
+    except _UNREADABLE:
+        raise BadCertificate("certificate: PEM with CERTIFICATE, or DER, not readable") from None
+    loaded = tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
+    for certificate in loaded:
+        _Parsed.read(certificate)
+    return loaded
+
+
+def authority_hash(certificate: bytes) -> bytes:
+    """What a CERTREQ payload says of an authority: SHA-1 of its SubjectPublicKeyInfo (RFC 7296 3.7)."""
+    key = _Parsed.read(certificate).certificate.public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha1(spki, usedforsecurity=False).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A certificate with the fields that a path looks at, all of them read, so that nothing fails later."""
+
+    certificate: x509.Certificate
+    subject: bytes
+    issuer: bytes
+    key: PublicKeyObject
+    constraints: x509.BasicConstraints | None
+    usage: x509.KeyUsage | None
+    purposes: x509.ExtendedKeyUsage | None
+
+    @classmethod
+    def read(cls, octets: bytes) -> "_Parsed":
+        if len(octets) > MAX_CERTIFICATE:
+            raise BadCertificate(f"certificate: at most {MAX_CERTIFICATE} octets, {len(octets)} came")
+        try:
+            certificate = x509.load_der_x509_certificate(octets)
+            extensions = certificate.extensions
+            public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            parsed = cls(
+                certificate=certificate,
+                subject=certificate.subject.public_bytes(),
+                issuer=certificate.issuer.public_bytes(),
+                key=public_key(public),
+                constraints=_value(extensions, x509.BasicConstraints),
+                usage=_value(extensions, x509.KeyUsage),
+                purposes=_value(extensions, x509.ExtendedKeyUsage),
+            )
+        except _UNREADABLE as error:
+            raise BadCertificate(f"certificate: not readable: {error or type(error).__name__}") from None
+        _check_extensions(parsed)
+        return parsed
+
+
+@dataclass(slots=True)
+class _Search:
+    """A path from an end entity to one of the roots, by names and signatures, depth first."""
+
+    roots: list[_Parsed]
+    others: list[_Parsed]
+    now: datetime
+    checks_left: int = MAX_SIGNATURE_CHECKS
+    reasons: list[str] = field(default_factory=list)
+    """Why a path that came nearest to a root did not reach it; the first is told."""
+
+    def find(self, leaf: _Parsed) -> None:
+        """`BadCertificate` unless there is a path that is good as a whole."""
+        self._check_time(leaf)
+        if not self._reaches_root([leaf]):
+            reason = self.reasons[0] if self.reasons else f"no authority {_dn(leaf.issuer)} is known"
+            raise BadCertificate(f"{_label(leaf.certificate)}: {reason}")
+
+    def _reaches_root(self, path: list[_Parsed]) -> bool:
+        """Whether an authority above `path`, end entity first, completes it."""
+        below = path[-1]
+        if len(path) == MAX_CHAIN:
+            self.reasons.append(f"its chain has more than {MAX_CHAIN} certificates")
+            return False
+        for is_root, issuers in ((True, self.roots), (False, self.others)):
+            for issuer in issuers:
+                if issuer.subject != below.issuer or (not is_root and issuer in path):
+                    continue
+                if self._issued(issuer, path) and (is_root or self._reaches_root([*path, issuer])):
+                    return True
+        return False
+
+    def _issued(self, issuer: _Parsed, path: list[_Parsed]) -> bool:
+        """Whether `issuer` may have, and has, signed the last of `path`."""
+        if self.checks_left == 0:
+            label = _label(path[0].certificate)
+            raise BadCertificate(f"{label}: no chain to a root in {MAX_SIGNATURE_CHECKS} signature checks")
+        self.checks_left -= 1
+        try:
+            _check_authority(issuer, path)
+            self._check_time(issuer)
+            _check_signature(path[-1], issuer)
+        except BadCertificate as error:
+            self.reasons.append(str(error))
+            return False
+        return True
+
+    def _check_time(self, parsed: _Parsed) -> None:
+        certificate = parsed.certificate
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not start <= self.now <= end:
+            now = f"{self.now:%Y-%m-%d %H:%M}"
+            raise BadCertificate(f"{_label(certificate)}: counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}, now is {now}")
+
+
+def _check_extensions(parsed: _Parsed) -> None:
+    """RFC 5280 4.2: an unknown critical extension refuses the certificate; so does what we do not carry out."""
+    for extension in parsed.certificate.extensions:
+        if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
+            raise BadCertificate(f"{_label(parsed.certificate)}: has name constraints, which are not supported")
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            oid = extension.oid.dotted_string
+            raise BadCertificate(f"{_label(parsed.certificate)}: critical extension {oid} is not supported")
+
+
+def _check_end_entity(leaf: _Parsed) -> None:
+    """RFC 4945 5.1.3.2 and 5.1.3.12: what the key of an IKE peer may be used for."""
+    usage, purposes = leaf.usage, leaf.purposes
+    if usage is not None and not (usage.digital_signature or usage.content_commitment):
+        raise BadCertificate(
+            f"{_label(leaf.certificate)}: its key usage has neither digitalSignature nor nonRepudiation"
+        )
+    if purposes is not None and _PURPOSES.isdisjoint(purposes):
+        raise BadCertificate(f"{_label(leaf.certificate)}: its extended key usage is for none of IKE, server or client")
+
+
+def _check_authority(issuer: _Parsed, path: list[_Parsed]) -> None:
+    """RFC 5280 6.1.4 (k) to (n): it is an authority, for certificates, with so many below it."""
+    label = _label(issuer.certificate)
+    if issuer.constraints is None or not issuer.constraints.ca:
+        raise BadCertificate(f"{label}: is no authority: its basic constraints do not say so")
+    if issuer.usage is not None and not issuer.usage.key_cert_sign:
+        raise BadCertificate(f"{label}: its key usage has no keyCertSign")
+    limit = issuer.constraints.path_length
+    between = sum(below.subject != below.issuer for below in path[1:])
+    if limit is not None and between > limit:
+        raise BadCertificate(f"{label}: permits {limit} authorities below it, {between} came")
+
+
+def _check_signature(below: _Parsed, issuer: _Parsed) -> None:
+    """The signature of `issuer` over `below`; SHA-2 or EdDSA."""
+    label = _label(below.certificate)
+    try:
+        used = below.certificate.signature_hash_algorithm
+        if used is not None and not isinstance(used, _HASHES):
+            raise BadCertificate(f"{label}: is signed with {used.name}, SHA-2 is needed")
+        below.certificate.verify_directly_issued_by(issuer.certificate)
+    except InvalidSignature:
+        raise BadCertificate(f"{label}: the signature of {_dn(below.issuer)} does not fit") from None
+    except _UNREADABLE as error:
+        if isinstance(error, BadCertificate):
+            raise
+        raise BadCertificate(f"{label}: its signature cannot be checked: {error}") from None
+
+
+@lru_cache(maxsize=_PARSED_ROOTS)
+def _parsed_root(octets: bytes) -> _Parsed:
+    return _Parsed.read(octets)
+
+
+def _value(extensions: x509.Extensions, kind: type[Extension]) -> Extension | None:
+    try:
+        return extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _alternative_names(names: x509.SubjectAlternativeName) -> Iterator[Identity]:
+    """The names of a subjectAltName that an ID payload can hold; those with a wildcard are left out."""
+    for name in names:
+        match name:
+            case x509.DNSName(value=text) if "*" not in text:
+                yield Identity(IdType.FQDN, text.encode())
+            case x509.RFC822Name(value=text):
+                yield Identity(IdType.RFC822_ADDR, text.encode())
+            case x509.IPAddress(value=address) if hasattr(address, "packed"):
+                yield Identity(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
+
+
+def _dn(octets: bytes) -> str:
+    return str(Identity(IdType.DER_ASN1_DN, octets))
+
+
+def _label(certificate: x509.Certificate) -> str:
+    """What to call a certificate in a sentence."""
+    return f"certificate {_dn(certificate.subject.public_bytes())}"
