@@ -1,0 +1,61 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from openmoat.crypto.suites import (
+    AES_128_CBC,
+    AES_256_GCM_16,
+    CHACHA20_POLY1305,
+    HMAC_SHA2_256_128,
+    PRF_HMAC_SHA2_256,
+    X25519,
+    IkeSuite,
+)
+from openmoat.daemon.keylog import KeyLog, table_line
+from openmoat.errors import Secret, SystemFault
+from openmoat.ike.events import IkeSaKeys
+
+
+def keys(suite: IkeSuite) -> IkeSaKeys:
+    integrity = suite.integrity.key if suite.integrity else 0
+    sizes = (suite.encryption.key_material,) * 2 + (integrity,) * 2
+    return IkeSaKeys(0x1122334455667788, 0x99, suite, *(Secret(bytes((n,)) * size) for n, size in enumerate(sizes, 1)))
+
+
+GCM = IkeSuite(AES_256_GCM_16, None, PRF_HMAC_SHA2_256, X25519)
+CBC = IkeSuite(AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519)
+CHACHA = IkeSuite(CHACHA20_POLY1305, None, PRF_HMAC_SHA2_256, X25519)
+
+
+def test_an_aead_suite_is_written_with_its_salt_and_without_integrity() -> None:
+    assert table_line(keys(GCM)) == (
+        f"1122334455667788,0000000000000099,{'01' * 36},{'02' * 36},"
+        '"AES-GCM-256 with 16 octet ICV [RFC5282]",,,"NONE [RFC4306]"'
+    )
+
+
+def test_a_cipher_suite_is_written_with_both_kinds_of_keys() -> None:
+    assert table_line(keys(CBC)).endswith(f'{"03" * 32},{"04" * 32},"HMAC_SHA2_256_128 [RFC4868]"')
+
+
+def test_a_suite_that_wireshark_cannot_decrypt_is_left_out(tmp_path: Path) -> None:
+    log = KeyLog(tmp_path / "keys")
+    log.write(keys(CHACHA))
+    log.close()
+    assert (tmp_path / "keys").read_text() == ""
+
+
+def test_the_file_is_appended_to_and_private(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = KeyLog(tmp_path / "keys")
+        log.write(keys(GCM))
+        log.close()
+    assert (tmp_path / "keys").read_text().count("\n") == 2
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
+
+
+def test_a_link_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "keys").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SystemFault, match="key log"):
+        KeyLog(tmp_path / "keys")
