@@ -8,7 +8,6 @@
 
 pub mod drops;
 pub mod ecn;
-pub mod icmp;
 pub mod mss;
 pub mod replay;
 pub mod sa;

@@ -2,6 +2,7 @@ use super::*;
 use crate::selectors::Selector;
 use crate::suite::SUITES;
 use crate::wire::tests::{ipv4, ipv6};
+use proptest::prelude::*;
 
 pub fn any_selectors() -> SelectorPair {
     let v4 = Selector::new([0, 0, 0, 0].into(), [255; 4].into(), 0, 0, 65535).unwrap();
@@ -112,4 +113,500 @@ fn a_packet_with_a_bad_icv_moves_neither_window_nor_counters() {
         (inbound.highest_sequence(), inbound.carried()),
         (1, (1, 28))
     );
+}
+
+/// An authentic packet with this number and decrypted text, pad length and next header included.
+fn forge(suite: Suite, has_esn: bool, sequence: u64, text: &[u8]) -> Vec<u8> {
+    let key = PacketKey::new(
+        suite,
+        has_esn,
+        &KEY[..suite.key_material()],
+        &KEY[..suite.integrity_key()],
+    )
+    .unwrap();
+    let mut packet = 0xc0ff_ee01_u32.to_be_bytes().to_vec();
+    packet.extend_from_slice(&(sequence as u32).to_be_bytes());
+    packet.resize(suite.headroom(), 0);
+    packet.extend_from_slice(text);
+    packet.resize(packet.len() + suite.icv(), 0);
+    key.seal(&mut packet, sequence).unwrap();
+    packet
+}
+
+/// What becomes of an authentic packet with this text.
+fn fate(text: &[u8]) -> Result<Inner, DropReason> {
+    let (_, inbound) = pair(gcm(), false);
+    let opened = inbound.open(&mut forge(gcm(), false, 1, text), 0).unwrap();
+    assert!(opened.is_newest, "authentic whatever it carries");
+    if let Err(reason) = opened.inner {
+        assert_eq!((inbound.drops().read(reason), inbound.carried().0), (1, 0));
+    }
+    opened.inner
+}
+
+fn with_trailer(inner: &[u8], trailer: &[u8]) -> Vec<u8> {
+    [inner, trailer].concat()
+}
+
+#[test]
+fn padding_that_reaches_before_the_payload_is_dropped() {
+    assert_eq!(fate(&[1, 4]), Err(DropReason::BadPadding));
+    assert_eq!(
+        fate(&with_trailer(&small(), &[255, 4])),
+        Err(DropReason::BadPadding)
+    );
+}
+
+#[test]
+fn pad_octets_that_do_not_count_up_are_dropped() {
+    assert!(fate(&with_trailer(&small(), &[1, 2, 2, 4])).is_ok());
+    assert_eq!(
+        fate(&with_trailer(&small(), &[1, 1, 2, 4])),
+        Err(DropReason::BadPadding)
+    );
+    assert_eq!(
+        fate(&with_trailer(&small(), &[0, 0, 2, 4])),
+        Err(DropReason::BadPadding)
+    );
+}
+
+#[test]
+fn the_longest_padding_is_taken() {
+    let pad: Vec<u8> = (1..=255).collect();
+    assert!(fate(&[&small()[..], &pad, &[255, 4]].concat()).is_ok());
+}
+
+#[test]
+fn dummies_and_strange_next_headers_are_told_apart() {
+    assert_eq!(
+        fate(&with_trailer(&[9; 40], &[0, 59])),
+        Err(DropReason::Dummy)
+    );
+    assert_eq!(fate(&[0, 59]), Err(DropReason::Dummy));
+    for next_header in [0, 6, 17, 50, 144, 255] {
+        assert_eq!(
+            fate(&with_trailer(&small(), &[0, next_header])),
+            Err(DropReason::BadNextHeader)
+        );
+    }
+}
+
+#[test]
+fn an_inner_packet_must_be_what_the_next_header_says_and_hold_together() {
+    assert_eq!(
+        fate(&with_trailer(&small(), &[0, 41])),
+        Err(DropReason::MalformedInner)
+    );
+    assert_eq!(
+        fate(&[0, 4]),
+        Err(DropReason::MalformedInner),
+        "no inner packet at all"
+    );
+    for (at, octet) in [(0, 0x05), (0, 0xf5), (3, 200), (3, 19)] {
+        let mut inner = small();
+        inner[at] = octet;
+        assert_eq!(
+            fate(&with_trailer(&inner, &[0, 4])),
+            Err(DropReason::MalformedInner)
+        );
+    }
+}
+
+#[test]
+fn padding_for_traffic_flow_confidentiality_is_cut_off() {
+    let inner = fate(&[&small()[..], &[0x45; 500], &[0, 4]].concat()).unwrap();
+    assert_eq!(inner.range.len(), 28);
+}
+
+#[test]
+fn an_inner_source_outside_the_selectors_is_dropped() {
+    let remote = Selector::new([10, 0, 0, 0].into(), [10, 0, 0, 255].into(), 0, 0, 65535).unwrap();
+    let selectors = SelectorPair {
+        local: any_selectors().local,
+        remote: [remote].into(),
+    };
+    let inbound = InboundSa::new(
+        SaConfig {
+            selectors,
+            ..config(gcm(), false)
+        },
+        64,
+    )
+    .unwrap();
+    let open = |sequence, source| {
+        let text = with_trailer(&ipv4(source, [10, 9, 0, 2], 17, &[0; 8]), &[0, 4]);
+        inbound
+            .open(&mut forge(gcm(), false, sequence, &text), 0)
+            .unwrap()
+            .inner
+    };
+    assert!(open(1, [10, 0, 0, 7]).is_ok());
+    assert_eq!(open(2, [10, 0, 1, 7]), Err(DropReason::OutsideSelectors));
+}
+
+#[test]
+fn sizes_that_cannot_be_are_dropped_before_the_cipher() {
+    for suite in SUITES {
+        let (_, inbound) = pair(suite, false);
+        let least = suite.headroom() + suite.icv() + ESP_TRAILER;
+        for size in (0..least).chain(if suite.align() == 16 {
+            least..least + 14
+        } else {
+            0..0
+        }) {
+            assert_eq!(
+                inbound.open(&mut vec![1; size], 0),
+                Err(DropReason::TooShort),
+                "{} {size}",
+                suite.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_octet_of_a_packet_is_authenticated() {
+    for suite in SUITES {
+        for has_esn in [false, true] {
+            let (outbound, _) = pair(suite, has_esn);
+            let packet = seal(&outbound, &small());
+            for at in 4..packet.len() {
+                let (_, inbound) = pair(suite, has_esn);
+                let mut bad = packet.clone();
+                bad[at] ^= 0x80;
+                assert!(
+                    inbound.open(&mut bad, 0).is_err(),
+                    "{} esn {has_esn} octet {at}",
+                    suite.name
+                );
+                assert_eq!(inbound.highest_sequence(), 0);
+            }
+            // The SPI itself: the SA was found by it, so it is only seen by the ICV.
+            let mut bad = packet.clone();
+            bad[0] ^= 1;
+            assert_eq!(
+                pair(suite, has_esn).1.open(&mut bad, 0),
+                Err(DropReason::BadIcv)
+            );
+        }
+    }
+}
+
+#[test]
+fn esn_is_part_of_what_is_authenticated() {
+    for suite in SUITES {
+        let text = with_trailer(&small(), &[1, 2, 2, 4]);
+        let inbound = InboundSa::new(
+            SaConfig {
+                last_sequence: 1 << 32,
+                ..config(suite, true)
+            },
+            64,
+        )
+        .unwrap();
+        let mut old = forge(suite, true, 20, &text);
+        assert_eq!(
+            inbound.open(&mut old, 0),
+            Err(DropReason::BadIcv),
+            "{}",
+            suite.name
+        );
+        let mut new = forge(suite, true, (1 << 32) + 20, &text);
+        assert_eq!(
+            inbound.open(&mut new, 0).unwrap().sequence,
+            (1 << 32) + 20,
+            "{}",
+            suite.name
+        );
+    }
+}
+
+#[test]
+fn esn_goes_on_across_the_wrap_of_the_low_half() {
+    for suite in SUITES {
+        let start = SaConfig {
+            last_sequence: u64::from(u32::MAX) - 3,
+            ..config(suite, true)
+        };
+        let outbound = OutboundSa::new(start, true).unwrap();
+        let start = SaConfig {
+            last_sequence: u64::from(u32::MAX) - 3,
+            ..config(suite, true)
+        };
+        let inbound = InboundSa::new(start, 64).unwrap();
+        let mut packets: Vec<_> = (0..8).map(|_| seal(&outbound, &small())).collect();
+        packets.swap(2, 5);
+        for packet in &packets {
+            assert!(inbound.open(&mut packet.clone(), 0).is_ok());
+            assert_eq!(
+                inbound.open(&mut packet.clone(), 0),
+                Err(DropReason::Replayed)
+            );
+        }
+        assert_eq!(inbound.highest_sequence(), u64::from(u32::MAX) + 5);
+    }
+}
+
+#[test]
+fn a_short_sequence_ends_and_never_wraps() {
+    let nearly = SaConfig {
+        last_sequence: MAX_SHORT_SEQUENCE - 1,
+        ..config(gcm(), false)
+    };
+    let outbound = OutboundSa::new(nearly, true).unwrap();
+    seal(&outbound, &small());
+    let mut buffer = seal_buffer(&outbound);
+    for _ in 0..3 {
+        assert_eq!(
+            outbound.seal(&mut buffer, 28),
+            Err(DropReason::SequenceExhausted)
+        );
+    }
+    assert_eq!(
+        (
+            outbound.last_sequence(),
+            outbound.drops().read(DropReason::SequenceExhausted)
+        ),
+        (MAX_SHORT_SEQUENCE, 3)
+    );
+}
+
+fn seal_buffer(sa: &OutboundSa) -> Vec<u8> {
+    let headroom = sa.suite().headroom();
+    let mut buffer = vec![0; 200];
+    buffer[headroom..headroom + 28].copy_from_slice(&small());
+    buffer
+}
+
+#[test]
+fn ten_thousand_packets_in_any_order_come_in_at_most_once() {
+    let (_, inbound) = pair(gcm(), false);
+    let text = with_trailer(&small(), &[1, 2, 2, 4]);
+    let mut accepted = 0;
+    // 7919 has no factor in common with 10 000: a permutation, far beyond the window.
+    for number in 0..20_000_u64 {
+        let sequence = number * 7919 % 10_000 + 1;
+        accepted += u32::from(
+            inbound
+                .open(&mut forge(gcm(), false, sequence, &text), 0)
+                .is_ok(),
+        );
+    }
+    let (packets, _) = inbound.carried();
+    assert_eq!(u64::from(accepted), packets);
+    assert!(packets <= 10_000 && inbound.highest_sequence() == 10_000);
+}
+
+#[test]
+fn soft_limits_ask_and_hard_limits_stop_in_both_directions() {
+    let limits = Limits {
+        soft_packets: 2,
+        hard_packets: 3,
+        ..Limits::default()
+    };
+    let outbound = OutboundSa::new(
+        SaConfig {
+            limits,
+            ..config(gcm(), false)
+        },
+        true,
+    )
+    .unwrap();
+    let inbound = InboundSa::new(
+        SaConfig {
+            limits,
+            ..config(gcm(), false)
+        },
+        64,
+    )
+    .unwrap();
+    for expected in [Usage::Fresh, Usage::Soft, Usage::Soft] {
+        let mut buffer = seal_buffer(&outbound);
+        let sealed = outbound.seal(&mut buffer, 28).unwrap();
+        let opened = inbound.open(&mut buffer[..sealed.size], 0).unwrap();
+        assert_eq!((sealed.usage, opened.usage), (expected, expected));
+    }
+    assert_eq!(
+        outbound.seal(&mut seal_buffer(&outbound), 28),
+        Err(DropReason::HardLimit)
+    );
+    let fourth = forge(gcm(), false, 4, &with_trailer(&small(), &[1, 2, 2, 4]));
+    assert_eq!(
+        inbound.open(&mut fourth.clone(), 0),
+        Err(DropReason::HardLimit)
+    );
+    inbound.set_limits(Limits::default());
+    assert!(inbound.open(&mut fourth.clone(), 0).is_ok());
+}
+
+#[test]
+fn limits_in_octets_count_inner_packets() {
+    let limits = Limits {
+        soft_octets: 56,
+        hard_octets: 84,
+        ..Limits::default()
+    };
+    let outbound = OutboundSa::new(
+        SaConfig {
+            limits,
+            ..config(gcm(), false)
+        },
+        true,
+    )
+    .unwrap();
+    let usage = |_| {
+        outbound
+            .seal(&mut seal_buffer(&outbound), 28)
+            .map(|sealed| sealed.usage)
+    };
+    let seen: Vec<_> = (0..4).map(usage).collect();
+    assert_eq!(
+        seen,
+        [
+            Ok(Usage::Fresh),
+            Ok(Usage::Soft),
+            Ok(Usage::Soft),
+            Err(DropReason::HardLimit)
+        ]
+    );
+    assert_eq!(outbound.carried(), (3, 84));
+}
+
+#[test]
+fn congestion_outside_marks_the_inner_packet_or_drops_it() {
+    let (outbound, inbound) = pair(gcm(), false);
+    let mut capable = small();
+    wire::set_tos(&mut capable, 0xb8 | ecn::ECT_0);
+    let mut packet = seal(&outbound, &capable);
+    let range = inbound
+        .open(&mut packet, ecn::CE)
+        .unwrap()
+        .inner
+        .unwrap()
+        .range;
+    assert_eq!(
+        (
+            packet[range.start + 1],
+            wire::checksum(0, &packet[range.start..range.start + 20])
+        ),
+        (0xb8 | ecn::CE, 0)
+    );
+    let mut packet = seal(&outbound, &small());
+    assert_eq!(
+        inbound.open(&mut packet, ecn::CE).unwrap().inner,
+        Err(DropReason::Congested)
+    );
+}
+
+#[test]
+fn outer_tos_and_df_come_from_the_inner_packet() {
+    let mut inner = small();
+    wire::set_tos(&mut inner, 0xba);
+    inner[6] |= 0x40;
+    for (copies_dscp, expected) in [(true, 0xba), (false, 0x02)] {
+        let outbound = OutboundSa::new(config(gcm(), false), copies_dscp).unwrap();
+        let mut buffer = seal_buffer(&outbound);
+        buffer[16..44].copy_from_slice(&inner);
+        let sealed = outbound.seal(&mut buffer, 28).unwrap();
+        assert_eq!((sealed.outer_tos, sealed.is_inner_df), (expected, true));
+    }
+}
+
+#[test]
+fn a_buffer_without_room_or_an_inner_packet_of_no_family_takes_no_number() {
+    let (outbound, _) = pair(gcm(), false);
+    let mut buffer = seal_buffer(&outbound);
+    let need = outbound.suite().sealed_size(28);
+    assert_eq!(
+        outbound.seal(&mut buffer[..need - 1], 28),
+        Err(DropReason::NoRoom)
+    );
+    buffer[16] = 0x55;
+    assert_eq!(
+        outbound.seal(&mut buffer, 28),
+        Err(DropReason::MalformedInner)
+    );
+    assert_eq!(
+        outbound.seal(&mut buffer, 0),
+        Err(DropReason::MalformedInner)
+    );
+    assert_eq!(outbound.last_sequence(), 0);
+}
+
+#[test]
+fn threads_that_seal_together_never_share_a_number() {
+    let (outbound, inbound) = pair(Suite::by_name("aes128gcm16").unwrap(), false);
+    let inbound = InboundSa {
+        window: ReplayWindow::new(4096, false, 0).unwrap(),
+        ..inbound
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                (0..500)
+                    .for_each(|_| assert!(inbound.open(&mut seal(&outbound, &small()), 0).is_ok()))
+            });
+        }
+    });
+    assert_eq!(
+        (outbound.last_sequence(), inbound.carried().0),
+        (2000, 2000)
+    );
+}
+
+#[test]
+fn keys_are_never_shown() {
+    let (outbound, inbound) = pair(gcm(), false);
+    assert!(format!("{outbound:?}{inbound:?}").contains("PacketKey(aes256gcm16)"));
+    assert!(!format!("{outbound:?}{inbound:?}").contains("90, 90"));
+}
+
+proptest! {
+    #[test]
+    fn any_octets_open_to_a_drop_reason(mut octets in prop::collection::vec(any::<u8>(), 0..300), row in 0..SUITES.len(), has_esn: bool) {
+        let (_, inbound) = pair(SUITES[row], has_esn);
+        let reason = inbound.open(&mut octets, 0).unwrap_err();
+        prop_assert_eq!(inbound.drops().happened().collect::<Vec<_>>(), [(reason, 1)]);
+        prop_assert_eq!((inbound.highest_sequence(), inbound.carried()), (0, (0, 0)));
+    }
+
+    #[test]
+    fn any_authentic_text_is_an_inner_packet_or_a_drop(
+        body in prop::collection::vec(any::<u8>(), 0..200), head in prop_oneof![Just(0x45_u8), Just(0x60), any::<u8>()],
+        pad in prop_oneof![Just(0_u8), any::<u8>()], next_header in prop_oneof![Just(4_u8), Just(41), Just(59), any::<u8>()], row in 0..SUITES.len(), has_esn: bool,
+    ) {
+        let suite = SUITES[row];
+        let mut text = [&[head][..], &body].concat();
+        text.resize((text.len() + 2).next_multiple_of(suite.align()) - 2, 0);
+        text.extend_from_slice(&[pad, next_header]);
+        let (_, inbound) = pair(suite, has_esn);
+        let mut packet = forge(suite, has_esn, 7, &text);
+        let opened = inbound.open(&mut packet, 0).unwrap();
+        if let Ok(inner) = opened.inner {
+            prop_assert!(inner.range.end <= packet.len() - suite.icv());
+            prop_assert_eq!(IpPacket::parse(&packet[inner.range]), Ok(inner.packet));
+        }
+    }
+
+    #[test]
+    fn mutations_of_real_packets_never_pass(changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6), cut in 0_usize..60, row in 0..SUITES.len()) {
+        let (outbound, inbound) = pair(SUITES[row], false);
+        let good = seal(&outbound, &small());
+        let mut bad = good.clone();
+        for (at, octet) in changes {
+            let at = at % bad.len();
+            bad[at] = octet;
+        }
+        bad.truncate(good.len() - cut.min(good.len()));
+        prop_assert!(bad == good || inbound.open(&mut bad, 0).is_err());
+        prop_assert!(inbound.open(&mut good.clone(), 0).is_ok(), "the good one still comes in");
+    }
+
+    #[test]
+    fn sizes_agree_with_each_other(row in 0..SUITES.len(), size in 60_usize..3000) {
+        let suite = SUITES[row];
+        let inner = suite.inner_room(size);
+        prop_assert!(inner == 0 || suite.sealed_size(inner) <= size);
+        prop_assert!(suite.sealed_size(inner + 1) > size);
+    }
 }

@@ -544,3 +544,7 @@ fn decrypt_cbc(keys: &AesKeys, iv: &aes::Block, text: &mut [u8]) -> Result<(), D
         Err(DropReason::TooShort)
     }
 }
+
+#[cfg(test)]
+#[path = "suite_tests.rs"]
+mod tests;
