@@ -60,6 +60,11 @@ class Holder:
         return self.certificate.public_bytes(Encoding.PEM)
 
     @property
+    def intermediate_pems(self) -> tuple[bytes, ...]:
+        """The authorities between it and the root."""
+        return tuple(one.public_bytes(Encoding.PEM) for one in self.intermediates)
+
+    @property
     def chain_pem(self) -> bytes:
         """End entity first, then its intermediates."""
         return b"".join(one.public_bytes(Encoding.PEM) for one in (self.certificate, *self.intermediates))

@@ -1,0 +1,1 @@
+"""Measurements in the lab, always beside somebody else's, in the same run on the same machine."""
