@@ -88,7 +88,11 @@ def selectors(draw: st.DrawFn) -> TrafficSelector:
     return TrafficSelector(world[first], world[last], draw(u8), *ports)
 
 
-identities = st.builds(Identity, st.builds(IdType, u8), st.binary(min_size=1, max_size=80))
+identities = st.one_of(
+    st.builds(Identity, st.sampled_from((IdType.KEY_ID, IdType(77))), st.binary(min_size=1, max_size=80)),
+    st.builds(Identity, st.just(IdType.IPV4_ADDR), st.binary(min_size=4, max_size=4)),
+    st.sampled_from(("gate.example", "me@gate.example", "CN=gate,O=Example")).map(Identity.parse),
+)
 reserved = st.binary(min_size=3, max_size=3)
 selector_lists = st.lists(selectors(), min_size=1, max_size=5).map(tuple)
 attributes = st.builds(ConfigAttribute, st.builds(ConfigType, st.integers(0, 0x7FFF)), octets)

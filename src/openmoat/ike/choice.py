@@ -79,10 +79,14 @@ class Miss:
     agreed: int
     """Types they agree on."""
 
+    @property
+    def field_name(self) -> str:
+        """The type in words of the configuration."""
+        return "protocol" if self.field is None else FIELD_NAMES.get(self.field, self.field.name)
+
     def __str__(self) -> str:
-        what = "protocol" if self.field is None else FIELD_NAMES.get(self.field, self.field.name)
         theirs, ours = ", ".join(self.theirs) or "none", ", ".join(self.ours) or "none"
-        return f"proposal {self.number}: {what}: ours is {ours}; received {theirs}"
+        return f"proposal {self.number}: {self.field_name}: ours is {ours}; received {theirs}"
 
 
 FIELD_NAMES = {

@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType, KeMethod
+from openmoat.errors import CryptoError
 from openmoat.ike.numbers import (
     CertEncoding,
     ConfigKind,
@@ -22,7 +23,6 @@ from openmoat.policy.selectors import Selectors, TrafficSelector
 __all__ = [
     "MAX_CONFIG_ATTRIBUTES",
     "MAX_DELETED_SPIS",
-    "MAX_IDENTITY",
     "MAX_NONCE",
     "MAX_NOTIFY_DATA",
     "MAX_SELECTORS",
@@ -57,8 +57,6 @@ MIN_NONCE = 16
 """Octets of the shortest nonce (RFC 7296 3.9)."""
 MAX_NONCE = 256
 """Octets of the longest nonce (RFC 7296 3.9)."""
-MAX_IDENTITY = 2048
-"""Octets of an identity."""
 MAX_NOTIFY_DATA = 4096
 """Octets of notification data."""
 MAX_VENDOR_ID = 1024
@@ -119,12 +117,13 @@ class Identification:
 
     @classmethod
     def parse(cls, body: Reader) -> Self:
-        """Type, three reserved octets, identity of 1 to `MAX_IDENTITY` octets (none for ID_NULL)."""
+        """Type, three reserved octets, identity; what is well-formed is known to `crypto.identities`."""
         kind = IdType(body.u8("identity type"))
         reserved = body.octets("reserved", 3)
-        if not (1 <= body.left <= MAX_IDENTITY or (kind is IdType.NULL and not body.left)):
-            raise body.fault(f"identity: 1 to {MAX_IDENTITY} octets, {body.left} came")
-        return cls(Identity(kind, body.rest()), reserved)
+        try:
+            return cls(Identity.from_wire(kind, body.rest()), reserved)
+        except CryptoError as error:
+            raise body.fault(str(error)) from None
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
