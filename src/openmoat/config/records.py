@@ -1,0 +1,317 @@
+"""One checked table made into one `Connection`, with the key files it names."""
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from openmoat.config.lines import KeyPath
+from openmoat.config.schema import ChildTable, ConnectionTable, LocalTable, PeerTable
+from openmoat.crypto.identities import PatternKind
+from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key, spki_of
+from openmoat.errors import CryptoError, Secret
+from openmoat.model.connection import (
+    Authority,
+    Child,
+    ChildLifetimes,
+    Connection,
+    IkeLifetimes,
+    Own,
+    Peer,
+    PeerCredential,
+    PrivateKey,
+    Psk,
+    RawKey,
+    Start,
+)
+from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
+from openmoat.mtu.plan import OuterDf
+
+__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "build_connection"]
+
+MIN_PSK = 16
+"""Octets of a shared secret. A short one can be guessed by whoever has once pretended to be the peer (RFC 7296 8)."""
+MAX_PSK = 4096
+MAX_CERTIFICATE_FILE = 1 << 20
+
+Place = tuple[KeyPath, str]
+"""An option below the connection, and what is wrong with it."""
+
+
+@dataclass(slots=True)
+class Files:
+    """Key files that were read, each once; thousands of connections may name the same one."""
+
+    psks: dict[str, Secret] = field(default_factory=dict)
+    private_keys: dict[str, Secret] = field(default_factory=dict)
+    public_keys: dict[str, bytes] = field(default_factory=dict)
+    """SubjectPublicKeyInfo of the private keys."""
+    certificates: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def psk(self, file: Path) -> Psk:
+        """Read a shared secret: the text of the file without the end of its last line. `ValueError` says what is wrong."""
+        name = str(file)
+        if name not in self.psks:
+            octets = _read(file, MAX_KEY_FILE, is_secret=True).rstrip(b"\r\n")
+            if not MIN_PSK <= len(octets) <= MAX_PSK:
+                raise ValueError(f"{file}: a shared secret of {MIN_PSK} to {MAX_PSK} octets, {len(octets)} came")
+            self.psks[name] = Secret(octets)
+        return Psk(name)
+
+    def private_key(self, file: Path) -> PrivateKey:
+        """Read a private key and check that it is one."""
+        name = str(file)
+        if name not in self.private_keys:
+            octets = _read(file, MAX_KEY_FILE, is_secret=True)
+            try:
+                self.public_keys[name] = spki_of(load_private_key(octets))
+            except CryptoError as error:
+                raise ValueError(f"{file}: {error}") from None
+            self.private_keys[name] = Secret(octets)
+        return PrivateKey(name)
+
+    def public_key(self, file: Path) -> RawKey:
+        """Read a public key in PEM."""
+        try:
+            return RawKey(load_public_key(_read(file, MAX_KEY_FILE)))
+        except CryptoError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def chain(self, files: Iterable[Path]) -> tuple[bytes, ...]:
+        """All certificates of some PEM files, as DER, in their order."""
+        found: list[bytes] = []
+        for file in files:
+            if str(file) not in self.certificates:
+                try:
+                    certificates = x509.load_pem_x509_certificates(_read(file, MAX_CERTIFICATE_FILE))
+                except ValueError as error:
+                    text = (
+                        str(error) if str(error).startswith(str(file)) else f"{file}: certificates in PEM, not readable"
+                    )
+                    raise ValueError(text) from None
+                self.certificates[str(file)] = tuple(c.public_bytes(Encoding.DER) for c in certificates)
+            found += self.certificates[str(file)]
+        return tuple(found)
+
+
+def build_connection(
+    name: str, table: ConnectionTable, directory: Path, files: Files
+) -> tuple[Connection | None, list[Place]]:
+    """The connection of a table, or all that keeps it from being one. Files are relative to `directory`."""
+    return _Builder(name, table, directory, files).build()
+
+
+class _Builder:
+    """Goes on after a fault, so that all are found."""
+
+    def __init__(self, name: str, table: ConnectionTable, directory: Path, files: Files) -> None:
+        self.name, self.table, self.directory, self.files = name, table, directory, files
+        self.faults: list[Place] = []
+
+    def build(self) -> tuple[Connection | None, list[Place]]:
+        table = self.table
+        own = self._own(table.local)
+        peer = self._peer(table.peer)
+        lifetimes = self._ike_lifetimes()
+        children = [self._child(name, child) for name, child in table.children.items()]
+        if self.faults or own is None or peer is None or lifetimes is None:
+            return None, self.faults
+        try:
+            connection = Connection(
+                name=self.name,
+                local_identity=table.local.identity,
+                own=own,
+                local_address=table.local.address,
+                peer=peer,
+                children=tuple(child for child in children if child is not None),
+                proposals=table.proposals or DEFAULT_IKE_PROPOSALS,
+                lifetimes=lifetimes,
+                retry=table.retry,
+                fragmentation=table.fragmentation,
+                force_encapsulation=table.force_encapsulation,
+            )
+        except ValueError as error:
+            self._tell((), error)
+            return None, self.faults
+        return connection, []
+
+    def _own(self, local: LocalTable) -> Own | None:
+        psk = local.psk or self.table.psk
+        if (local.key is None) == (psk is None):
+            self.faults.append((("local",), "one of key and psk must be there, and only one"))
+            return None
+        try:
+            if psk is not None:
+                if local.certificates:
+                    self.faults.append((("local", "certificates"), "they go with key, not with psk"))
+                return self.files.psk(self._path(psk))
+        except ValueError as error:
+            self._tell(("local", "psk") if local.psk else ("psk",), error)
+            return None
+        return self._own_key(local)
+
+    def _own_key(self, local: LocalTable) -> PrivateKey | None:
+        try:
+            key = self.files.private_key(self._path(local.key or ""))
+        except ValueError as error:
+            self._tell(("local", "key"), error)
+            return None
+        try:
+            chain = self.files.chain(self._path(name) for name in local.certificates)
+            if chain and _spki(chain[0]) != self.files.public_keys[key.name]:
+                raise ValueError(f"the first certificate is of another key than {local.key}")
+        except ValueError as error:
+            self._tell(("local", "certificates"), error)
+            return None
+        return PrivateKey(key.name, chain)
+
+    def _peer(self, table: PeerTable) -> Peer | None:
+        credential = self._credential(table)
+        if credential is None:
+            return None
+        try:
+            return Peer(addresses=table.addresses, identity=table.identity, credential=credential)
+        except ValueError as error:
+            self._tell(("peer",), error)
+            return None
+
+    def _credential(self, table: PeerTable) -> PeerCredential | None:
+        psk = table.psk or self.table.psk
+        given = [
+            word
+            for word, value in (
+                ("psk", psk),
+                ("key", table.key),
+                ("key-file", table.key_file),
+                ("authorities", table.authorities),
+            )
+            if value
+        ]
+        if len(given) != 1:
+            came = " and ".join(given) or "none"
+            self.faults.append((("peer",), f"one of psk, key, key-file and authorities must be there; {came} came"))
+            return None
+        try:
+            if psk:
+                return self.files.psk(self._path(psk))
+            if table.key:
+                return RawKey(table.key)
+            if table.key_file:
+                return self.files.public_key(self._path(table.key_file))
+            return Authority(self.files.chain(self._path(name) for name in table.authorities))
+        except ValueError as error:
+            self._tell(("psk",) if given[0] == "psk" and not table.psk else ("peer", given[0]), error)
+            return None
+
+    def _ike_lifetimes(self) -> IkeLifetimes | None:
+        table, default = self.table.lifetimes, IkeLifetimes()
+        rekey_after, hard = _times(table.rekey_after, table.hard, default.rekey_after, default.hard)
+        try:
+            return IkeLifetimes(
+                rekey_after=rekey_after, hard=hard, jitter=table.jitter, liveness_after=table.liveness_after
+            )
+        except ValueError as error:
+            self._tell(("lifetimes",), error)
+            return None
+
+    def _child(self, name: str, table: ChildTable) -> Child | None:
+        path: KeyPath = ("children", name)
+        lifetimes, default = table.lifetimes, ChildLifetimes()
+        rekey_after, hard = _times(lifetimes.rekey_after, lifetimes.hard, default.rekey_after, default.hard)
+        try:
+            limits = ChildLifetimes(
+                rekey_after=rekey_after,
+                hard=hard,
+                jitter=lifetimes.jitter,
+                rekey_octets=lifetimes.rekey_octets,
+                hard_octets=lifetimes.hard_octets,
+                rekey_packets=lifetimes.rekey_packets,
+                hard_packets=lifetimes.hard_packets,
+            )
+        except ValueError as error:
+            self._tell((*path, "lifetimes"), error)
+            return None
+        try:
+            return Child(
+                name=name,
+                local=table.local,
+                remote=table.remote,
+                proposals=table.proposals or DEFAULT_ESP_PROPOSALS,
+                start=Start(table.start or self._default_start()),
+                lifetimes=limits,
+                priority=table.priority,
+                replay_window=table.replay_window,
+                path_mtu=table.path_mtu,
+                outer_df=OuterDf(table.outer_df),
+                copy_dscp=table.copy_dscp,
+            )
+        except ValueError as error:
+            self._tell(path, error)
+            return None
+
+    def _default_start(self) -> str:
+        peer = self.table.peer
+        is_reachable = bool(peer.addresses) and peer.identity.kind is PatternKind.EXACT
+        return "auto" if is_reachable else "none"
+
+    def _path(self, name: str) -> Path:
+        return self.directory / name
+
+    def _tell(self, path: KeyPath, error: ValueError) -> None:
+        """Note a complaint; where it begins with an option of this table, at the line of that option."""
+        first, colon, rest = str(error).partition(": ")
+        option = first.replace("_", "-")
+        if colon and option.replace("-", "").isalpha() and option.islower():
+            self.faults.append(((*path, option), rest))
+        elif first.startswith('child "') and colon:
+            option, _, rest = rest.partition(": ")
+            self.faults.append((("children", first[len('child "') : -1], option), rest))
+        else:
+            self.faults.append((path, str(error)))
+
+
+def _times(soft: float | None, hard: float | None, default_soft: float, default_hard: float) -> tuple[float, float]:
+    """Both times; where only the first is given, the second keeps the distance it has by default."""
+    if soft is None:
+        return default_soft if hard is None or hard > default_soft else hard * default_soft / default_hard, (
+            default_hard if hard is None else hard
+        )
+    return soft, soft * default_hard / default_soft if hard is None else hard
+
+
+def _spki(certificate: bytes) -> bytes:
+    return (
+        x509.load_der_x509_certificate(certificate)
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
+def _read(file: Path, limit: int, *, is_secret: bool = False) -> bytes:
+    """Octets of a regular file. One that others may read is refused as a secret (as ssh does, for the same reason)."""
+    try:
+        # Without O_NONBLOCK a named pipe in the place of a key would hold the daemon for ever.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{file} is not a file")
+            if is_secret:
+                _check_owner(file, status)
+            octets = stream.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    if len(octets) > limit:
+        raise ValueError(f"{file}: at most {limit} octets, more came")
+    return octets
+
+
+def _check_owner(file: Path, status: os.stat_result) -> None:
+    if status.st_mode & 0o077:
+        raise ValueError(f"{file} can be read by others (mode {status.st_mode & 0o777:03o}); chmod 600 {file}")
+    if status.st_uid not in {0, os.geteuid()}:
+        raise ValueError(f"{file} belongs to user {status.st_uid}, not to root or to us; chown root {file}")

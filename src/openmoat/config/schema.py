@@ -1,0 +1,261 @@
+"""The options of the configuration: one field each, with its word, its default and its sentence in the guide.
+
+What is checked here is the form of single values; what belongs together is checked by the model. A hyphen in a file is an
+underscore here.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from openmoat.config.units import parse_octets, parse_seconds
+from openmoat.crypto.identities import Identity, IdentityPattern
+from openmoat.crypto.keys import parse_public_line
+from openmoat.model.connection import EspProposal, IkeProposal
+from openmoat.model.proposals import parse_esp_proposal, parse_ike_proposal
+from openmoat.net import Address
+from openmoat.policy.selectors import TrafficSelector
+
+__all__ = [
+    "ChildLifetimesTable",
+    "ChildTable",
+    "ConnectionTable",
+    "DaemonTable",
+    "FileTable",
+    "IkeLifetimesTable",
+    "LocalTable",
+    "PeerTable",
+    "Table",
+]
+
+Value = TypeVar("Value")
+
+
+def _text(parse: Callable[[str], Value]) -> PlainValidator:
+    def read(value: object) -> Value:
+        if not isinstance(value, str):
+            raise ValueError(f"text, {value!r} came")
+        return parse(value)
+
+    return PlainValidator(read)
+
+
+def _texts(parse: Callable[[str], Value]) -> PlainValidator:
+    """One text or a list of them; all faults of the list are told."""
+
+    def read(value: object) -> tuple[Value, ...]:
+        members = [value] if isinstance(value, str) else value
+        if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+            raise ValueError(f"text or a list of texts, {value!r} came")
+        values, faults = [], []
+        for member in members:
+            try:
+                values.append(parse(member))
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return tuple(values)
+
+    return PlainValidator(read)
+
+
+def _host(text: str) -> str | Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return text
+
+
+def _file(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError(f"a file name, {text!r} came")
+    return text
+
+
+Seconds = Annotated[float, PlainValidator(parse_seconds)]
+OptionalSeconds = Annotated[float | None, PlainValidator(parse_seconds)]
+Octets = Annotated[int, PlainValidator(parse_octets)]
+File = Annotated[str | None, _text(_file)]
+Files = Annotated[tuple[str, ...], _texts(_file)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Table(BaseModel):
+    """One table of a file; a key that no field names is a fault."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, alias_generator=lambda name: name.replace("_", "-")
+    )
+
+
+class DaemonTable(Table):
+    """`[daemon]`: what is not of one connection. Changes of all but `key-log` and `log-level` wait for the next start."""
+
+    control_socket: str = Field(
+        default="/run/openmoat/control.sock", description="Path of the socket that `moat` talks to."
+    )
+    control_group: str = Field(
+        default="moat", description="Members of this group may use `moat`. Empty: only root and the user of `moatd`."
+    )
+    device: str = Field(default="moat0", description="Name of the TUN device.")
+    ike_port: int = Field(default=500, description="UDP port of IKE.")
+    natt_port: int = Field(default=4500, description="UDP port of IKE and ESP behind NAT (RFC 3948).")
+    on_stop: Literal["block", "open"] = Field(
+        default="block",
+        description="What protected traffic meets after a stop in good order: `block` lets nothing pass in clear until"
+        " `moat cleanup`, `open` takes everything away. After a crash it is always blocked.",
+    )
+    cookie_threshold: int = Field(
+        default=256, description="Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."
+    )
+    max_half_open: int = Field(
+        default=4096, description="Half-open IKE SAs as responder; further requests are dropped."
+    )
+    fragment_size: int = Field(
+        default=1280, description="Octets of the largest IP packet that a large IKE message is cut into (RFC 7383)."
+    )
+    key_log: str = Field(
+        default="",
+        description="File that gets the keys of every IKE SA for Wireshark: whoever reads it reads everything."
+        " Empty: none is written.",
+    )
+    log_level: Literal["error", "warning", "info", "debug"] = Field(
+        default="info", description="Least level of log lines."
+    )
+
+
+class LocalTable(Table):
+    """`[connections.NAME.local]`: our own end."""
+
+    identity: Annotated[Identity, _text(Identity.parse)] = Field(
+        description="Who we say we are: `moat.example`, `user@moat.example`, `192.0.2.1`, `CN=moat,O=Example` or"
+        " `keyid:0a1b2c`."
+    )
+    address: Annotated[Address | None, _text(ipaddress.ip_address)] = Field(
+        default=None, description="Outside address to use. Default: what the route to the peer gives."
+    )
+    key: File = Field(default=None, description="File with our private key in PEM; see `moat keys generate`.")
+    certificates: Files = Field(
+        default=(),
+        description="Files with our certificate, then its chain without the root, in PEM. None: a raw public key.",
+    )
+    psk: File = Field(default=None, description="File with the shared secret that we prove ourselves with.")
+
+
+class PeerTable(Table):
+    """`[connections.NAME.peer]`: the other end, or any of many."""
+
+    addresses: Annotated[tuple[str | Address, ...], _texts(_host)] = Field(
+        default=(),
+        description="Where to reach it, in order of trial: addresses or DNS names. None: it must come to us.",
+    )
+    identity: Annotated[IdentityPattern, _text(IdentityPattern.parse)] = Field(
+        description="Whom we accept: an identity as in `local`, or a pattern (`*.moats.example`, `*@example`, `*`),"
+        " which makes the connection a template for many peers."
+    )
+    key: Annotated[bytes | None, _text(parse_public_line)] = Field(
+        default=None, description="Its public key on one line, as `moat keys show` prints it (RFC 7670)."
+    )
+    key_file: File = Field(default=None, description="File with its public key in PEM, instead of `key`.")
+    authorities: Files = Field(
+        default=(), description="Files with certificates in PEM; the peer must show one that chains to any of these."
+    )
+    psk: File = Field(default=None, description="File with the shared secret that the peer proves itself with.")
+
+
+class IkeLifetimesTable(Table):
+    """`[connections.NAME.lifetimes]`: times of the IKE SA. 0 switches one off."""
+
+    rekey_after: OptionalSeconds = Field(default=None, description="Rekey at this age. Default: 4h.")
+    hard: OptionalSeconds = Field(
+        default=None, description="Delete at this age, rekeyed or not. Default: an eighth later."
+    )
+    jitter: float = Field(
+        default=0.1,
+        description="Part of `rekey-after` that is subtracted by chance, so that thousands do not rekey at once.",
+    )
+    liveness_after: Seconds = Field(
+        default=30.0, description="Ask the peer after so long without a sign of life (RFC 7296 2.4). Default: 30s."
+    )
+
+
+class ChildLifetimesTable(Table):
+    """`[connections.NAME.children.CHILD.lifetimes]`: age and use of a Child SA. 0 switches one off."""
+
+    rekey_after: OptionalSeconds = Field(default=None, description="Rekey at this age. Default: 1h.")
+    hard: OptionalSeconds = Field(default=None, description="Stop at this age. Default: a sixth later.")
+    jitter: float = Field(default=0.1, description="Part of `rekey-after` that is subtracted by chance.")
+    rekey_octets: Octets = Field(
+        default=0, description='Rekey after so many octets in either direction, such as "500GB".'
+    )
+    hard_octets: Octets = Field(default=0, description="Stop after so many octets.")
+    rekey_packets: Count = Field(default=0, description="Rekey after so many packets in either direction.")
+    hard_packets: Count = Field(default=0, description="Stop after so many packets.")
+
+
+class ChildTable(Table):
+    """`[connections.NAME.children.CHILD]`: what one Child SA protects."""
+
+    local: Annotated[tuple[TrafficSelector, ...], _texts(TrafficSelector.parse)] = Field(
+        description="Addresses at our end: `10.1.0.0/24`, `10.1.0.1-10.1.0.9`, `10.1.0.0/24[tcp/443]`,"
+        " `2001:db8::/64[icmpv6/128]`; one or a list."
+    )
+    remote: Annotated[tuple[TrafficSelector, ...], _texts(TrafficSelector.parse)] = Field(
+        description="Addresses at the other end; `0.0.0.0/0` and `::/0` send everything through the tunnel."
+    )
+    proposals: Annotated[tuple[EspProposal, ...] | None, _texts(parse_esp_proposal)] = Field(
+        default=None,
+        description="ESP algorithms in order of preference, such as `aes256gcm16` or `aes128-sha256-x25519-esn`; a key"
+        " exchange in it asks for PFS. Default: AES-GCM and ChaCha20-Poly1305, then AES-CBC with SHA2-256, no PFS.",
+    )
+    start: Literal["auto", "trap", "none"] | None = Field(
+        default=None,
+        description="When we begin: `auto` at once and whenever it is lost, `trap` with the first packet, `none` only by"
+        " `moat up` or by the peer. Default: `auto` where the peer has an address, else `none`.",
+    )
+    lifetimes: ChildLifetimesTable = Field(default=ChildLifetimesTable(), description="See below.")
+    priority: int = Field(default=0, description="Lower is looked at first; equal ones by specificity.")
+    replay_window: int = Field(
+        default=1024, description="Packets that may come late; a multiple of 64. 0 needs `noesn`."
+    )
+    path_mtu: int = Field(default=1500, description="Octets that the outside is believed to carry.")
+    outer_df: Literal["clear", "set", "copy"] = Field(
+        default="clear",
+        description="Don't Fragment of outer IPv4 packets. With `set` and `copy`, too large packets are refused.",
+    )
+    copy_dscp: bool = Field(default=True, description="Whether outer packets bear the DSCP of the inner ones.")
+
+
+class ConnectionTable(Table):
+    """`[connections.NAME]`: one peer, or a template for many."""
+
+    local: LocalTable = Field(description="Our own end; see below.")
+    peer: PeerTable = Field(description="The other end; see below.")
+    psk: File = Field(default=None, description="File with the shared secret of both ends, instead of one at each.")
+    proposals: Annotated[tuple[IkeProposal, ...] | None, _texts(parse_ike_proposal)] = Field(
+        default=None,
+        description="IKE algorithms in order of preference, such as `aes256gcm16-prfsha256-x25519`. Default: AES-GCM and"
+        " ChaCha20-Poly1305 with X25519 or ECP-256, then AES-CBC with SHA2-256, which also takes MODP-2048.",
+    )
+    lifetimes: IkeLifetimesTable = Field(default=IkeLifetimesTable(), description="See below.")
+    retry: bool = Field(default=True, description="Try for ever, with growing pauses, where `start` is `auto`.")
+    fragmentation: bool = Field(default=True, description="Cut large IKE messages (RFC 7383).")
+    force_encapsulation: bool = Field(default=False, description="ESP in UDP also where there is no NAT.")
+    children: dict[str, ChildTable] = Field(description="What is protected; one table for each Child SA.", min_length=1)
+
+
+class FileTable(Table):
+    """The file itself."""
+
+    include: str | None = Field(
+        default=None,
+        description="Directory whose `*.toml` files are read too, each with `[connections.NAME]` tables; relative to this"
+        " file. One connection a file keeps thousands of them in order.",
+    )
+    daemon: DaemonTable = Field(default=DaemonTable(), description="Settings of `moatd`; see below.")
+    connections: dict[str, ConnectionTable] = Field(
+        default_factory=dict, description="The connections, by name; see below."
+    )

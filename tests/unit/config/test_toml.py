@@ -1,0 +1,279 @@
+"""The configuration file: what it makes, and what it says of faults."""
+
+import datetime as dt
+import ipaddress
+import os
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from openmoat.config.toml import Configuration, load
+from openmoat.crypto.identities import Identity
+from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, spki_of
+from openmoat.errors import ConfigError
+from openmoat.model.connection import PrivateKey, Psk, RawKey, Start
+from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
+from openmoat.model.settings import OnStop
+
+SECRET = "correct horse battery staple"
+RECORD = """
+[connections.home]
+psk = "home.psk"
+local.identity = "home.example"
+peer.identity = "portal.example"
+peer.addresses = ["192.0.2.1", "portal.example"]
+
+[connections.home.children.office]
+local = "10.1.0.0/24"
+remote = ["10.2.0.0/16", "10.3.0.0/16[tcp/443]"]
+"""
+
+
+class Folder:
+    """A directory with a secret, in which configurations are tried."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.secret("home.psk", SECRET + "\n")
+
+    def secret(self, name: str, text: str | bytes, mode: int = 0o600) -> Path:
+        file = self.write(name, text)
+        file.chmod(mode)
+        return file
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        file = self.path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return file
+
+    def load(self, text: str) -> Configuration:
+        return load(self.write("moat.toml", text))
+
+    def faults(self, text: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            self.load(text)
+        return [str(fault).removeprefix(f"{self.path}/").replace(f"{self.path}/", "") for fault in caught.value.faults]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_short_record_becomes_a_whole_connection(folder: Folder) -> None:
+    configuration = folder.load(RECORD)
+    home = configuration.connections["home"]
+    assert home.local_identity == Identity.parse("home.example")
+    assert home.peer.addresses == (ipaddress.ip_address("192.0.2.1"), "portal.example")
+    assert home.own == home.peer.credential
+    assert isinstance(home.own, Psk)
+    assert configuration.psks == {home.own.name: SECRET.encode()}
+    assert home.proposals == DEFAULT_IKE_PROPOSALS
+    assert home.children[0].proposals == DEFAULT_ESP_PROPOSALS
+    assert home.children[0].start is Start.AUTO
+    assert str(home.children[0].remote[1]) == "10.3.0.0/16[tcp/443]"
+
+
+def test_an_empty_file_is_a_daemon_without_connections(folder: Folder) -> None:
+    assert folder.load("") == Configuration()
+
+
+def test_settings_of_the_daemon_are_read(folder: Folder) -> None:
+    settings = folder.load('[daemon]\non-stop = "open"\nike-port = 5500\nkey-log = "/tmp/keys"').settings
+    assert (settings.on_stop, settings.ike_port, settings.key_log) == (OnStop.OPEN, 5500, "/tmp/keys")
+
+
+def test_a_peer_without_address_is_waited_for(folder: Folder) -> None:
+    text = RECORD.replace('peer.addresses = ["192.0.2.1", "portal.example"]', "")
+    assert folder.load(text).connections["home"].children[0].start is Start.NONE
+
+
+def test_a_pattern_makes_a_template(folder: Folder) -> None:
+    home = folder.load(RECORD.replace('"portal.example"\n', '"*.moats.example"\n', 1)).connections["home"]
+    assert home.is_template
+    assert home.children[0].start is Start.NONE
+
+
+def test_keys_are_read_and_named_by_their_file(folder: Folder) -> None:
+    key, peer = generate(KeyKind.ED25519), generate(KeyKind.ECDSA_P256)
+    folder.secret("home.key", private_pem(key))
+    text = RECORD.replace('psk = "home.psk"', 'local.key = "home.key"')
+    configuration = folder.load(
+        text.replace("peer.identity", f'peer.key = "{public_line(spki_of(peer))}"\npeer.identity')
+    )
+    home = configuration.connections["home"]
+    assert home.own == PrivateKey(str(folder.path / "home.key"))
+    assert configuration.private_keys[str(folder.path / "home.key")] == private_pem(key)
+    assert home.peer.credential == RawKey(spki_of(peer))
+    assert "PRIVATE" not in repr(configuration)
+
+
+def test_lifetimes_are_written_with_units(folder: Folder) -> None:
+    lifetimes = '[connections.home.children.office.lifetimes]\nrekey-after = "30m"\nrekey-octets = "500MB"'
+    home = folder.load(RECORD + lifetimes).connections["home"]
+    assert home.children[0].lifetimes.rekey_after == 1800
+    assert home.children[0].lifetimes.hard == pytest.approx(2100)
+    assert home.children[0].lifetimes.rekey_octets == 500_000_000
+
+
+def test_a_directory_of_records_is_included(folder: Folder) -> None:
+    folder.write("conf.d/a.toml", RECORD.replace("home.psk", "../home.psk"))
+    folder.write(
+        "conf.d/b.toml", RECORD.replace("home.psk", "../home.psk").replace("connections.home", "connections.hut")
+    )
+    folder.write("conf.d/notes.txt", "not TOML")
+    configuration = folder.load('include = "conf.d"')
+    assert sorted(configuration.connections) == ["home", "hut"]
+    assert configuration.sources["hut"] == str(folder.path / "conf.d/b.toml")
+
+
+def test_a_name_may_stand_in_one_file_only(folder: Folder) -> None:
+    folder.write("conf.d/a.toml", RECORD.replace("home.psk", "../home.psk"))
+    assert folder.faults('include = "conf.d"' + RECORD) == [
+        'conf.d/a.toml:2: connection "home": stands already in moat.toml'
+    ]
+
+
+def test_an_included_file_holds_connections_only(folder: Folder) -> None:
+    folder.write("conf.d/a.toml", "[daemon]\n")
+    assert folder.faults('include = "conf.d"')[0].startswith("conf.d/a.toml:1: daemon: an included file holds")
+
+
+def test_all_faults_are_told_together_with_line_and_suggestion(folder: Folder) -> None:
+    text = """[daemon]
+on-stop = "blok"
+devise = "moat0"
+
+[connections.cabin]
+psk = "home.psk"
+proposals = ["aes256x-prfsha256-x25519"]
+local.identity = "cabin.example"
+
+[connections.cabin.peer]
+adresses = ["192.0.2.1"]
+identity = "*x"
+
+[connections.cabin.children.office]
+local = ["10.1.0.5/24",
+         "nope"]
+path-mtu = "1500"
+"""
+    assert folder.faults(text) == [
+        "moat.toml:2: daemon: on-stop: block or open; 'blok' came",
+        'moat.toml:3: daemon: no option "devise"; near: device',
+        'moat.toml:7: connection "cabin": proposals: no algorithm "aes256x"; near: aes256, aes256gcm16, sha256',
+        'moat.toml:11: connection "cabin": peer: no option "adresses"; near: addresses',
+        "moat.toml:12: connection \"cabin\": peer: identity: identity '*x': a star stands alone or before a suffix,"
+        " as in *.moats.example",
+        'moat.toml:14: connection "cabin": child "office": remote: is missing',
+        'moat.toml:15: connection "cabin": child "office": local: \'10.1.0.5/24\' has bits beyond its prefix length;'
+        " near: 10.1.0.0/24; 'nope' is not an address, a prefix or a range such as 10.2.0.1-10.2.0.9",
+        'moat.toml:17: connection "cabin": child "office": path-mtu: a whole number, \'1500\' came',
+    ]
+
+
+def test_what_the_model_refuses_is_told_at_the_line_of_its_option(folder: Folder) -> None:
+    text = RECORD + 'replay-window = 100\n[connections.home.lifetimes]\nhard = "1h"\nrekey-after = "2h"\n'
+    assert folder.faults(text) == [
+        'moat.toml:11: connection "home": child "office": replay-window: a multiple of 64 from 0 to 65536, 100 came',
+        'moat.toml:14: connection "home": lifetimes: rekey-after: less than hard, which is 3600; 7200 came',
+    ]
+
+
+def test_a_start_that_cannot_be_is_told_at_its_line(folder: Folder) -> None:
+    text = RECORD.replace('peer.addresses = ["192.0.2.1", "portal.example"]', "") + 'start = "auto"\n'
+    assert folder.faults(text) == [
+        'moat.toml:11: connection "home": child "office": start: none, since the peer has no address to reach it at'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a = ", "moat.toml:1: not TOML: invalid value"),
+        ("\n\n[daemon\n", "moat.toml:3: not TOML: expected ']'"),
+        ("inclde = 1", 'moat.toml:1: no option "inclde"; near: include'),
+        ("connections = 5", "moat.toml:1: connections: a table for each connection"),
+        ("[connections]\nhome = 5", 'moat.toml:2: connection "home": a table, 5 came'),
+        ("daemon = []", "moat.toml:1: daemon: a table, [] came"),
+        ('[daemon]\ndevice = "a/b"', "moat.toml:2: daemon: device: 1 to 15 letters"),
+        ('include = "nowhere"', "moat.toml:1: include: a directory, 'nowhere' came"),
+        ("include = 5", "moat.toml:1: include: a directory, 5 came"),
+    ],
+)
+def test_a_fault_of_the_file_names_its_line(folder: Folder, text: str, fault: str) -> None:
+    assert any(told.startswith(fault) for told in folder.faults(text)), folder.faults(text)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_a_fault(folder: Folder) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
+        load(folder.path / "nowhere.toml")
+    with pytest.raises(ConfigError, match=r"moat\.toml:2: text in UTF-8"):
+        load(folder.write("moat.toml", b"# a\n\xff"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "complaint"), [(0o640, "can be read by others (mode 640); chmod 600"), (0o604, "can be read by others")]
+)
+def test_a_secret_that_others_may_read_is_refused(folder: Folder, mode: int, complaint: str) -> None:
+    folder.secret("home.psk", SECRET, mode)
+    assert complaint in folder.faults(RECORD)[0]
+
+
+def test_a_secret_of_somebody_else_is_refused(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(folder.path / "home.psk", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert "not to root or to us" in folder.faults(RECORD)[0]
+
+
+def test_a_short_secret_is_refused(folder: Folder) -> None:
+    folder.secret("home.psk", "hunter2")
+    assert folder.faults(RECORD) == [
+        'moat.toml:3: connection "home": psk: home.psk: a shared secret of 16 to 4096 octets, 7 came'
+    ]
+
+
+def test_a_pipe_in_the_place_of_a_key_does_not_hold_the_daemon(folder: Folder) -> None:
+    (folder.path / "home.psk").unlink()
+    os.mkfifo(folder.path / "home.psk", 0o600)
+    assert folder.faults(RECORD) == ['moat.toml:3: connection "home": psk: home.psk is not a file']
+
+
+def test_a_key_file_without_key_is_refused(folder: Folder) -> None:
+    folder.secret("home.key", "-----BEGIN NONSENSE-----")
+    text = RECORD.replace('psk = "home.psk"', 'local.key = "home.key"\npeer.key-file = "home.key"')
+    faults = folder.faults(text)
+    assert faults[0].startswith('moat.toml:3: connection "home": local: key: home.key: private key:')
+    assert faults[1].startswith('moat.toml:4: connection "home": peer: key-file: home.key: public key:')
+
+
+def test_each_end_proves_itself_in_one_way(folder: Folder) -> None:
+    assert folder.faults(RECORD.replace('psk = "home.psk"', "")) == [
+        'moat.toml:4: connection "home": local: one of key and psk must be there, and only one',
+        'moat.toml:5: connection "home": peer: one of psk, key, key-file and authorities must be there; none came',
+    ]
+
+
+def test_certificates_must_be_of_our_key(folder: Folder) -> None:
+    folder.secret("home.key", private_pem(generate(KeyKind.ED25519)))
+    folder.write("home.pem", certificate())
+    text = RECORD.replace('psk = "home.psk"', 'local.key = "home.key"\nlocal.certificates = "home.pem"')
+    text = text.replace("peer.identity", 'peer.authorities = "home.pem"\npeer.identity')
+    assert folder.faults(text) == [
+        'moat.toml:4: connection "home": local: certificates: the first certificate is of another key than home.key'
+    ]
+
+
+def certificate() -> bytes:
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name.from_rfc4514_string("CN=home")
+    begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(begin).not_valid_after(begin + dt.timedelta(days=1))
+    return builder.sign(key, None).public_bytes(Encoding.PEM)
