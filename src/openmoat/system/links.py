@@ -10,7 +10,7 @@ from typing import Final
 from openmoat.errors import SystemFault
 from openmoat.net import Address
 from openmoat.policy.selectors import Selectors
-from openmoat.system.netlink import Answer, Kind, Mode, Netlink, Refusal, Request, attribute, attributes
+from openmoat.system.netlink import Answer, Kind, Mode, Netlink, Refusal, Request, attribute, attributes, family_of
 
 __all__ = [
     "InterfaceAddress",
@@ -21,6 +21,7 @@ __all__ = [
     "put_address",
     "read_addresses",
     "read_links",
+    "remove_address",
     "set_up_tun",
 ]
 
@@ -37,6 +38,8 @@ ADDR_GEN_NONE: Final = 1
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
 IFA_FLAGS: Final = 8
+IFA_F_NODAD: Final = 0x02
+ADDRESS_IS_GONE: Final = 99
 IFF_UP: Final = 0x1
 IFF_RUNNING: Final = 0x40
 NOT_YET_USABLE: Final = 0x40 | 0x08
@@ -129,13 +132,22 @@ def set_up_tun(netlink: Netlink, index: int) -> None:
 
 
 def put_address(netlink: Netlink, index: int, address: Address) -> None:
-    """Let the interface bear `address`, as a host prefix."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    body = ADDRESS.pack(family, address.max_prefixlen, 0, 0, index)
-    body += attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
-    [refusal] = netlink.transact([Request(Kind.NEW_ADDRESS, Mode.CREATE | Mode.REPLACE, body)])
+    """Let the TUN device bear `address`, as a host prefix."""
+    [refusal] = netlink.transact([Request(Kind.NEW_ADDRESS, Mode.CREATE | Mode.REPLACE, _address(index, address))])
     if refusal.errno:
         raise SystemFault(f"address {address}: the TUN device cannot bear it: {refusal}")
+
+
+def remove_address(netlink: Netlink, index: int, address: Address) -> None:
+    """Take `address` from the TUN device."""
+    [refusal] = netlink.transact([Request(Kind.DEL_ADDRESS, Mode(0), _address(index, address))])
+    if refusal.errno not in (0, ADDRESS_IS_GONE):
+        raise SystemFault(f"address {address}: cannot be taken from the TUN device: {refusal}")
+
+
+def _address(index: int, address: Address) -> bytes:
+    body = ADDRESS.pack(family_of(address), address.max_prefixlen, IFA_F_NODAD, 0, index)
+    return body + attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
 
 
 def _can_speak(address: Address) -> bool:

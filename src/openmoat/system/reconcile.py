@@ -1,5 +1,199 @@
-"""Desired host state against what is there: only what bears our mark is touched, and nothing foreign ever is."""
+"""Desired host state against what is there: only what bears our mark is touched, and nothing foreign ever is.
 
+Every call blocks for some milliseconds (netlink) to tenths of a second (nft with thousands of prefixes): make it from a
+thread, one at a time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from openmoat.system import sysctls
+from openmoat.system.firewall import foreign_notes, read_counters, read_guard, transact
+from openmoat.system.guard import NO_GUARD, Guard, change_text
+from openmoat.system.links import put_address, read_addresses, read_links, remove_address
+from openmoat.system.names import DEVICE, ROUTE_TABLE, SOURCE_TABLE
+from openmoat.system.netlink import Netlink
+from openmoat.system.plan import HostView, Plan, needs_routes, plan
+from openmoat.system.routes import Route, RouteKind, change_routes, read_host_routes, read_routes
+from openmoat.system.rules import Rule, change_rules, read_rules
 from openmoat.system.state import HostState, SourceRoute, TunnelRoute
 
-__all__ = ["HostState", "SourceRoute", "TunnelRoute"]
+__all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "TunnelRoute"]
+
+TABLES: Final = (ROUTE_TABLE, SOURCE_TABLE)
+ORDER: Final = {
+    RouteKind.BLACKHOLE: 0,
+    RouteKind.UNREACHABLE: 0,
+    RouteKind.THROW: 1,
+    RouteKind.UNICAST: 2,
+    RouteKind.LOCAL: 3,
+}
+"""What stops packets comes before what lets them pass."""
+
+
+class OnStop(Enum):
+    """What becomes of protected traffic when the daemon stops on purpose."""
+
+    BLOCK = "block"
+    """The guard stays: nothing goes out in clear until the next start, or `moat cleanup`."""
+    OPEN = "open"
+    """Everything of ours is removed, and the host's own routes decide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a call has done."""
+
+    written: int = 0
+    """Changes of kernel state: routes, rules, addresses, settings, and one for a transaction of nftables."""
+    settings: tuple[str, ...] = ()
+    """Settings of the host that were changed, as `name: before -> now`; `cleanup` puts them back."""
+    notes: tuple[str, ...] = ()
+    """What stands in the way of tunnel traffic, each with its remedy."""
+
+
+@dataclass(slots=True)
+class _Installed:
+    """What of ours is in the kernel, as far as we know; None: to be read again."""
+
+    routes: frozenset[Route] | None = None
+    rules: frozenset[Rule] | None = None
+    guard: Guard | None = None
+
+
+class Reconciler:
+    """Keeps the kernel's state of ours as the daemon wants it. It outlives us; the next one adopts it."""
+
+    def __init__(self) -> None:
+        self._installed = _Installed()
+
+    def adopt(self) -> int:
+        """Read what an earlier process has left: the number of routes, rules and guarded ranges. Nothing is changed."""
+        with Netlink() as netlink:
+            routes, rules, guard = self._read(netlink)
+        return len(routes) + len(rules) + sum(len(ranges) for ranges in guard.sets.values())
+
+    def mistrust(self, *, routes: bool = True, guard: bool = False) -> None:
+        """Somebody else may have changed or removed what is ours: read it again before the next `apply`."""
+        if routes:
+            self._installed.routes = self._installed.rules = None
+        if guard:
+            self._installed.guard = None
+
+    def apply(self, state: HostState) -> Applied:
+        """Bring about `state`: the guard first, then what packets need. Writes nothing where all is as it should be.
+
+        Raises `SystemFault` with the guard up as far as it could be had; what is there is then read again next time.
+        """
+        with Netlink() as netlink:
+            view = _look(netlink, state)
+            wanted = plan(state, view)
+            routes, rules, guard = self._read(netlink)
+            remembered = {row.name for text in guard.restore if (row := sysctls.parse_restore(text)) is not None}
+            new_rows = [str(row) for row in wanted.settings if not row.is_ours and row.name not in remembered]
+            goal = replace(wanted.guard, restore=(*guard.restore, *new_rows))
+            self._installed = _Installed()
+            written = _change_guard(guard, goal)
+            written += _write_addresses(netlink, state, view)
+            written += _change_routing(netlink, (routes, rules), wanted)
+        self._installed = _Installed(wanted.routes, wanted.rules, goal)
+        changed, refused = _write_settings(wanted.settings)
+        return Applied(written=written + len(changed), settings=tuple(changed), notes=(*wanted.notes, *refused))
+
+    def inspect(self, device: str = DEVICE) -> tuple[str, ...]:
+        """What in the host's own firewall would catch tunnel traffic, each with the rule to add. Nothing is changed."""
+        return tuple(foreign_notes(device))
+
+    def release(self, on_stop: OnStop) -> Applied:
+        """The daemon ends: leave the guard, or remove everything."""
+        return self.cleanup() if on_stop is OnStop.OPEN else Applied()
+
+    def cleanup(self) -> Applied:
+        """Remove all that is ours, and only that, and put settings back that are still as we left them. The guard goes last."""
+        with Netlink() as netlink:
+            routes, rules, guard = self._read(netlink, afresh=True)
+            self._installed = _Installed()
+            written = _change_routing(netlink, (routes, rules), Plan())
+        settings = []
+        for row in reversed(guard.restore):
+            setting = sysctls.parse_restore(row)
+            if setting is None or sysctls.read([setting.name]).get(setting.name) != setting.value:
+                continue
+            if not sysctls.write(setting.name, setting.before):
+                settings.append(sysctls.restore_row(setting.name, setting.value, setting.before))
+        written += len(settings) + _change_guard(guard, NO_GUARD)
+        return Applied(written=written, settings=tuple(settings))
+
+    def counters(self) -> dict[str, int]:
+        """Packets the guard has stopped since it was last made anew: `clear_in`, `clear_out`."""
+        return read_counters()
+
+    def _read(self, netlink: Netlink, *, afresh: bool = False) -> tuple[frozenset[Route], frozenset[Rule], Guard]:
+        known = _Installed() if afresh else self._installed
+        routes = read_routes(netlink, TABLES) if known.routes is None else known.routes
+        rules = read_rules(netlink) if known.rules is None else known.rules
+        guard = read_guard() if known.guard is None else known.guard
+        self._installed = _Installed(routes, rules, guard)
+        return routes, rules, guard
+
+
+def _look(netlink: Netlink, state: HostState) -> HostView:
+    links = read_links(netlink)
+    names = [sysctls.ALL_RP_FILTER, sysctls.IPV4_FORWARD, sysctls.IPV6_FORWARD]
+    for link in links.values():
+        names += [sysctls.rp_filter(link.name), sysctls.accept_ra(link.name)]
+    return HostView(
+        links=links,
+        addresses=read_addresses(netlink),
+        routes=read_host_routes(netlink) if needs_routes(state) else (),
+        settings=sysctls.read(names),
+    )
+
+
+def _change_guard(have: Guard, want: Guard) -> int:
+    text = change_text(have, want)
+    if text:
+        transact(text)
+    return 1 if text else 0
+
+
+def _change_routing(netlink: Netlink, have: tuple[frozenset[Route], frozenset[Rule]], want: Plan) -> int:
+    """Routes in before the rules that lead to them, rules out before the routes they led to."""
+    routes, rules = have
+    places = {route.place for route in want.routes}
+    put = sorted(want.routes - routes, key=lambda route: (ORDER[route.kind], route.place[1].version))
+    gone = [route for route in routes - want.routes if route.place not in places]
+    rules_put, rules_gone = want.rules - rules, rules - want.rules
+    change_routes(netlink, put, [])
+    change_rules(netlink, sorted(rules_put, key=lambda rule: -rule.priority), rules_gone)
+    change_routes(netlink, [], gone)
+    return len(put) + len(gone) + len(rules_put) + len(rules_gone)
+
+
+def _write_addresses(netlink: Netlink, state: HostState, view: HostView) -> int:
+    """The TUN device is ours, and so are all its addresses."""
+    index = next((link.index for link in view.links.values() if link.name == state.device), 0)
+    if not index:
+        return 0
+    have = {row.address for row in view.addresses if row.index == index}
+    for address in set(state.addresses) - have:
+        put_address(netlink, index, address)
+    for address in have - set(state.addresses):
+        remove_address(netlink, index, address)
+    return len(have ^ set(state.addresses))
+
+
+def _write_settings(settings: Iterable[sysctls.Setting]) -> tuple[list[str], list[str]]:
+    changed, refused = [], []
+    for setting in settings:
+        reason = sysctls.write(setting.name, setting.value)
+        if reason:
+            refused.append(
+                f"setting {setting.name}: is {setting.before} and must be {setting.value}: {reason}; "
+                f"as root: sysctl -w {setting.name}={setting.value}"
+            )
+        else:
+            changed.append(str(setting))
+    return changed, refused

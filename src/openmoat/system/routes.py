@@ -27,6 +27,7 @@ from openmoat.system.netlink import (
 __all__ = [
     "BLACKHOLE_METRIC",
     "MAIN_TABLE",
+    "THROW_METRIC",
     "TUNNEL_METRIC",
     "HostRoute",
     "Route",
@@ -54,6 +55,7 @@ RTM_F_CLONED: Final = 0x200
 """A cached exception, not a route of the table."""
 
 MAIN_TABLE: Final = 254
+THROW_METRIC: Final = 50
 TUNNEL_METRIC: Final = 100
 BLACKHOLE_METRIC: Final = 4_000
 """Worse than any tunnel route: it decides only while there is no device."""

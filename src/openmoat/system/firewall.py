@@ -1,0 +1,151 @@
+"""nftables as a program: carries out transactions, reads our table back, and looks at foreign tables without touching them."""
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from openmoat.errors import SystemFault
+from openmoat.system.guard import NO_GUARD, SETS, Guard, Range
+from openmoat.system.names import GUARD_TABLE
+
+__all__ = ["foreign_notes", "parse_foreign", "parse_guard", "read_counters", "read_guard", "transact"]
+
+DEADLINE: Final = 30.0
+"""Seconds for one nft process; a transaction with 10 000 elements takes a tenth of one."""
+STAMP_WORDS: Final = "moatd guard, frame "
+BEFORE_WORDS: Final = "before: "
+
+Json = Mapping[str, Any]
+
+
+def transact(text: str) -> None:
+    """Carry out one transaction: all of it or nothing. Raises `SystemFault` with nft's own words."""
+    _nft(["-f", "-"], text)
+
+
+def read_guard() -> Guard:
+    """The guard that is in the kernel; `NO_GUARD` where there is none. Its kept networks and pairs are in its stamp only."""
+    if _nft(["-j", "list", "tables", "inet"]).find(f'"{GUARD_TABLE}"') < 0:
+        return NO_GUARD
+    return parse_guard(json.loads(_nft(["-j", "list", "table", "inet", GUARD_TABLE])))
+
+
+def read_counters() -> dict[str, int]:
+    """Packets that the guard has stopped since its frame was made, by name: `clear_in`, `clear_out`."""
+    if _nft(["-j", "list", "tables", "inet"]).find(f'"{GUARD_TABLE}"') < 0:
+        return {}
+    listed = json.loads(_nft(["-j", "list", "counters", "table", "inet", GUARD_TABLE]))
+    return {row["name"]: row["packets"] for row in _rows(listed, "counter")}
+
+
+def parse_guard(listed: Json) -> Guard:
+    """The guard that `nft -j list table` tells of. What cannot be read has no stamp and will be replaced."""
+    comments = [row.get("comment", "") for row in _rows(listed, "rule") if row.get("chain") == "about"]
+    stamps = [comment.removeprefix(STAMP_WORDS) for comment in comments if comment.startswith(STAMP_WORDS)]
+    restore = [comment.removeprefix(BEFORE_WORDS) for comment in comments if comment.startswith(BEFORE_WORDS)]
+    sets = {name: frozenset[Range]() for name in SETS}
+    for row in _rows(listed, "set"):
+        if row["name"] in sets:
+            sets[row["name"]] = frozenset(_range(element) for element in row.get("elem", ()))
+    return Guard(device="", sets=sets, restore=tuple(restore), stamp=stamps[0] if stamps else "unknown")
+
+
+def foreign_notes(device: str) -> list[str]:
+    """What in the host's own firewall would catch tunnel traffic, each with the rule to add. Nothing is changed."""
+    return parse_foreign(json.loads(_nft(["-j", "-t", "list", "ruleset"])), device)
+
+
+def parse_foreign(listed: Json, device: str) -> list[str]:
+    """See `foreign_notes`; works on what `nft -j -t list ruleset` tells."""
+    rules: dict[tuple[str, str, str], list[Json]] = {}
+    for row in _rows(listed, "rule"):
+        rules.setdefault((row["family"], row["table"], row["chain"]), []).append(row)
+    notes = []
+    for chain in _rows(listed, "chain"):
+        place = (chain["family"], chain["table"], chain["name"])
+        if chain["table"] == GUARD_TABLE or chain["family"] not in ("ip", "ip6", "inet"):
+            continue
+        where = " ".join(place)
+        hook, own_rules = chain.get("hook"), rules.get(place, [])
+        if hook == "forward" and chain.get("policy") == "drop" and not _names_device(own_rules, device):
+            notes.append(
+                f"firewall: chain {where} drops what it does not know, and does not know {device}: packets of the tunnel are lost "
+                f'there; add: nft insert rule {where} iifname "{device}" accept; nft insert rule {where} oifname "{device}" accept'
+            )
+        if hook == "postrouting" and any(_translates(rule, device) for rule in own_rules):
+            notes.append(
+                f"firewall: chain {where} would give packets into the tunnel another source, which its selectors do not hold; "
+                f'add: nft insert rule {where} oifname "{device}" accept'
+            )
+    return notes
+
+
+def _nft(arguments: list[str], text: str | None = None) -> str:
+    try:
+        done = subprocess.run(
+            ["nft", *arguments], input=text, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+    except FileNotFoundError as error:
+        raise SystemFault("firewall: nft is not installed; apt-get install nftables") from error
+    except subprocess.TimeoutExpired as error:
+        raise SystemFault(f"firewall: nft gave no answer in {DEADLINE:.0f} s") from error
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise SystemFault(f"firewall: nft: {words[0] if words else 'no reason given'}")
+    return done.stdout
+
+
+def _rows(listed: Json, kind: str) -> Iterator[Json]:
+    for row in listed.get("nftables", ()):
+        if kind in row:
+            yield row[kind]
+
+
+def _range(element: Any) -> Range:
+    match element:
+        case {"prefix": {"addr": str(address), "len": int(length)}}:
+            network = ipaddress.ip_network((address, length))
+            return int(network.network_address), int(network.broadcast_address)
+        case {"range": [str(first), str(last)]}:
+            return int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))
+    return int(ipaddress.ip_address(element)), int(ipaddress.ip_address(element))
+
+
+def _devices(rule: Json, key: str) -> list[tuple[str, Any]]:
+    """(operator, right side) of each comparison of an interface's name in a rule."""
+    found = []
+    for expression in rule.get("expr", ()):
+        match expression:
+            case {"match": {"op": str(operator), "left": {"meta": {"key": left}}, "right": right}} if left == key:
+                found.append((operator, right))
+    return found
+
+
+def _names_device(rules: list[Json], device: str) -> bool:
+    """Whether some rule takes packets out of or into the device, or any packet, past the policy."""
+    for rule in rules:
+        verdicts = [expression for expression in rule.get("expr", ()) if "accept" in expression]
+        named = [right for key in ("iifname", "oifname") for _, right in _devices(rule, key)]
+        if verdicts and (len(rule["expr"]) == len(verdicts) or any(_mentions(right, device) for right in named)):
+            return True
+    return False
+
+
+def _mentions(right: Any, device: str) -> bool:
+    match right:
+        case {"set": list(members)}:
+            return device in members
+        case str(name):
+            return name == device or (name.endswith("*") and device.startswith(name[:-1]))
+    return False
+
+
+def _translates(rule: Json, device: str) -> bool:
+    if not any(key in expression for expression in rule.get("expr", ()) for key in ("masquerade", "snat")):
+        return False
+    for operator, right in _devices(rule, "oifname") + _devices(rule, "oif"):
+        if (operator == "==") != _mentions(right, device):
+            return False
+    return True

@@ -1,0 +1,261 @@
+"""From what the daemon wants and what the host looks like to what the kernel must hold. Pure: no call leaves this module."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from openmoat.net import Address, Network
+from openmoat.system.guard import NO_GUARD, Guard, Kept, guard_sets, keep
+from openmoat.system.links import InterfaceAddress, Link
+from openmoat.system.names import ROUTE_TABLE, SOURCE_TABLE
+from openmoat.system.routes import BLACKHOLE_METRIC, THROW_METRIC, TUNNEL_METRIC, HostRoute, Route, RouteKind
+from openmoat.system.rules import Rule, dhcp_rule, end_rule, source_rule, table_rule
+from openmoat.system.state import HostState, TunnelRoute
+from openmoat.system.sysctls import ALL_RP_FILTER, IPV4_FORWARD, IPV6_FORWARD, Setting, accept_ra, rp_filter
+
+__all__ = ["HostView", "Plan", "needs_routes", "plan"]
+
+ALL_IPV4: Final = ipaddress.IPv4Network("0.0.0.0/0")
+ALL_IPV6: Final = ipaddress.IPv6Network("::/0")
+MULTICAST: Final[Mapping[int, Network]] = {4: ipaddress.ip_network("224.0.0.0/4"), 6: ipaddress.ip_network("ff00::/8")}
+THROWN_ALWAYS: Final[Mapping[int, tuple[Network, ...]]] = {
+    4: (MULTICAST[4], ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("255.255.255.255/32")),
+    6: (MULTICAST[6], ipaddress.ip_network("fe80::/10")),
+}
+"""What has no meaning beyond a link, or is routed by other means: never into a whole-house tunnel."""
+PRIVATE: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+"""RFC 1918, RFC 6598, RFC 4193. Not `is_private` of the library, which also holds the networks for documentation."""
+STRICT: Final = 1
+LOOSE: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """What the host looks like, apart from what is ours."""
+
+    links: Mapping[int, Link]
+    addresses: tuple[InterfaceAddress, ...] = ()
+    routes: tuple[HostRoute, ...] = ()
+    """Of the main table; left empty where the plan does not need them (see `needs_routes`)."""
+    settings: Mapping[str, int] = field(default_factory=dict)
+    """Values of those that `sysctls` has names for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the kernel must hold of ours, no more and no less."""
+
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    guard: Guard = NO_GUARD
+    settings: tuple[Setting, ...] = ()
+    notes: tuple[str, ...] = ()
+    """For the operator: what could not be done as it was wanted, and what to do."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Gathers while `plan` goes along."""
+
+    state: HostState
+    view: HostView
+    index: int = 0
+    """Of the TUN device; 0 while there is none."""
+    guarded: dict[Network, RouteKind] = field(default_factory=dict)
+    kept: list[tuple[str, Network]] = field(default_factory=list)
+    """(interface, network) that stay reachable in clear."""
+    routes: dict[tuple[int, Network, int], Route] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, route: Route) -> None:
+        known = self.routes.get(route.place)
+        if known is not None and 0 < known.mtu < route.mtu:
+            route = replace(route, mtu=known.mtu, advmss=known.advmss)
+        self.routes[route.place] = route
+
+
+def needs_routes(state: HostState) -> bool:
+    """Whether networks of the host itself may lie inside a guarded prefix, so that the main table must be read."""
+    theirs = [*state.guarded, *(row.route.prefix for row in state.source_routes)]
+    if any(prefix.prefixlen == 0 for prefix in theirs):
+        return True
+    return any(ours.version == prefix.version and ours.overlaps(prefix) for ours in state.local for prefix in theirs)
+
+
+def plan(state: HostState, view: HostView) -> Plan:
+    """What the kernel must hold for `state` on a host that looks like `view`."""
+    draft = _Draft(state, view)
+    draft.index = next((link.index for link in view.links.values() if link.name == state.device), 0)
+    draft.guarded = dict.fromkeys(state.guarded, RouteKind.BLACKHOLE)
+    if ALL_IPV4 in draft.guarded and ALL_IPV6 not in draft.guarded:
+        # A house that is wholly behind an IPv4 tunnel must not leak by IPv6. Refused and not lost, so that applications
+        # go on with IPv4 at once. The other way round, IPv6 by tunnel beside an IPv4 line of one's own, is common.
+        draft.guarded[ALL_IPV6] = RouteKind.UNREACHABLE
+    draft.kept = _kept_networks(draft)
+    _destination_routes(draft)
+    _source_routes(draft)
+    return Plan(
+        routes=frozenset(draft.routes.values()),
+        rules=_rules(draft),
+        guard=_guard(draft),
+        settings=_settings(draft),
+        notes=tuple(draft.notes),
+    )
+
+
+def _destination_routes(draft: _Draft) -> None:
+    state = draft.state
+    for prefix, kind in draft.guarded.items():
+        draft.put(Route(table=ROUTE_TABLE, prefix=prefix, kind=kind, metric=BLACKHOLE_METRIC))
+    for route in state.routes:
+        _tunnel_route(draft, ROUTE_TABLE, route)
+    for prefix in draft.guarded:
+        if prefix.prefixlen == 0:
+            _throw(draft, ROUTE_TABLE, THROWN_ALWAYS[prefix.version])
+    _throw(draft, ROUTE_TABLE, state.passes)
+    _throw(draft, ROUTE_TABLE, (network for _, network in draft.kept))
+
+
+def _source_routes(draft: _Draft) -> None:
+    for row in draft.state.source_routes:
+        prefix = row.route.prefix
+        draft.put(Route(table=SOURCE_TABLE, prefix=prefix, kind=RouteKind.BLACKHOLE, metric=BLACKHOLE_METRIC))
+        _tunnel_route(draft, SOURCE_TABLE, row.route)
+        if prefix.prefixlen == 0:
+            _throw(draft, SOURCE_TABLE, THROWN_ALWAYS[prefix.version])
+        around = [*draft.state.passes, *(network for _, network in draft.kept)]
+        _throw(draft, SOURCE_TABLE, (net for net in around if net.version == prefix.version and net.overlaps(prefix)))
+
+
+def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> None:
+    if not draft.index:
+        return
+    source = wanted.source
+    if source is not None and not _is_own(draft, source):
+        draft.notes.append(
+            f"route {wanted.prefix}: source {source} is no address of this host yet; "
+            "packets of the gateway itself will not fit the selectors until it is"
+        )
+        source = None
+    route = Route(table=table, prefix=wanted.prefix, kind=RouteKind.UNICAST, metric=TUNNEL_METRIC)
+    draft.put(replace(route, index=draft.index, mtu=wanted.mtu, advmss=wanted.advmss, source=source))
+
+
+def _is_own(draft: _Draft, address: Address) -> bool:
+    return address in draft.state.addresses or any(row.address == address for row in draft.view.addresses)
+
+
+def _throw(draft: _Draft, table: int, prefixes: Iterable[Network]) -> None:
+    for prefix in prefixes:
+        draft.put(Route(table=table, prefix=prefix, kind=RouteKind.THROW, metric=THROW_METRIC))
+
+
+def _kept_networks(draft: _Draft) -> list[tuple[str, Network]]:
+    """Networks of the host itself that lie inside a guarded prefix and must not be taken from it."""
+    state = draft.state
+    theirs = set(draft.guarded) | {row.route.prefix for row in state.source_routes}
+    names = {index: link.name for index, link in draft.view.links.items()}
+    outside = {route.index for route in draft.view.routes if route.prefix.prefixlen == 0}
+    kept = []
+    for route in draft.view.routes:
+        device = names.get(route.index, "")
+        if route.prefix.prefixlen == 0 or route.prefix.is_link_local or device in ("", "lo", state.device):
+            continue
+        around = _covering(route.prefix, theirs)
+        if around is None or route.prefix in state.passes:
+            continue
+        if route.prefix in theirs:
+            draft.notes.append(
+                f"network {route.prefix} is on {device} and protected at once: it is reached through the tunnel only; "
+                "give one side other addresses"
+            )
+        elif _may_stay(route, around, route.index in outside, state):
+            kept.append((device, route.prefix))
+    return sorted(set(kept), key=lambda row: (row[0], row[1].version, row[1]))
+
+
+def _may_stay(route: HostRoute, around: Network, is_outside: bool, state: HostState) -> bool:
+    """Whether a network of the host goes on being reached in clear although `around` is guarded.
+
+    Towards the outside a stranger says which networks are local (DHCP), and could so draw protected traffic to himself
+    (CVE-2023-36672): there only private networks, and only out of a whole-house tunnel. On inside interfaces what the
+    operator calls local in a selector, and what is connected or private where everything is protected.
+    """
+    if is_outside:
+        return around.prefixlen == 0 and route.is_connected and _is_private(route.prefix)
+    if any(route.prefix.version == ours.version and _inside(route.prefix, ours) for ours in state.local):
+        return True
+    return around.prefixlen == 0 and (route.is_connected or _is_private(route.prefix))
+
+
+def _covering(network: Network, prefixes: set[Network]) -> Network | None:
+    """The longest of `prefixes` that holds `network`, `network` itself included."""
+    for length in range(network.prefixlen, -1, -1):
+        candidate = network.supernet(new_prefix=length)
+        if candidate in prefixes:
+            return candidate
+    return None
+
+
+def _is_private(network: Network) -> bool:
+    return any(network.version == private.version and _inside(network, private) for private in PRIVATE)
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return outer.prefixlen <= inner.prefixlen and inner.network_address in outer
+
+
+def _rules(draft: _Draft) -> frozenset[Rule]:
+    versions = {route.prefix.version for route in draft.routes.values() if route.table == ROUTE_TABLE}
+    rules = {table_rule(version) for version in versions}
+    rules |= {source_rule(row.source, row.route.prefix) for row in draft.state.source_routes}
+    if ALL_IPV4 in draft.guarded or any(row.route.prefix == ALL_IPV4 for row in draft.state.source_routes):
+        rules |= {dhcp_rule(), end_rule()}
+    return frozenset(rules)
+
+
+def _guard(draft: _Draft) -> Guard:
+    state = draft.state
+    theirs = [*draft.guarded, *(row.route.prefix for row in state.source_routes)]
+    kept: list[Kept] = []
+    for device, network in draft.kept:
+        kept += keep(device, network, (prefix for prefix in theirs if prefix.prefixlen > network.prefixlen))
+    outside = {route.index for route in draft.view.routes if route.prefix.prefixlen == 0}
+    for version in {prefix.version for prefix in theirs if prefix.prefixlen == 0}:
+        for index, link in draft.view.links.items():
+            if index not in outside and link.name not in ("lo", state.device):
+                kept += keep(link.name, MULTICAST[version], ())
+    return Guard(
+        device=state.device,
+        sets=guard_sets(draft.guarded, state.passes),
+        kept=tuple(sorted(set(kept))),
+        pairs=tuple((row.source, row.route.prefix) for row in state.source_routes),
+    )
+
+
+def _settings(draft: _Draft) -> tuple[Setting, ...]:
+    versions = {route.prefix.version for route in draft.routes.values()}
+    now = draft.view.settings
+    wanted: list[tuple[str, int, bool]] = []
+    strict = now.get(ALL_RP_FILTER, 0)
+    outside = sorted({draft.view.links[route.index].name for route in draft.view.routes if _is_default(route, draft)})
+    # Outer packets come from addresses that our table reaches through the TUN: strict filters would drop them.
+    devices = [draft.state.device] * (4 in versions) + outside * (ALL_IPV4 in draft.guarded)
+    filtered = [device for device in devices if max(strict, now.get(rp_filter(device), 0)) == STRICT]
+    wanted += [(rp_filter(device), LOOSE, device == draft.state.device) for device in filtered]
+    if draft.state.forwards and 4 in versions:
+        wanted.append((IPV4_FORWARD, 1, False))
+    if draft.state.forwards and 6 in versions and now.get(IPV6_FORWARD) == 0:
+        # A host that forwards no longer listens to router advertisements, unless it is told to (RFC 4861 6.2.2).
+        names = sorted(link.name for link in draft.view.links.values() if link.name not in ("lo", draft.state.device))
+        wanted += [(accept_ra(name), 2, False) for name in names if now.get(accept_ra(name)) == 1]
+        wanted.append((IPV6_FORWARD, 1, False))
+    return tuple(Setting(name, now[name], value, own) for name, value, own in wanted if now.get(name, value) != value)
+
+
+def _is_default(route: HostRoute, draft: _Draft) -> bool:
+    return route.prefix.prefixlen == 0 and route.index in draft.view.links
