@@ -18,7 +18,7 @@ INNER = {
     6: bytes.fromhex("60000000000c3b40" + "20010db8000000000000000000000001" + "20010db8000000000000000000000002")
     + b"twelve octet",
 }
-OUTSIDE = {
+OUTSIDE: dict[str, dict[str, Any]] = {
     "v4": {"source": "192.0.2.1", "destination": "192.0.2.2"},
     "v6": {"source": "2001:db8::1", "destination": "2001:db8::2"},
     "v4-udp": {"source": "192.0.2.1", "destination": "192.0.2.2", "udp": True},
