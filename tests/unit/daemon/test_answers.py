@@ -4,9 +4,9 @@ from pathlib import Path as FilePath
 
 import pytest
 
+from openmoat.crypto.identities import Identity
 from openmoat.crypto.kex import seed_size
 from openmoat.crypto.numbers import AuthMethod, KeMethod
-from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import PRF_HMAC_SHA2_256
 from openmoat.daemon.accounting import Accounting
 from openmoat.daemon.answers import Answers
