@@ -100,6 +100,9 @@ class DaemonTable(Table):
     control_group: str = Field(
         default="moat", description="Members of this group may use `moat`. Empty: only root and the user of `moatd`."
     )
+    control_read_group: str = Field(
+        default="", description="Members of this group may use the commands that only read. Empty: nobody else."
+    )
     device: str = Field(default="moat0", description="Name of the TUN device.")
     ike_port: int = Field(default=500, description="UDP port of IKE.")
     natt_port: int = Field(default=4500, description="UDP port of IKE and ESP behind NAT (RFC 3948).")

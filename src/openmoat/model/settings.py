@@ -27,6 +27,8 @@ class Settings:
     control_socket: str = "/run/openmoat/control.sock"
     control_group: str = "moat"
     """Members of this group may read and change; everybody else is refused. Empty: root and moatd's own user only."""
+    control_read_group: str = ""
+    """Members of this group may read. Empty: nobody beyond those who may change."""
     device: str = "moat0"
     """Name of the TUN device."""
     ike_port: int = IKE_PORT

@@ -1,0 +1,321 @@
+"""Requests and replies of the control socket: HTTP and JSON, every reply with the name and version of its schema.
+
+Times are seconds since the epoch, SPIs hexadecimal text, selectors and identities their text forms. Readers ignore
+fields they do not know: a field may be added within a version, and none changes its meaning.
+"""
+
+from enum import Enum, StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from openmoat.control.reasons import Reason
+
+__all__ = [
+    "ROUTES",
+    "Access",
+    "Candidate",
+    "ChildStatus",
+    "ConnectionState",
+    "ConnectionStatus",
+    "Connections",
+    "Counters",
+    "Done",
+    "Entry",
+    "ErrorCode",
+    "ErrorReply",
+    "Failure",
+    "IkeStatus",
+    "Log",
+    "Message",
+    "Path",
+    "PeerStatus",
+    "Reloaded",
+    "Route",
+    "Status",
+    "Version",
+]
+
+
+class Access(Enum):
+    """What a caller must be allowed, by SO_PEERCRED."""
+
+    READ = "read"
+    """root, the user of `moatd`, members of `control-group` and of `control-read-group`."""
+    CHANGE = "change"
+    """root, the user of `moatd`, members of `control-group`."""
+
+
+class ErrorCode(StrEnum):
+    """Everything that can be wrong with a request; the guide has a sentence for each."""
+
+    UNKNOWN_CONNECTION = "unknown-connection"
+    UNKNOWN_PATH = "unknown-path"
+    UNKNOWN_METHOD = "unknown-method"
+    BAD_REQUEST = "bad-request"
+    NOT_PERMITTED = "not-permitted"
+    CONFIGURATION = "configuration"
+    """The configuration has faults; the text holds all of them, and nothing was changed."""
+    TEMPLATE = "template"
+    """A template cannot be begun: its peers come by themselves."""
+    BUSY = "busy"
+    INTERNAL = "internal"
+    NO_DAEMON = "no-daemon"
+    """Nobody listens on the socket. Said by the client."""
+    BAD_REPLY = "bad-reply"
+    """Not the reply of a `moatd` of this version. Said by the client."""
+
+
+class ConnectionState(StrEnum):
+    """What a connection is now."""
+
+    UP = "up"
+    """An IKE SA and a Child SA for every child that was wanted."""
+    REKEYING = "rekeying"
+    """Up, with successors being negotiated."""
+    CONNECTING = "connecting"
+    DOWN = "down"
+    """Wanted, and not there."""
+    WAITING = "waiting"
+    """For the peer, for traffic (`trap`), or for `moat up`; templates wait always."""
+    STOPPED = "stopped"
+    """By `moat down`, until `moat up` or a change of the connection."""
+
+
+class Part(BaseModel):
+    """Part of a reply."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
+
+
+class Message(Part):
+    """A whole reply; `schema` is its first field."""
+
+
+class Counters(Part):
+    """Inner packets since the daemon started, summed over all SAs a peer has had."""
+
+    inbound_packets: int = 0
+    inbound_octets: int = 0
+    outbound_packets: int = 0
+    outbound_octets: int = 0
+
+
+class IkeStatus(Part):
+    """One IKE SA."""
+
+    spi: str
+    """Ours, 16 digits."""
+    peer_spi: str
+    is_initiator: bool
+    suite: str
+    """As the configuration writes it."""
+    path: str
+    """`local - remote`, with ports."""
+    behind_nat: bool
+    peer_behind_nat: bool
+    own_method: str
+    peer_method: str
+    since: float
+    rekey_at: float | None = None
+
+
+class ChildStatus(Part):
+    """One Child SA."""
+
+    name: str
+    local_spi: str
+    """8 digits; the handle of the pair."""
+    remote_spi: str
+    suite: str
+    encapsulation: Literal["udp", "raw"]
+    local: str
+    """Selectors, separated by commas."""
+    remote: str
+    since: float
+    is_rekeying: bool = False
+    counters: Counters = Counters()
+    """Of this SA alone."""
+
+
+class PeerStatus(Part):
+    """One peer of a connection, by its authenticated identity; a template may have many."""
+
+    identity: str
+    ike: IkeStatus | None = None
+    children: tuple[ChildStatus, ...] = ()
+    counters: Counters = Counters()
+
+
+class Candidate(Part):
+    """A connection that might have been meant, and the first field on which it and the peer part."""
+
+    connection: str
+    field: str
+    ours: str
+    received: str
+
+
+class Failure(Part):
+    """The explanation of a failed negotiation."""
+
+    number: int
+    at: float
+    peer: str
+    """Address and port it came from or went to."""
+    reason: Reason
+    summary: str
+    received: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    """Nearest first, at most 16."""
+    advice: str = ""
+
+
+class ConnectionStatus(Message):
+    """One connection, as it is."""
+
+    schema_name: Literal["moat.connection/1"] = Field(default="moat.connection/1", alias="schema")
+    name: str
+    state: ConnectionState
+    since: float
+    """When this state began."""
+    reason: Reason | None = None
+    """Why it is not up; None while it is."""
+    text: str = ""
+    """Detail of the reason: what was received, or the name that does not resolve."""
+    retry_at: float | None = None
+    """When the next attempt begins."""
+    is_template: bool = False
+    start: Literal["auto", "trap", "none"] = "none"
+    """The most eager of its children."""
+    local: str
+    """Our identity."""
+    remote: str
+    """The peer's identity, or the pattern."""
+    addresses: tuple[str, ...] = ()
+    source: str = ""
+    """File in which it is configured."""
+    peers: tuple[PeerStatus, ...] = ()
+    failure: Failure | None = None
+    """The last failure; only where one connection was asked for."""
+
+
+class Connections(Message):
+    """All connections, by name."""
+
+    schema_name: Literal["moat.connections/1"] = Field(default="moat.connections/1", alias="schema")
+    connections: tuple[ConnectionStatus, ...] = ()
+
+
+class Status(Message):
+    """The daemon as a whole, and its connections."""
+
+    schema_name: Literal["moat.status/1"] = Field(default="moat.status/1", alias="schema")
+    version: str
+    now: float
+    since: float
+    """Start of the daemon."""
+    configuration: str
+    """Path of its file."""
+    device: str = ""
+    warnings: tuple[str, ...] = ()
+    """What suffers now, each with what to do about it."""
+    drops: dict[str, int] = {}
+    """Packets and datagrams dropped since the start, by name of the reason."""
+    strangers: tuple[Failure, ...] = ()
+    """The newest failures of peers that belong to no connection."""
+    connections: tuple[ConnectionStatus, ...] = ()
+
+
+class Version(Message):
+    """What answers."""
+
+    schema_name: Literal["moat.version/1"] = Field(default="moat.version/1", alias="schema")
+    version: str
+
+
+class Done(Message):
+    """A change was accepted; what comes of it is told by events and by status."""
+
+    schema_name: Literal["moat.done/1"] = Field(default="moat.done/1", alias="schema")
+    text: str
+    connection: str = ""
+
+
+class Reloaded(Message):
+    """What a reload changed."""
+
+    schema_name: Literal["moat.reloaded/1"] = Field(default="moat.reloaded/1", alias="schema")
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: dict[str, str] = {}
+    """Name to what the change needs: live, rekey, reauthenticate or re-establish."""
+    unchanged: int = 0
+    refused: dict[str, str] = {}
+    """Name to the reason for which a connection could not be taken in."""
+    restart_needed: tuple[str, ...] = ()
+    """Settings of the daemon that changed and wait for its next start."""
+
+
+class Entry(Part):
+    """One line of the journal; also the data of each server-sent event."""
+
+    number: int
+    at: float
+    level: Literal["debug", "info", "warning", "error"]
+    kind: str
+    text: str
+    fields: dict[str, str] = {}
+
+
+class Log(Message):
+    """The newest entries of the journal, oldest first."""
+
+    schema_name: Literal["moat.log/1"] = Field(default="moat.log/1", alias="schema")
+    entries: tuple[Entry, ...] = ()
+
+
+class ErrorReply(Message):
+    """What every reply but those of status 200 holds."""
+
+    schema_name: Literal["moat.error/1"] = Field(default="moat.error/1", alias="schema")
+    code: ErrorCode
+    text: str
+    hint: str = ""
+
+
+class Route(Part):
+    """One request: method, path, what the caller must be allowed, and the reply. `{name}` is a connection."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    access: Access
+    reply: type[Message] | None
+    """None: a stream of server-sent events, each an `Entry`."""
+
+
+class Path:
+    """The paths of `ROUTES`, for both ends."""
+
+    VERSION = "/v1/version"
+    STATUS = "/v1/status"
+    CONNECTIONS = "/v1/connections"
+    CONNECTION = "/v1/connections/{name}"
+    UP = "/v1/connections/{name}/up"
+    DOWN = "/v1/connections/{name}/down"
+    RELOAD = "/v1/reload"
+    LOG = "/v1/log"
+    EVENTS = "/v1/events"
+
+
+ROUTES = (
+    Route(method="GET", path=Path.VERSION, access=Access.READ, reply=Version),
+    Route(method="GET", path=Path.STATUS, access=Access.READ, reply=Status),
+    Route(method="GET", path=Path.CONNECTIONS, access=Access.READ, reply=Connections),
+    Route(method="GET", path=Path.CONNECTION, access=Access.READ, reply=ConnectionStatus),
+    Route(method="POST", path=Path.UP, access=Access.CHANGE, reply=Done),
+    Route(method="POST", path=Path.DOWN, access=Access.CHANGE, reply=Done),
+    Route(method="POST", path=Path.RELOAD, access=Access.CHANGE, reply=Reloaded),
+    Route(method="GET", path=Path.LOG, access=Access.READ, reply=Log),
+    Route(method="GET", path=Path.EVENTS, access=Access.READ, reply=None),
+)

@@ -1,0 +1,148 @@
+"""The client against a server of the test's own on a unix socket, and the tables both ends agree on."""
+
+import gc
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openmoat.control import messages
+from openmoat.control.client import Client
+from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus, ErrorCode, Message, Status
+from openmoat.control.reasons import REASONS, Reason
+from openmoat.errors import ControlError
+from openmoat.ike.events import DownReason
+
+
+class Server:
+    """Answers every request with the same octets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.answer = b""
+        self.requests: list[str] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def says(self, status: int, body: str | bytes) -> None:
+        octets = body.encode() if isinstance(body, str) else body
+        self.answer = (
+            b"HTTP/1.1 %d x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(octets)) + octets
+        )
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.requests.append(connection.recv(65536).split(b"\r\n")[0].decode())
+                connection.sendall(self.answer)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "control.sock")
+    yield server
+    server.close()
+
+
+def asked(server: Server) -> ControlError:
+    with pytest.raises(ControlError) as caught, Client(server.path) as client:
+        client.status()
+    return caught.value
+
+
+def test_a_reply_is_an_object_and_its_json_bears_schema_and_version(server: Server) -> None:
+    status = Status(version="1", now=1.0, since=0.0, configuration="/etc/openmoat/moat.toml")
+    server.says(200, status.model_dump_json())
+    with Client(server.path) as client:
+        assert client.status() == status
+    assert json.loads(status.model_dump_json())["schema"] == "moat.status/1"
+
+
+def test_names_are_quoted_on_their_way(server: Server) -> None:
+    server.says(200, '{"schema": "moat.done/1", "text": "going up"}')
+    with Client(server.path) as client:
+        client.up("a/../b")
+        client.down("home")
+    assert server.requests == [
+        "POST /v1/connections/a%2F..%2Fb/up HTTP/1.1",
+        "POST /v1/connections/home/down HTTP/1.1",
+    ]
+
+
+def test_a_refusal_keeps_code_text_and_hint(server: Server) -> None:
+    server.says(
+        404, '{"schema": "moat.error/1", "code": "unknown-connection", "text": "no hut", "hint": "moat connections"}'
+    )
+    error = asked(server)
+    assert (error.code, str(error), error.hint) == ("unknown-connection", "no hut", "moat connections")
+
+
+@pytest.mark.parametrize("body", ["", "<html>", '{"schema": "moat.error/1", "code": "odd", "text": ""}', b"\xff"])
+def test_a_refusal_that_nobody_understands_is_a_bad_reply(server: Server, body: str | bytes) -> None:
+    server.says(500, body)
+    assert asked(server).code == ErrorCode.BAD_REPLY
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"schema": "moat.status/2"}', b"\xff\xfe"])
+def test_a_reply_of_another_schema_is_a_bad_reply(server: Server, body: str | bytes) -> None:
+    server.says(200, body)
+    assert asked(server).code == ErrorCode.BAD_REPLY
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # httpx2 forgets a socket that did not connect
+def test_without_a_daemon_the_next_command_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ControlError) as caught, Client(str(tmp_path / "nobody.sock")) as client:
+        client.version()
+    assert caught.value.code == ErrorCode.NO_DAEMON
+    assert caught.value.hint == "systemctl start moatd"
+    del caught
+    gc.collect()
+
+
+def test_events_come_one_by_one_until_the_daemon_ends(server: Server) -> None:
+    entry = '{"number": %d, "at": 1.0, "level": "info", "kind": "ike-sa-up", "text": "up", "later": 1}'
+    server.says(200, "".join(f": keep\nevent: entry\ndata: {entry % n}\n\n" for n in (1, 2)))
+    with Client(server.path) as client:
+        assert [event.number for event in client.events()] == [1, 2]
+
+
+def test_a_field_from_the_future_is_ignored() -> None:
+    text = '{"schema": "moat.version/1", "version": "9", "colour": "blue"}'
+    assert messages.Version.model_validate_json(text).version == "9"
+
+
+def test_every_reply_names_its_schema_and_has_a_route() -> None:
+    replies = {route.reply for route in ROUTES if route.reply} | {messages.ErrorReply}
+    assert replies == set(Message.__subclasses__())
+    names = [reply.model_fields["schema_name"].default for reply in replies]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("moat.") and name.endswith("/1") for name in names)
+
+
+def test_every_reason_of_the_core_has_a_sentence_and_a_next_command() -> None:
+    assert {reason.value for reason in DownReason} <= {reason.value for reason in Reason}
+    assert set(REASONS) == set(Reason)
+    assert all(row.sentence and row.hint for row in REASONS.values())
+
+
+def test_a_state_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="state"):
+        ConnectionStatus.model_validate({"name": "x", "state": "sideways", "since": 0, "local": "a", "remote": "b"})
+    assert ConnectionStatus(name="x", state=ConnectionState.UP, since=0, local="a", remote="b").reason is None
