@@ -38,6 +38,11 @@ quick: setup ## unit, scenario, property and layer tests
 rust-test: ## cargo test
 	cargo test --manifest-path rust/Cargo.toml --workspace --exclude openmoat-native --release --quiet
 
+.PHONY: fuzz
+fuzz: setup ## any octets against the parsers and the ESP input, for longer than the tests do (ROUNDS=200000)
+	ROUNDS=$(or $(ROUNDS),200000) $(BIN)/pytest tests/fuzz
+	ROUNDS=$(or $(ROUNDS),200000) cargo test --manifest-path rust/Cargo.toml -p openmoat-esp --release --quiet --test fuzz
+
 .PHONY: namespaces
 namespaces: setup packages ## tests in network namespaces, against real peers (root)
 	$(BIN)/pytest tests/interop
