@@ -5,6 +5,7 @@
     send PEER PORT OCTETS          send such a stream, with DF on every packet
     probe PEER PORT SIZE           one UDP packet of SIZE octets with DF: does it arrive, or which error comes back
     echo OWN PORT                  send UDP packets back until SIGTERM
+    shout OWN PEER PORT RATE       UDP packets with the marker and TCP SYNs until SIGTERM, whatever errors come
 
 Uses the standard library only, so that it starts fast and can be copied anywhere.
 """
@@ -247,12 +248,35 @@ def echo(own: str, port: str) -> dict[str, object]:
     return {"packets": packets}
 
 
+def shout(own: str, peer: str, port: str, rate: str) -> dict[str, object]:
+    """Try to be heard, by every way there is; what is refused is counted and tried again."""
+    sent = refused = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                with socket.socket(family(own), kind) as voice:
+                    voice.setblocking(False)
+                    try:
+                        voice.bind((own, 0))
+                        voice.connect((peer, int(port)))
+                        voice.send(MARKER)
+                        sent += 1
+                    except BlockingIOError:
+                        sent += 1
+                    except OSError:
+                        refused += 1
+            time.sleep(1 / float(rate))
+    return {"sent": sent, "refused": refused}
+
+
 PROGRAMS: dict[str, Callable[..., dict[str, object]]] = {
     "numbered": numbered,
     "receive": receive,
     "send": send,
     "probe": probe,
     "echo": echo,
+    "shout": shout,
 }
 
 if __name__ == "__main__":

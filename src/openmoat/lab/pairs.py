@@ -180,10 +180,14 @@ class Pair:
             error.add_note(self.story())
         self.lab.down()
 
-    def start(self) -> None:
-        """Start both, the one that waits first."""
+    def prepare(self) -> None:
+        """Write the configuration of both."""
         self.moat = Moatd(self.lab, "left", self.tables, self.proof.moat_files, self.daemon)
         self.swan = StrongSwan(self.lab, "right", [self.record], self.proof.swan_keys)
+
+    def start(self) -> None:
+        """Start both, the one that waits first."""
+        self.prepare()
         if self.terms.moat_begins:
             self.swan.start()
             self.moat.start()

@@ -15,9 +15,20 @@ from openmoat.lab.captures import MARKER
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.processes import LabError, Process
 
-__all__ = ["NumberedStream", "Place", "Received", "RoundTrip", "Transfer", "numbered", "ping", "probe", "transfer"]
+__all__ = [
+    "NumberedStream",
+    "Place",
+    "Received",
+    "RoundTrip",
+    "Transfer",
+    "numbered",
+    "ping",
+    "probe",
+    "shouting",
+    "transfer",
+]
 
-NUMBERED_PORT, TRANSFER_PORT, PROBE_PORT = 5005, 5006, 5007
+NUMBERED_PORT, TRANSFER_PORT, PROBE_PORT, SHOUT_PORT = 5005, 5006, 5007, 5008
 PROGRAM = (sys.executable, "-I", str(Path(endpoints.__file__)))
 PART_SECONDS = 10.0
 ROUND_TRIPS = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+) ms")
@@ -138,6 +149,21 @@ def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[s
         return answer
     finally:
         server.stop()
+
+
+@contextmanager
+def shouting(lab: Lab, source: Place, target: Place, rate: float = 25) -> Iterator[Process]:
+    """Packets with the marker from one place to another for as long as the block lasts, whatever becomes of them."""
+    process = lab.spawn(
+        source.host, *PROGRAM, "shout", source.address, target.address, str(SHOUT_PORT), str(rate),
+        name=f"shout-{source.address.replace(':', '.')}-{target.host}",
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.stop()
+        if _answer(process)["sent"] == 0:
+            raise LabError(f"{process.log.name}: not one packet was sent, so nothing can be concluded")
 
 
 def _answer(process: Process) -> Mapping[str, Any]:

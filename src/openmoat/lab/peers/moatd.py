@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from openmoat.lab.processes import LabError, Process, run, wait_until
 
 __all__ = ["Moatd", "Table", "toml"]
 
-Table = Mapping[str, "str | int | float | bool | Sequence[str] | Table"]
+Table = Mapping[str, Any]
 """A table of a configuration file: values, lists of texts, and tables below it."""
 
 START_SECONDS = 15.0
@@ -72,23 +72,47 @@ class Moatd:
 
     def moat(self, *words: str, check: bool = True, seconds: float = 30.0) -> str:
         """Run a command of `moat` against this daemon; gives its output."""
-        done = run(
-            [str(BINARIES / "moat"), "--socket", str(self.socket), *words],
-            check=check,
-            seconds=seconds,
-        )
+        done = run(self.command(*words, "--socket", str(self.socket)), check=check, seconds=seconds)
         return done.stdout + done.stderr
+
+    def command(self, *words: str) -> list[str]:
+        """A command line of `moat` as it is installed, for a command that needs no daemon."""
+        return [str(BINARIES / "moat"), *words]
 
     def ask(self, *words: str) -> Mapping[str, Any]:
         """The answer of a reading command as an object."""
         answer: Mapping[str, Any] = json.loads(self.moat(*words, "--json"))
         return answer
 
+    def spis(self, connection: str) -> tuple[frozenset[str], frozenset[str]]:
+        """SPIs of the IKE SAs and of the Child SAs that are up now on a connection."""
+        peers = [
+            peer for row in self.ask("status")["connections"] if row["name"] == connection for peer in row["peers"]
+        ]
+        ike = frozenset(peer["ike"]["spi"] for peer in peers if peer["ike"])
+        return ike, frozenset(child["local_spi"] for peer in peers for child in peer["children"])
+
+    def drops(self) -> Mapping[str, int]:
+        """What the engine and the core have dropped since the start, by name of the reason; zeros are left out."""
+        drops: Mapping[str, int] = self.ask("status")["drops"]
+        return {name: count for name, count in drops.items() if count}
+
+    def explanations(self) -> str:
+        """What `moat` says of failed negotiations: of every connection, and of strangers."""
+        names = [row["name"] for row in self.ask("status")["connections"]]
+        return "\n".join(
+            (self.moat("status", check=False), *(self.moat("status", name, check=False) for name in names))
+        )
+
     def log(self) -> str:
         """The log of the running daemon, or of the last one."""
         if self._process is None:
             raise LabError(f"moatd on {self.host} has not been started")
         return self._process.output()
+
+    def last_words(self, lines: int = 30) -> str:
+        """The end of its log; empty where it has not been started."""
+        return "" if self._process is None else "\n".join(self._process.output().splitlines()[-lines:])
 
     @property
     def pid(self) -> int:

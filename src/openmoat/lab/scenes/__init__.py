@@ -1,0 +1,1 @@
+"""Whole installations in the lab: who runs what, with which configuration."""
