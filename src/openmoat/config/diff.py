@@ -1,0 +1,164 @@
+"""What a change of configuration needs, connection by connection (D5): nothing else is touched.
+
+One row for each field of the model. A field without a row is a mistake that a test finds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from openmoat.config.toml import Configuration
+from openmoat.model.connection import Child, Connection, PrivateKey, Psk
+from openmoat.model.settings import Settings
+
+__all__ = [
+    "CHILD_NEEDS",
+    "CONNECTION_NEEDS",
+    "LIVE_SETTINGS",
+    "PEER_NEEDS",
+    "ConnectionChange",
+    "Difference",
+    "Need",
+    "diff",
+]
+
+
+class Need(IntEnum):
+    """What must happen for a change to take effect; each includes those before it."""
+
+    NOTHING = 0
+    LIVE = 1
+    """The new value is used from now on."""
+    REKEY = 2
+    """New SAs are negotiated within the IKE SA; packets flow on."""
+    REAUTHENTICATE = 3
+    """A new IKE SA is made, and the old one is deleted when it stands (RFC 7296 2.8.3)."""
+    REESTABLISH = 4
+    """The old one is deleted first: it may not carry another packet."""
+
+    @property
+    def word(self) -> str:
+        """As the control socket says it."""
+        return "re-establish" if self is Need.REESTABLISH else self.name.lower()
+
+
+CONNECTION_NEEDS: Mapping[str, Need] = {
+    "name": Need.NOTHING,
+    "local_identity": Need.REAUTHENTICATE,
+    "own": Need.REAUTHENTICATE,
+    "local_address": Need.REAUTHENTICATE,
+    "proposals": Need.REKEY,
+    "lifetimes": Need.LIVE,
+    "retry": Need.LIVE,
+    "fragmentation": Need.REAUTHENTICATE,
+    "force_encapsulation": Need.REAUTHENTICATE,
+}
+"""Of all fields of `Connection` but `peer` and `children`, which have tables of their own."""
+PEER_NEEDS: Mapping[str, Need] = {
+    "addresses": Need.LIVE,  # identity is a key, never an address: an SA that stands is not touched
+    "identity": Need.REESTABLISH,  # whom it serves now may be nobody we know any more
+    "credential": Need.REESTABLISH,  # a key that was taken away must not go on working
+}
+CHILD_NEEDS: Mapping[str, Need] = {
+    "name": Need.NOTHING,
+    "local": Need.REESTABLISH,
+    "remote": Need.REESTABLISH,
+    "proposals": Need.REKEY,
+    "start": Need.LIVE,
+    "lifetimes": Need.LIVE,
+    "priority": Need.LIVE,
+    "replay_window": Need.REKEY,
+    "path_mtu": Need.LIVE,
+    "outer_df": Need.LIVE,
+    "copy_dscp": Need.REKEY,
+}
+LIVE_SETTINGS = frozenset({"key_log", "log_level"})
+"""Settings that need no restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChange:
+    """One connection that is in both configurations, and not the same."""
+
+    need: Need
+    """Of the IKE SA, and with it of all children where it is REAUTHENTICATE or more."""
+    children: Mapping[str, Need]
+    """Children that stand in both and changed."""
+    added_children: tuple[str, ...] = ()
+    removed_children: tuple[str, ...] = ()
+
+    @property
+    def most(self) -> Need:
+        """The heaviest of all, for people."""
+        return max(self.need, *self.children.values(), Need.LIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All that leads from one configuration to another; names are in the order of the new one."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: Mapping[str, ConnectionChange]
+    live_settings: tuple[str, ...]
+    restart_settings: tuple[str, ...]
+    """Settings that changed and wait for the next start."""
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.live_settings or self.restart_settings)
+
+
+def diff(old: Configuration, new: Configuration) -> Difference:
+    """Compare; a key file whose content changed is a change of every connection that names it."""
+    settings = [f.name for f in fields(Settings) if getattr(old.settings, f.name) != getattr(new.settings, f.name)]
+    changed = {}
+    for name, connection in new.connections.items():
+        before = old.connections.get(name)
+        if before is not None and (change := _compare(before, connection, old, new)):
+            changed[name] = change
+    return Difference(
+        added=tuple(name for name in new.connections if name not in old.connections),
+        removed=tuple(name for name in old.connections if name not in new.connections),
+        changed=changed,
+        live_settings=tuple(name for name in settings if name in LIVE_SETTINGS),
+        restart_settings=tuple(name for name in settings if name not in LIVE_SETTINGS),
+    )
+
+
+def _compare(
+    old: Connection, new: Connection, old_files: Configuration, new_files: Configuration
+) -> ConnectionChange | None:
+    need = max(_need(old, new, CONNECTION_NEEDS), _need(old.peer, new.peer, PEER_NEEDS))
+    if _secret(new.own, new_files) != _secret(old.own, old_files):
+        need = max(need, Need.REAUTHENTICATE)
+    if _secret(new.peer.credential, new_files) != _secret(old.peer.credential, old_files):
+        need = max(need, Need.REESTABLISH)
+    before = {child.name: child for child in old.children}
+    after = {child.name: child for child in new.children}
+    needs = {name: _child_need(before[name], child) for name, child in after.items() if name in before}
+    change = ConnectionChange(
+        need=need,
+        children={name: child_need for name, child_need in needs.items() if child_need is not Need.NOTHING},
+        added_children=tuple(name for name in after if name not in before),
+        removed_children=tuple(name for name in before if name not in after),
+    )
+    is_same = need is Need.NOTHING and not change.children and not change.added_children and not change.removed_children
+    return None if is_same else change
+
+
+def _child_need(old: Child, new: Child) -> Need:
+    return Need.NOTHING if old == new else _need(old, new, CHILD_NEEDS)
+
+
+def _need(old: object, new: object, needs: Mapping[str, Need]) -> Need:
+    return max((need for name, need in needs.items() if getattr(old, name) != getattr(new, name)), default=Need.NOTHING)
+
+
+def _secret(credential: object, files: Configuration) -> bytes | None:
+    match credential:
+        case Psk(name=name):
+            return files.psks.get(name)
+        case PrivateKey(name=name):
+            return files.private_keys.get(name)
+        case _:
+            return None
