@@ -1,0 +1,93 @@
+"""Settings of an `Endpoint`, and the names of everything it counts."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from openmoat.crypto.suites import EspSuite
+from openmoat.ike.window import RetransmissionSchedule
+
+__all__ = ["Backoff", "Count", "IkeConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long to wait before a connection is tried again. Seconds; a random part of up to a quarter is added."""
+
+    first: float = 1.0
+    factor: float = 2.0
+    longest: float = 16.0
+    """A peer that was away must be reached again within a minute, and an attempt alone may take half of it."""
+    longest_refused: float = 120.0
+    """Where the peer answered and said no: somebody must change a setting first."""
+
+    def wait(self, failures: int, *, is_refusal: bool) -> float:
+        """Seconds after so many failures in a row, 1 and up."""
+        longest = self.longest_refused if is_refusal else self.longest
+        return min(longest, self.first * self.factor ** min(failures - 1, 16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IkeConfig:
+    """Settings of all IKE SAs of one host. Times in seconds, sizes in octets."""
+
+    esp_suites: frozenset[EspSuite] | None = None
+    """What the data plane can keep; nothing else is offered or accepted. None: everything we know."""
+    vendor_id: bytes = b"OpenMoat"
+    """Sent in IKE_SA_INIT; empty: none is."""
+    cookie_threshold: int = 256
+    """Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."""
+    max_half_open: int = 4096
+    """Half-open IKE SAs as responder; further requests are dropped."""
+    max_half_open_per_source: int = 256
+    """The same from one address: many peers may stand behind one NAT."""
+    half_open_life: float = 30.0
+    """After so long without an authenticated peer a half-open IKE SA is forgotten."""
+    max_ike_sas_per_peer: int = 8
+    """IKE SAs of one identity on one connection; the oldest goes when there would be more."""
+    max_children: int = 64
+    """Child SAs of one IKE SA; further ones are refused with NO_ADDITIONAL_SAS."""
+    retransmission: RetransmissionSchedule = field(default_factory=RetransmissionSchedule)
+    backoff: Backoff = field(default_factory=Backoff)
+    fragment_size: int = 1280
+    """Largest IP packet a fragmented IKE message is cut into (RFC 7383 2.5.1)."""
+    spi_stock: int = 64
+    """Reserved ESP SPIs held at hand; refilled at half."""
+    answers_per_second: float = 10.0
+    """Bound on the unprotected error messages sent to strangers (RFC 7296 2.21.4)."""
+    reveal_keys: bool = False
+    """Emit `IkeSaKeys` for a key log."""
+
+
+class Count(Enum):
+    """Everything counted that is not news by itself: why octets were dropped, and which bound was hit."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_SPI = "unknown_spi"
+    STRAY_RESPONSE = "stray_response"
+    INIT_REFUSED = "init_refused"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    BAD_ICV = "bad_icv"
+    NOT_PROTECTED = "not_protected"
+    WRONG_ROLE_FLAG = "wrong_role_flag"
+    REPEATED_REQUEST = "repeated_request"
+    BUSY_REQUEST = "busy_request"
+    STALE_REQUEST = "stale_request"
+    REQUEST_AHEAD = "request_ahead"
+    UNEXPECTED_RESPONSE = "unexpected_response"
+    UNEXPECTED_REQUEST = "unexpected_request"
+    FRAGMENT_REFUSED = "fragment_refused"
+    HELD_TOO_MANY = "held_too_many"
+    COOKIE_DEMANDED = "cookie_demanded"
+    COOKIE_REFUSED = "cookie_refused"
+    HALF_OPEN_LIMIT = "half_open_limit"
+    HALF_OPEN_SOURCE_LIMIT = "half_open_source_limit"
+    HALF_OPEN_EXPIRED = "half_open_expired"
+    ANSWER_RATE_LIMIT = "answer_rate_limit"
+    UNAUTHENTICATED_ERROR = "unauthenticated_error"
+    INIT_RESTART_LIMIT = "init_restart_limit"
+    EXCHANGE_QUEUE_LIMIT = "exchange_queue_limit"
+    CHILDREN_LIMIT = "children_limit"
+    IKE_SAS_PER_PEER_LIMIT = "ike_sas_per_peer_limit"
+    SPI_STOCK_EMPTY = "spi_stock_empty"
+    LATE_ANSWER = "late_answer"
+    RETRANSMITTED = "retransmitted"

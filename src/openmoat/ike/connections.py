@@ -1,0 +1,121 @@
+"""The connections that are loaded, and how a responder finds the right ones without walking over all of them."""
+
+from collections.abc import Sequence
+
+from openmoat.crypto.identities import Identity, PatternKind
+from openmoat.crypto.numbers import IdType
+from openmoat.crypto.suites import EspSuite, IkeSuite
+from openmoat.ike.child_sa import keepable
+from openmoat.model.connection import Child, Connection, IkeProposal
+
+__all__ = ["MAX_CANDIDATES", "Connections"]
+
+MAX_CANDIDATES = 4
+"""Connections whose credentials one IKE_AUTH request may be tried against."""
+MAX_LABELS = 32
+"""Labels of a name that are looked up as suffixes."""
+
+
+class Connections:
+    """By name, and by the identity of the peer: exact, by suffix, or anybody."""
+
+    def __init__(self, suites: frozenset[EspSuite] | None) -> None:
+        self._suites = suites
+        self._by_name: dict[str, Connection] = {}
+        self._children: dict[str, tuple[Child, ...]] = {}
+        self._by_pattern: dict[tuple[PatternKind, Identity | None], dict[str, Connection]] = {}
+        self._proposals: dict[tuple[IkeProposal, ...], int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def find(self, name: str) -> Connection | None:
+        """The connection of this name."""
+        return self._by_name.get(name)
+
+    def names(self) -> list[str]:
+        """All of them, for status."""
+        return list(self._by_name)
+
+    def children(self, name: str) -> tuple[Child, ...]:
+        """Its children, with those algorithms only that the data plane can keep."""
+        return self._children.get(name, ())
+
+    def child(self, name: str, child: str) -> Child | None:
+        """One of its children."""
+        return next((spec for spec in self.children(name) if spec.name == child), None)
+
+    def put(self, connection: Connection) -> None:
+        """Add a connection, or exchange the one of the same name."""
+        self.drop(connection.name)
+        self._by_name[connection.name] = connection
+        self._children[connection.name] = tuple(keepable(spec, self._suites) for spec in connection.children)
+        self._by_pattern.setdefault(_key(connection), {})[connection.name] = connection
+        self._proposals[connection.proposals] = self._proposals.get(connection.proposals, 0) + 1
+
+    def drop(self, name: str) -> None:
+        """Forget a connection; what lives of it is not touched here."""
+        connection = self._by_name.pop(name, None)
+        if connection is None:
+            return
+        del self._children[name]
+        rows = self._by_pattern[_key(connection)]
+        del rows[name]
+        if not rows:
+            del self._by_pattern[_key(connection)]
+        self._proposals[connection.proposals] -= 1
+        if not self._proposals[connection.proposals]:
+            del self._proposals[connection.proposals]
+
+    def ike_proposals(self) -> tuple[tuple[IkeProposal, ...], ...]:
+        """The different lists of IKE proposals in use: few, however many connections there are."""
+        return tuple(self._proposals)
+
+    def candidates(self, peer: Identity, wanted: Identity | None, suite: IkeSuite) -> tuple[Connection, ...]:
+        """Connections that accept this peer, want to be called by that name, and allow the suite; at most a few."""
+        found: list[Connection] = []
+        for key in _keys(peer):
+            for connection in self._by_pattern.get(key, {}).values():
+                if len(found) == MAX_CANDIDATES:
+                    return tuple(found)
+                if _fits(connection, peer, wanted, suite):
+                    found.append(connection)
+        return tuple(found)
+
+
+def _key(connection: Connection) -> tuple[PatternKind, Identity | None]:
+    pattern = connection.peer.identity
+    return pattern.kind, pattern.identity.folded() if pattern.identity is not None else None
+
+
+def _keys(peer: Identity) -> Sequence[tuple[PatternKind, Identity | None]]:
+    """Where patterns that match an identity are filed, the most specific first."""
+    folded = peer.folded()
+    keys: list[tuple[PatternKind, Identity | None]] = [(PatternKind.EXACT, folded)]
+    if folded.type is IdType.FQDN:
+        labels = folded.value.split(b".")[:MAX_LABELS]
+        suffixes = [b"." + b".".join(labels[at:]) for at in range(1, len(labels))]
+        keys += [(PatternKind.SUFFIX, Identity(IdType.FQDN, suffix)) for suffix in suffixes]
+    elif folded.type is IdType.RFC822_ADDR:
+        _, at, host = folded.value.rpartition(b"@")
+        keys.append((PatternKind.SUFFIX, Identity(IdType.RFC822_ADDR, at + host)))
+    keys.append((PatternKind.ANY, None))
+    return keys
+
+
+def _fits(connection: Connection, peer: Identity, wanted: Identity | None, suite: IkeSuite) -> bool:
+    if not connection.peer.identity.matches(peer):
+        return False
+    if wanted is not None and wanted.folded() != connection.local_identity.folded():
+        return False
+    return any(_allows(proposal, suite) for proposal in connection.proposals)
+
+
+def _allows(proposal: IkeProposal, suite: IkeSuite) -> bool:
+    integrity = suite.integrity in proposal.integrities if suite.integrity else not proposal.integrities
+    return (
+        integrity
+        and suite.encryption in proposal.encryptions
+        and suite.prf in proposal.prfs
+        and suite.key_exchange in proposal.key_exchanges
+    )

@@ -1,0 +1,118 @@
+"""What the IKE SAs of one `Endpoint` share: time, chance, the ordered queue, timers, tickets, SPIs and counts."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import TypeVar
+
+from openmoat.ike.config import Count, IkeConfig
+from openmoat.ike.events import Answer, AskSpis, Event, Question, Spis, Ticket, Transmit
+from openmoat.ike.timers import Timers
+from openmoat.net import Path
+
+__all__ = ["Context", "Output", "Timer", "TimerKey"]
+
+Output = Transmit | Question | Event
+Asked = TypeVar("Asked", bound=Question)
+
+
+class Timer(Enum):
+    """Kinds of timer; with an SPI or a name they are the keys of `Context.timers`."""
+
+    RETRANSMIT = auto()
+    HALF_OPEN = auto()
+    REKEY_IKE = auto()
+    HARD_IKE = auto()
+    LIVENESS = auto()
+    RESUME = auto()
+    """Queued exchanges that had to wait go on (RFC 7296 2.25: a TEMPORARY_FAILURE MUST NOT be retried at once)."""
+    LINGER = auto()
+    """What is left of a closed or replaced IKE SA is forgotten."""
+    REKEY_CHILD = auto()
+    HARD_CHILD = auto()
+    KEEP_UP = auto()
+    """A connection is looked after: what it wants and does not have is negotiated."""
+
+
+TimerKey = tuple[Timer, int | str]
+
+
+class Context:
+    """Passed to every IKE SA. `now` is set by each call of the `Endpoint`; nothing here waits."""
+
+    __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "config", "counts", "now", "outputs", "random", "timers")  # fmt: skip
+
+    def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
+        self.config = config
+        self.random = random
+        self.now = 0.0
+        self.outputs: deque[Output] = deque()
+        self.timers: Timers[TimerKey] = Timers()
+        self.counts: Counter[Count] = Counter()
+        self._handlers: dict[Ticket, Callable[[Answer], None]] = {}
+        self._next_ticket = 1
+        self._spis: deque[int] = deque()
+        self._is_asking_spis = False
+
+    def emit(self, output: Output) -> None:
+        """Put it at the end of the one ordered queue."""
+        self.outputs.append(output)
+
+    def transmit_all(self, datagrams: Sequence[bytes], path: Path) -> None:
+        """One message, or its fragments."""
+        for octets in datagrams:
+            self.outputs.append(Transmit(octets, path))
+
+    def chance(self) -> float:
+        """A random number from 0 up to, not including, 1."""
+        return int.from_bytes(self.random(4), "big") / 2**32
+
+    # Questions.
+
+    def ask(self, make: Callable[[Ticket], Question], on_answer: Callable[[Answer], None]) -> Ticket:
+        """Emit the question that `make` builds for a fresh ticket; its answer goes to `on_answer`, once."""
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._handlers[ticket] = on_answer
+        self.emit(make(ticket))
+        return ticket
+
+    def forget(self, ticket: Ticket | None) -> None:
+        """Nobody waits for this answer any more."""
+        if ticket is not None:
+            self._handlers.pop(ticket, None)
+
+    def deliver(self, answer: Answer) -> None:
+        """Give the answer to who asked; one that comes too late, or twice, is counted."""
+        handler = self._handlers.pop(answer.ticket, None)
+        if handler is None:
+            self.counts[Count.LATE_ANSWER] += 1
+        else:
+            handler(answer)
+
+    # Inbound ESP SPIs.
+
+    def refill_spis(self) -> None:
+        """Ask for more where the stock has run down to half."""
+        if self._is_asking_spis or len(self._spis) > self.config.spi_stock // 2:
+            return
+        self._is_asking_spis = True
+        count = self.config.spi_stock - len(self._spis)
+        self.ask(lambda ticket: AskSpis(ticket, count), self._on_spis)
+
+    def _on_spis(self, answer: Answer) -> None:
+        self._is_asking_spis = False
+        if isinstance(answer, Spis):
+            self._spis.extend(answer.spis)
+
+    def take_spi(self) -> int | None:
+        """A reserved SPI for a new Child SA; None where the stock is empty."""
+        spi = self._spis.popleft() if self._spis else None
+        if spi is None:
+            self.counts[Count.SPI_STOCK_EMPTY] += 1
+        self.refill_spis()
+        return spi
+
+    def return_spi(self, spi: int) -> None:
+        """Take back an SPI under which nothing was installed; it is used again after all others."""
+        self._spis.append(spi)

@@ -1,0 +1,412 @@
+"""All IKE SAs of one host: sorts datagrams, time and answers to them, and carries out what the daemon wants."""
+
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+
+from openmoat.crypto.identities import Identity
+from openmoat.ike.config import Count, IkeConfig
+from openmoat.ike.connections import Connections
+from openmoat.ike.context import Context, Output, Timer, TimerKey
+from openmoat.ike.cookies import CookieJar
+from openmoat.ike.errors import MalformedMessage, NoCommonProposal, ProtocolError
+from openmoat.ike.events import Answer, DownReason, NegotiationFailed
+from openmoat.ike.exchanges import sa_init
+from openmoat.ike.exchanges.informational import Probe
+from openmoat.ike.ike_sa import IkeSa
+from openmoat.ike.message import Header, Message
+from openmoat.ike.numbers import ExchangeType, NotifyType
+from openmoat.ike.payloads import Nonce, Notify
+from openmoat.ike.registry import HalfOpenKey, Registry
+from openmoat.ike.rules import check
+from openmoat.ike.states import DerivingKeys, InitAnswered, InitReceived, InitSent
+from openmoat.ike.status import ChildStatus, ConnectionStatus, Counts, IkeSaStatus
+from openmoat.ike.upkeep import Upkeep
+from openmoat.model.connection import Connection
+from openmoat.net import Path
+
+__all__ = ["Endpoint"]
+
+MAJOR = 2
+
+
+class Endpoint:
+    """All IKE SAs of one host. Call handle_* or a verb, then poll until each gives None.
+
+    No sockets, no clock, no tasks: `now` is seconds of any steady clock, `random` gives n octets. Never raises on what
+    comes from outside; a verb that names what is not there raises `KeyError` or `ValueError`.
+    """
+
+    def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
+        self.config = config
+        self._context = Context(config, random)
+        self._connections = Connections(config.esp_suites)
+        self._registry = Registry(self._context, self._connections)
+        self._upkeep = Upkeep(self._context, self._registry, self._connections)
+        self._cookies = CookieJar(random)
+        self._allowance = config.answers_per_second
+        self._allowed_at = 0.0
+        self._context.refill_spis()
+
+    # What happened.
+
+    def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+        """An IKE message, without non-ESP marker, that came in on `path`."""
+        self._context.now = now
+        try:
+            header = Header.parse(datagram)
+        except MalformedMessage:
+            self._context.counts[Count.MALFORMED] += 1
+            return
+        if header.major != MAJOR:
+            self._context.counts[Count.UNSUPPORTED_VERSION] += 1
+            self._answer_stranger(header, path, Notify(NotifyType.INVALID_MAJOR_VERSION, bytes((MAJOR,))))
+            return
+        own, peer = header.responder_spi, header.initiator_spi
+        if not header.is_initiator:
+            own, peer = peer, own
+        if header.exchange is ExchangeType.IKE_SA_INIT and header.is_initiator and not header.is_response and not own:
+            self._handle_init_request(header, datagram, path)
+            return
+        sa = self._registry.sas.get(own)
+        if sa is None or (sa.peer_spi != peer and not isinstance(sa.state, (InitSent, DerivingKeys))):
+            self._handle_stray(header, path)
+            return
+        sa.receive(header, datagram, path)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do whatever is due."""
+        self._context.now = now
+        while (key := self._context.timers.pop_due(now)) is not None:
+            self._fire(key)
+
+    def handle_answer(self, answer: Answer, now: float) -> None:
+        """The answer to a question; late ones are ignored."""
+        self._context.now = now
+        self._context.deliver(answer)
+
+    def handle_first_packet(self, local_spi: int, now: float) -> None:
+        """An authenticated packet has come in on a Child SA: its peer can receive on the other half (RFC 7296 2.8)."""
+        self._context.now = now
+        lineage = self._registry.children.get(local_spi)
+        child = lineage.children.get(local_spi) if lineage is not None else None
+        if lineage is not None and child is not None and not child.is_closing:
+            lineage.activate(child)
+
+    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
+        """A Child SA has carried as much as it should, or as it may."""
+        self._context.now = now
+        if is_hard:
+            self._upkeep.end_child(local_spi, DownReason.EXPIRED, "hard limit of packets or octets")
+        else:
+            self._upkeep.rekey_child(local_spi)
+
+    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
+        """The newest authenticated packet of a Child SA came from elsewhere than we send to (RFC 7296 2.23)."""
+        self._context.now = now
+        lineage = self._registry.children.get(local_spi)
+        if lineage is not None and lineage.carrier.uses_udp:
+            lineage.carrier.follow(path)
+
+    # What the daemon wants.
+
+    def load(self, connections: Iterable[Connection], now: float) -> None:
+        """Add connections, or exchange those of the same name: an exchanged one is negotiated anew."""
+        self._context.now = now
+        for connection in connections:
+            if connection.name in self._connections:
+                self._upkeep.unload(connection.name)
+            self._upkeep.load(connection)
+
+    def unload(self, names: Iterable[str], now: float) -> None:
+        """Forget connections and delete their SAs."""
+        self._context.now = now
+        for name in names:
+            self._upkeep.unload(name)
+
+    def initiate(self, connection: str, child: str | None = None, now: float = 0.0) -> None:
+        """Bring a connection up, or one child of it; ends a `take_down`."""
+        self._context.now = now
+        self._upkeep.initiate(connection, child)
+
+    def take_down(self, connection: str, now: float, peer: Identity | None = None) -> None:
+        """Delete its SAs, and keep it down until `initiate` or a change of it; of a template perhaps one peer only."""
+        self._context.now = now
+        self._upkeep.take_down(connection, peer)
+
+    def rekey_child(self, local_spi: int, now: float) -> None:
+        """Replace a Child SA."""
+        self._context.now = now
+        self._upkeep.rekey_child(local_spi)
+
+    def rekey_ike(self, ike: int, now: float) -> None:
+        """Replace an IKE SA."""
+        self._context.now = now
+        self._upkeep.rekey_ike(self._registry.sas[ike])
+
+    def delete_child(self, local_spi: int, now: float) -> None:
+        """Delete a Child SA. What is kept up comes back."""
+        self._context.now = now
+        self._upkeep.end_child(local_spi, DownReason.ASKED)
+
+    def delete_ike(self, ike: int, now: float) -> None:
+        """Delete an IKE SA with its children. What is kept up comes back."""
+        self._context.now = now
+        self._upkeep.end(self._registry.sas[ike], DownReason.ASKED)
+
+    def probe(self, ike: int, now: float) -> None:
+        """Ask the peer for a sign of life."""
+        self._context.now = now
+        sa = self._registry.sas[ike]
+        if sa.is_carrier:
+            sa.want(Probe())
+
+    def close(self, now: float) -> None:
+        """Delete everything. Poll on until `is_idle`, or as long as there is patience."""
+        self._context.now = now
+        for name in self._connections.names():
+            self._upkeep.unload(name)
+        for sa in list(self._registry.sas.values()):
+            self._upkeep.end(sa, DownReason.ASKED)
+
+    # What to do now.
+
+    def poll_output(self) -> Output | None:
+        """The next transmit, question or event; their order matters."""
+        return self._context.outputs.popleft() if self._context.outputs else None
+
+    def poll_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called."""
+        return self._context.timers.next()
+
+    # What there is.
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is established or on its way."""
+        return all(sa.is_over and sa.window.sent is None for sa in self._registry.sas.values())
+
+    def counts(self) -> Counts:
+        """What was dropped or refused, by name."""
+        return {count.value: number for count, number in self._context.counts.items()}
+
+    def ike_sas(self) -> list[IkeSaStatus]:
+        """All IKE SAs that are not over."""
+        return [self._ike_status(sa) for sa in self._registry.sas.values() if not sa.is_over]
+
+    def children(self) -> list[ChildStatus]:
+        """All Child SAs."""
+        deadline = self._context.timers.deadline
+        return [
+            ChildStatus(
+                sa=child.sa,
+                is_active=child.is_active,
+                is_closing=child.is_closing,
+                rekey_at=deadline((Timer.REKEY_CHILD, spi)),
+                expires_at=deadline((Timer.HARD_CHILD, spi)),
+            )
+            for spi, lineage in self._registry.children.items()
+            for child in (lineage.children[spi],)
+        ]
+
+    def connections(self) -> list[ConnectionStatus]:
+        """All loaded connections."""
+        return [self._connection_status(name) for name in self._connections.names()]
+
+    def _ike_status(self, sa: IkeSa) -> IkeSaStatus:
+        deadline = self._context.timers.deadline
+        return IkeSaStatus(
+            ike=sa.own_spi,
+            peer_spi=sa.peer_spi,
+            state=type(sa.state).__name__,
+            connection=sa.connection.name if sa.connection else None,
+            peer=sa.lineage.peer if sa.lineage else None,
+            is_initiator=sa.is_initiator,
+            path=sa.path,
+            suite=sa.suite,
+            since=sa.created,
+            heard=sa.heard,
+            rekey_at=deadline((Timer.REKEY_IKE, sa.own_spi)),
+            expires_at=deadline((Timer.HARD_IKE, sa.own_spi)),
+            is_rekeying=sa.exchange is not None and type(sa.exchange).__name__ == "RekeyIke",
+            children=tuple(sa.lineage.children) if sa.lineage and sa.is_carrier else (),
+        )
+
+    def _connection_status(self, name: str) -> ConnectionStatus:
+        record = self._upkeep.records[name]
+        there = {
+            child.spec.name
+            for sa in self._registry.established(name)
+            if sa.lineage is not None
+            for child in sa.lineage.children.values()
+        }
+        return ConnectionStatus(
+            name=name,
+            phase=record.phase,
+            since=record.since,
+            reason=record.reason,
+            text=record.text,
+            failures=record.failures,
+            retry_at=self._context.timers.deadline((Timer.KEEP_UP, name)),
+            missing=tuple(sorted((record.wanted | record.asked) - there)),
+        )
+
+    # Timers.
+
+    def _fire(self, key: TimerKey) -> None:
+        kind, number = key
+        if isinstance(number, str):
+            self._upkeep.look(number)
+            return
+        if kind is Timer.REKEY_CHILD:
+            self._upkeep.rekey_child(number)
+        elif kind is Timer.HARD_CHILD:
+            self._upkeep.end_child(number, DownReason.EXPIRED)
+        elif (sa := self._registry.sas.get(number)) is not None:
+            self._fire_ike(kind, sa)
+
+    def _fire_ike(self, kind: Timer, sa: IkeSa) -> None:
+        match kind:
+            case Timer.RETRANSMIT:
+                sa.retransmit()
+            case Timer.HALF_OPEN if isinstance(sa.state, InitSent):
+                sa_init.on_silence(sa, sa.state)
+            case Timer.HALF_OPEN:
+                self._context.counts[Count.HALF_OPEN_EXPIRED] += 1
+                sa.forget(DownReason.PEER_SILENT)
+            case Timer.REKEY_IKE:
+                self._upkeep.rekey_ike(sa)
+            case Timer.HARD_IKE:
+                self._upkeep.end(sa, DownReason.EXPIRED)
+            case Timer.LIVENESS:
+                self._upkeep.check_liveness(sa)
+            case Timer.RESUME:
+                sa.pump()
+            case _:
+                sa.forget(DownReason.REKEYED)
+
+    # Strangers.
+
+    def _handle_init_request(self, header: Header, datagram: bytes, path: Path) -> None:
+        """Somebody wants an IKE SA: nothing is kept, and little computed, before the bounds have been looked at."""
+        key = (path.remote.address, path.remote.port, sha256(datagram).digest()[:16])
+        known = self._registry.half_open.get(key)
+        if known is not None:
+            self._repeat_init(known, path)
+            return
+        try:
+            message = check(Message.parse(datagram, header))
+            if header.message_id or not self._may_open(message, path):
+                return
+            self._open_half(key, message, datagram, path)
+        except ProtocolError as error:
+            self._refuse_init(header, path, error)
+
+    def _repeat_init(self, sa: IkeSa, path: Path) -> None:
+        """2.1: the same response again, or nothing where IKE_AUTH has begun."""
+        self._context.counts[Count.REPEATED_REQUEST] += 1
+        kept = sa.window.kept
+        if isinstance(sa.state, InitAnswered) and kept is not None:
+            self._context.transmit_all(kept.datagrams, path)
+
+    def _may_open(self, message: Message, path: Path) -> bool:
+        """The bounds on what strangers can make us keep (RFC 7296 2.6)."""
+        registry, config, counts = self._registry, self.config, self._context.counts
+        if len(registry.half_open) >= config.max_half_open:
+            counts[Count.HALF_OPEN_LIMIT] += 1
+            return False
+        if len(registry.half_open) >= config.cookie_threshold and not self._has_cookie(message, path):
+            return False
+        if registry.half_open_by_source[path.remote.address] >= config.max_half_open_per_source:
+            counts[Count.HALF_OPEN_SOURCE_LIMIT] += 1
+            return False
+        return True
+
+    def _has_cookie(self, message: Message, path: Path) -> bool:
+        nonce, cookie = message.first(Nonce), message.notify(NotifyType.COOKIE)
+        if nonce is None:
+            return False
+        spi, now = message.header.initiator_spi, self._context.now
+        if cookie is not None:
+            if self._cookies.is_good(cookie.data, nonce.octets, spi, path.remote, now):
+                return True
+            self._context.counts[Count.COOKIE_REFUSED] += 1
+        self._context.counts[Count.COOKIE_DEMANDED] += 1
+        made = self._cookies.make(nonce.octets, spi, path.remote, now)
+        # A cookie is smaller than the request that asked for it: no amplification, so no rate limit either.
+        self._send_in_clear(message.header, path, Notify(NotifyType.COOKIE, made))
+        return False
+
+    def _open_half(self, key: HalfOpenKey, message: Message, datagram: bytes, path: Path) -> None:
+        state = self._read_init(message, datagram, path)
+        sa = IkeSa(
+            self._context,
+            self._registry,
+            own_spi=self._registry.fresh_spi(),
+            peer_spi=message.header.initiator_spi,
+            is_initiator=False,
+            path=path,
+            state=state,
+        )
+        self._registry.open_half(sa, key)
+        sa_init.answer_request(sa, state)
+
+    def _read_init(self, message: Message, datagram: bytes, path: Path) -> InitReceived:
+        """By the first list of proposals that any connection has and the request meets."""
+        failure: ProtocolError = NoCommonProposal("IKE_SA_INIT request: no connection is loaded")
+        for proposals in self._connections.ike_proposals():
+            try:
+                return sa_init.read_request(message, datagram, path, proposals)
+            except NoCommonProposal as error:
+                failure = error
+        raise failure
+
+    def _refuse_init(self, header: Header, path: Path, error: ProtocolError) -> None:
+        self._context.counts[Count.MALFORMED if isinstance(error, MalformedMessage) else Count.INIT_REFUSED] += 1
+        if error.notify is not None and self._answer_stranger(header, path, Notify(error.notify, error.data)):
+            self._context.emit(
+                NegotiationFailed(
+                    at=self._context.now,
+                    ike=0,
+                    connection=None,
+                    path=path,
+                    is_initiator=False,
+                    exchange=int(header.exchange),
+                    notify=int(error.notify),
+                    notify_sent=True,
+                    reason=DownReason.NO_COMMON_GROUND,
+                    text=str(error),
+                )
+            )
+
+    def _handle_stray(self, header: Header, path: Path) -> None:
+        """2.21.4: no IKE SA of ours. A request may be told so; the answer proves nothing and changes nothing."""
+        if header.is_response:
+            self._context.counts[Count.STRAY_RESPONSE] += 1
+            return
+        self._context.counts[Count.UNKNOWN_SPI] += 1
+        self._answer_stranger(header, path, Notify(NotifyType.INVALID_IKE_SPI))
+
+    def _answer_stranger(self, header: Header, path: Path, notify: Notify) -> bool:
+        """An unprotected error, within the rate limit (RFC 7296 2.21.4); never to a response."""
+        if header.is_response:
+            return False
+        rate, now = self.config.answers_per_second, self._context.now
+        self._allowance = min(rate, self._allowance + (now - self._allowed_at) * rate)
+        self._allowed_at = now
+        if self._allowance < 1:
+            self._context.counts[Count.ANSWER_RATE_LIMIT] += 1
+            return False
+        self._allowance -= 1
+        self._send_in_clear(header, path, notify)
+        return True
+
+    def _send_in_clear(self, header: Header, path: Path, notify: Notify) -> None:
+        answer = Header(
+            header.initiator_spi,
+            header.responder_spi,
+            header.exchange,
+            not header.is_initiator,
+            True,
+            header.message_id,
+        )
+        self._context.transmit_all((Message(answer, (notify,)).emit(),), path)

@@ -1,0 +1,1 @@
+"""One module per exchange of IKEv2, both roles in each."""

@@ -1,0 +1,52 @@
+"""What an exchange of ours on an established IKE SA is: an object that asks, sends, hears, and then is over."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from openmoat.ike.events import DownReason
+from openmoat.ike.exchanges.collisions import Ours
+from openmoat.ike.message import Message
+
+if TYPE_CHECKING:
+    from openmoat.ike.ike_sa import IkeSa
+
+__all__ = ["Exchange", "PeerExchange"]
+
+
+class Exchange(ABC):
+    """At most one of ours is open on an IKE SA; others wait their turn."""
+
+    __slots__ = ("is_sent",)
+
+    def __init__(self) -> None:
+        self.is_sent = False
+        """Whether the request has gone out. Until then the exchange may be given up without a trace."""
+
+    @abstractmethod
+    def start(self, sa: "IkeSa") -> None:
+        """Send the request with `sa.request`, now or when what it needs has been answered; or `sa.finish`."""
+
+    @abstractmethod
+    def on_response(self, sa: "IkeSa", message: Message) -> None:
+        """The response came, checked by the rules; `sa.finish`, now or after some more questions."""
+
+    def on_end(self, sa: "IkeSa", reason: DownReason) -> None:  # noqa: B027  most exchanges hold nothing
+        """The exchange will not be finished: give back what it holds."""
+
+    def ours(self, spi: int | None) -> Ours:
+        """What this exchange is in the table of collisions, seen from the Child SA with this SPI of ours."""
+        return Ours.NOTHING
+
+    def is_same(self, other: "Exchange") -> bool:
+        """Whether queueing `other` too would be pointless."""
+        return False
+
+
+class PeerExchange(ABC):
+    """A request of the peer that we work on, waiting for answers to our questions."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def on_end(self, sa: "IkeSa") -> None:
+        """There will be no response: give back what it holds."""

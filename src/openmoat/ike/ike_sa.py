@@ -1,0 +1,585 @@
+"""One IKE SA: window, state, keys and timers. It moves octets and time to the exchanges, which know what they mean."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from openmoat.crypto.keymat import IkeKeymat
+from openmoat.crypto.protection import SkProtection
+from openmoat.crypto.suites import Aead, IkeSuite
+from openmoat.errors import BadIcv
+from openmoat.ike import dispatch
+from openmoat.ike.config import Count
+from openmoat.ike.context import Context, Timer
+from openmoat.ike.errors import MalformedMessage, ProtocolError
+from openmoat.ike.events import (
+    Answer,
+    DownReason,
+    IkeSaKeys,
+    NegotiationFailed,
+    PeerMoved,
+    Question,
+)
+from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
+from openmoat.ike.fragments import FRAGMENT_SIZES, Reassembly, seal_fragments
+from openmoat.ike.lineage import Lineage
+from openmoat.ike.message import Header, Message
+from openmoat.ike.natt import NatView, esp_path
+from openmoat.ike.numbers import ExchangeType
+from openmoat.ike.payloads import EncryptedFragment, Notify, Payload
+from openmoat.ike.scopes import Scope, scope_of
+from openmoat.ike.states import Closed, Dead, Deleting, Established, State, Superseded, check_step
+from openmoat.ike.window import Arrival, Window
+from openmoat.model.connection import Connection
+from openmoat.net import Path
+
+if TYPE_CHECKING:
+    from openmoat.ike.registry import Registry
+
+__all__ = ["LINGER_SECONDS", "MAX_QUEUED_EXCHANGES", "IkeSa"]
+
+MAX_QUEUED_EXCHANGES = 64
+"""Exchanges of ours that wait for their turn on one IKE SA."""
+LINGER_SECONDS = 20.0
+"""A closed IKE SA answers a repeated last request for so long; one that was replaced waits so long for its Delete."""
+
+AnswerKind = TypeVar("AnswerKind", bound=Answer)
+
+
+class IkeSa:
+    """One IKE SA, from its first message to its end."""
+
+    __slots__ = (
+        "_iv",
+        "_reassembly",
+        "_tickets",
+        "activity",
+        "answering",
+        "connection",
+        "context",
+        "created",
+        "exchange",
+        "heard",
+        "incoming",
+        "is_initiator",
+        "is_owed",
+        "keymat",
+        "lineage",
+        "nat",
+        "nonces",
+        "outgoing",
+        "own_spi",
+        "path",
+        "peer_fragments",
+        "peer_spi",
+        "queue",
+        "registry",
+        "state",
+        "suite",
+        "window",
+    )
+
+    def __init__(
+        self,
+        context: Context,
+        registry: "Registry",
+        *,
+        own_spi: int,
+        peer_spi: int,
+        is_initiator: bool,
+        path: Path,
+        state: State,
+        connection: Connection | None = None,
+    ) -> None:
+        self.context = context
+        self.registry = registry
+        self.own_spi = own_spi
+        self.peer_spi = peer_spi
+        self.is_initiator = is_initiator
+        """We sent the first message: our SPI is the initiator's in every header."""
+        self.path = path
+        self.state: State = state
+        self.connection = connection
+        self.lineage: Lineage | None = None
+        """From authentication on."""
+        self.window = Window()
+        self.nat = NatView()
+        self.suite: IkeSuite | None = None
+        self.keymat: IkeKeymat | None = None
+        self.outgoing: SkProtection | None = None
+        self.incoming: SkProtection | None = None
+        self.nonces: tuple[bytes, bytes] = (b"", b"")
+        self.peer_fragments = False
+        self.exchange: Exchange | None = None
+        self.queue: deque[Exchange] = deque()
+        self.answering: PeerExchange | None = None
+        self.created = context.now
+        self.heard = context.now
+        """When an authenticated, fresh message last came in."""
+        self.activity = (0, 0)
+        """Packets in and out of its children, as last told."""
+        self.is_owed = False
+        """We have sent packets since anything came in."""
+        self._iv = 0
+        self._tickets: set[int] = set()
+        self._reassembly: Reassembly | None = None
+        registry.add(self)
+
+    # What others ask about it.
+
+    @property
+    def initiator_spi(self) -> int:
+        """SPIi of the header."""
+        return self.own_spi if self.is_initiator else self.peer_spi
+
+    @property
+    def responder_spi(self) -> int:
+        """SPIr of the header."""
+        return self.peer_spi if self.is_initiator else self.own_spi
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is negotiated here any more."""
+        return isinstance(self.state, (Superseded, Deleting, Closed, Dead))
+
+    @property
+    def uses_udp(self) -> bool:
+        """Whether ESP goes in UDP (RFC 7296 2.23)."""
+        return self.nat.is_found or (self.connection is not None and self.connection.force_encapsulation)
+
+    @property
+    def is_carrier(self) -> bool:
+        """Whether the Child SAs of its lineage hang on this IKE SA."""
+        return self.lineage is not None and self.lineage.carrier is self
+
+    # State and questions.
+
+    def step(self, following: State) -> None:
+        """Go over to the next state, if it may come next."""
+        self.state = check_step(self.state, following)
+
+    def ask(self, make: Callable[[int], Question], on_answer: Callable[[Answer], None], *, for_peer: bool) -> None:
+        """Put a question for the request of the peer that we work on, or for an exchange of ours."""
+
+        def handle(answer: Answer) -> None:
+            self._tickets.discard(answer.ticket)
+            try:
+                on_answer(answer)
+            except ProtocolError as error:
+                self.fail_request(error) if for_peer else self.fail_response(error)
+
+        self._tickets.add(self.context.ask(make, handle))
+
+    def set_keys(self, suite: IkeSuite, keymat: IkeKeymat) -> None:
+        """From now on messages are protected."""
+        self.suite = suite
+        self.keymat = keymat
+        ours = SkProtection(suite.encryption, suite.integrity, keymat.sk_ei, keymat.sk_ai)
+        theirs = SkProtection(suite.encryption, suite.integrity, keymat.sk_er, keymat.sk_ar)
+        self.outgoing, self.incoming = (ours, theirs) if self.is_initiator else (theirs, ours)
+        if self.context.config.reveal_keys:
+            self.context.emit(
+                IkeSaKeys(
+                    self.initiator_spi,
+                    self.responder_spi,
+                    suite,
+                    keymat.sk_ei,
+                    keymat.sk_er,
+                    keymat.sk_ai,
+                    keymat.sk_ar,
+                )
+            )
+
+    # Sending.
+
+    def request(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
+        """Send a protected request of ours and keep it until its response comes."""
+        if self.exchange is not None:
+            self.exchange.is_sent = True
+        self.window.send(exchange, self._seal(exchange, self.window.next_id, payloads, is_response=False))
+        self._transmit_request()
+
+    def request_in_clear(self, message: bytes, *, again: bool) -> None:
+        """Send an IKE_SA_INIT request, in place of the one before it where `again`."""
+        if again:
+            self.window.replace((message,))
+        else:
+            self.window.send(ExchangeType.IKE_SA_INIT, (message,))
+        self._transmit_request()
+
+    def respond(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
+        """Answer the peer's request that we work on, protected."""
+        self.answering = None
+        datagrams = self._seal(exchange, self.window.expected_id, payloads, is_response=True)
+        self.context.transmit_all(datagrams, self.window.answer(datagrams))
+
+    def respond_in_clear(self, message: bytes) -> None:
+        """Answer the peer's IKE_SA_INIT request."""
+        self.context.transmit_all((message,), self.window.answer((message,)))
+
+    def header(self, exchange: ExchangeType, message_id: int, *, is_response: bool) -> Header:
+        """The header of a message of ours."""
+        return Header(self.initiator_spi, self.responder_spi, exchange, self.is_initiator, is_response, message_id)
+
+    def _seal(
+        self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
+    ) -> tuple[bytes, ...]:
+        if self.outgoing is None:
+            raise ValueError("IKE SA: nothing can be protected before there are keys")
+        message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
+        whole = message.seal(self.outgoing, self._next_iv())
+        size = self.context.config.fragment_size - 1280 + FRAGMENT_SIZES[self.path.local.address.version]
+        if len(whole) <= size or not self.peer_fragments:
+            return (whole,)
+        return seal_fragments(message, self.outgoing, self._next_iv, size)
+
+    def _next_iv(self) -> bytes:
+        """Never the same for an AEAD, not to be foreseen for CBC (RFC 7296 3.14, RFC 5282 3.1)."""
+        if self.suite is None or not isinstance(self.suite.encryption, Aead):
+            return self.context.random(self.suite.encryption.iv if self.suite else 0)
+        self._iv += 1
+        return self._iv.to_bytes(self.suite.encryption.iv, "big")
+
+    def _transmit_request(self) -> None:
+        sent = self.window.sent
+        if sent is not None:
+            self.context.transmit_all(sent.datagrams, self.path)
+            wait = self.context.config.retransmission.wait(sent.sent)
+            self.context.timers.set((Timer.RETRANSMIT, self.own_spi), self.context.now + wait)
+
+    def retransmit(self) -> None:
+        """No response has come in time: send the same octets again, or conclude that the peer is silent."""
+        sent = self.window.sent
+        if sent is None:
+            return
+        if sent.sent >= self.context.config.retransmission.tries:
+            dispatch.on_silence(self)
+            return
+        sent.sent += 1
+        self.context.counts[Count.RETRANSMITTED] += 1
+        self._transmit_request()
+
+    # Receiving.
+
+    def receive(self, header: Header, datagram: bytes, path: Path) -> None:
+        """A datagram whose SPIs name this IKE SA. Nothing changes before it is found to be authentic."""
+        if header.is_initiator is self.is_initiator:
+            self.context.counts[Count.WRONG_ROLE_FLAG] += 1
+        elif header.is_response:
+            self._receive_response(header, datagram, path)
+        else:
+            self._receive_request(header, datagram, path)
+
+    def _receive_response(self, header: Header, datagram: bytes, path: Path) -> None:
+        if not self.window.is_response_expected(header.message_id, header.exchange):
+            self.context.counts[Count.UNEXPECTED_RESPONSE] += 1
+            return
+        if header.exchange is ExchangeType.IKE_SA_INIT:
+            dispatch.on_init_response(self, header, datagram)
+            return
+        try:
+            message = self._open(header, datagram)
+            if message is None:
+                return
+        except MalformedMessage as error:
+            self._accept_response(path)
+            self.fail_response(error)
+            return
+        self._accept_response(path)
+        try:
+            dispatch.on_response(self, message)
+        except ProtocolError as error:
+            self.fail_response(error)
+
+    def _accept_response(self, path: Path) -> None:
+        self.complete_request()
+        self.hear(path)
+
+    def complete_request(self) -> None:
+        """The response to our open request is accepted."""
+        self.window.complete()
+        self.context.timers.stop((Timer.RETRANSMIT, self.own_spi))
+
+    def _receive_request(self, header: Header, datagram: bytes, path: Path) -> None:
+        arrival = self.window.classify(header.message_id)
+        if arrival in _DROPPED:
+            self.context.counts[_DROPPED[arrival]] += 1
+            return
+        if self.incoming is None:
+            dispatch.on_early_request(self, header, datagram, path)
+            return
+        if arrival is Arrival.REPEATED:
+            self._answer_again(header, datagram, path)
+            return
+        try:
+            message = self._open(header, datagram)
+        except MalformedMessage as error:
+            self._accept_request(path)
+            self.fail_request(error, header.exchange)
+            return
+        if message is None:
+            return
+        self._accept_request(path)
+        try:
+            dispatch.on_request(self, message)
+        except ProtocolError as error:
+            self.fail_request(error, header.exchange)
+
+    def _accept_request(self, path: Path) -> None:
+        self.window.accept(path)
+        self.hear(path)
+
+    def _answer_again(self, header: Header, datagram: bytes, path: Path) -> None:
+        """The kept response, to a request that is authentic; of a fragmented one the first fragment is enough."""
+        self.context.counts[Count.REPEATED_REQUEST] += 1
+        kept = self.window.kept
+        try:
+            message = Message.parse(datagram, header)
+            sealed = message.sealed
+            if kept is None or sealed is None or self.incoming is None:
+                return
+            if isinstance(sealed, EncryptedFragment) and sealed.number != 1:
+                return  # RFC 7383 2.6.1
+            self.incoming.open(datagram[: sealed.offset], sealed.body)
+        except BadIcv:
+            self.context.counts[Count.BAD_ICV] += 1
+            return
+        except MalformedMessage:
+            self.context.counts[Count.MALFORMED] += 1
+            return
+        self.context.transmit_all(kept.datagrams, path)
+
+    def _open(self, header: Header, datagram: bytes) -> Message | None:
+        """The message inside, or None where there is nothing to act on (yet).
+
+        Raises `MalformedMessage` only for what an authenticated peer has written.
+        """
+        counts = self.context.counts
+        try:
+            message = Message.parse(datagram, header)
+        except MalformedMessage:
+            counts[Count.MALFORMED] += 1
+            return None
+        if message.sealed is None or self.incoming is None:
+            counts[Count.NOT_PROTECTED] += 1
+            return None
+        try:
+            if not isinstance(message.sealed, EncryptedFragment):
+                return message.open(datagram, self.incoming)
+            return self._reassemble(message, datagram)
+        except BadIcv:
+            counts[Count.BAD_ICV] += 1
+            return None
+
+    def _reassemble(self, message: Message, datagram: bytes) -> Message | None:
+        if not self.peer_fragments or self.incoming is None:
+            self.context.counts[Count.FRAGMENT_REFUSED] += 1
+            return None
+        if self._reassembly is None:
+            self._reassembly = Reassembly()
+        try:
+            whole = self._reassembly.add(datagram, message, self.incoming, self.context.now)
+        except MalformedMessage:
+            self.context.counts[Count.FRAGMENT_REFUSED] += 1
+            return None
+        if whole is not None:
+            self._reassembly = None
+        return whole
+
+    def hear(self, path: Path) -> None:
+        """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
+        self.heard = self.context.now
+        if self.lineage is not None and not self.is_over:
+            self.follow(path)
+
+    def follow(self, path: Path) -> None:
+        """Use another path where a NAT stands before the peer; without one its address is what it is (RFC 7296 2.23)."""
+        if path == self.path or not self.nat.peer:
+            return
+        self.path = path
+        if self.is_carrier and self.lineage is not None:
+            new = esp_path(path, udp=self.uses_udp)
+            for child in self.lineage.children.values():
+                child.sa = replace(child.sa, path=new)
+            children = tuple(self.lineage.children)
+            self.context.emit(PeerMoved(self.own_spi, new, self.uses_udp, children))
+
+    # Errors.
+
+    def fail_request(self, error: ProtocolError, exchange: ExchangeType | None = None) -> None:
+        """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
+        exchange = exchange or dispatch.answered_exchange(self)
+        scope = scope_of(error, exchange, is_response=False)
+        if self.answering is not None:
+            self.answering.on_end(self)
+        self.report(error, exchange, notify_sent=True)
+        if error.notify is None:
+            self.window.abandon_answer()
+            return
+        self.respond(exchange, [Notify(error.notify, error.data)])
+        if scope is Scope.CLOSE:
+            self.close(dispatch.reason_of(error), str(error))
+
+    def fail_response(self, error: ProtocolError) -> None:
+        """The response to our request is of no use."""
+        exchange = dispatch.open_exchange(self)
+        scope = scope_of(error, exchange, is_response=True)
+        self.report(error, exchange, notify_sent=False)
+        if scope is Scope.DELETE:
+            self.delete(dispatch.reason_of(error), str(error), error)
+        elif self.exchange is not None:
+            ended = self.exchange
+            ended.on_end(self, dispatch.reason_of(error))
+            self.finish(ended)
+
+    def report(self, error: ProtocolError, exchange: ExchangeType, *, notify_sent: bool) -> None:
+        """Tell why a negotiation came to nothing."""
+        self.report_failure(
+            exchange, error.notify, notify_sent=notify_sent, reason=dispatch.reason_of(error), text=str(error)
+        )
+
+    def report_failure(
+        self, exchange: ExchangeType, notify: int | None, *, notify_sent: bool, reason: DownReason, text: str
+    ) -> None:
+        """Tell why a negotiation came to nothing, in words."""
+        connection = self.connection.name if self.connection else None
+        self.context.emit(
+            NegotiationFailed(
+                at=self.context.now,
+                ike=self.own_spi,
+                connection=connection,
+                path=self.path,
+                is_initiator=self.is_initiator,
+                exchange=int(exchange),
+                notify=int(notify) if notify is not None else None,
+                notify_sent=notify_sent,
+                reason=reason,
+                text=text,
+                peer=self.lineage.peer if self.lineage else None,
+            )
+        )
+
+    # Exchanges of ours.
+
+    def want(self, exchange: Exchange, *, first: bool = False) -> None:
+        """Queue an exchange; it starts when those before it are over."""
+        if self.is_over and not isinstance(self.state, Superseded):
+            return
+        waiting = [*self.queue] if self.exchange is None else [self.exchange, *self.queue]
+        if any(other.is_same(exchange) for other in waiting):
+            return
+        if len(self.queue) >= MAX_QUEUED_EXCHANGES:
+            self.context.counts[Count.EXCHANGE_QUEUE_LIMIT] += 1
+            return
+        if first:
+            self.queue.appendleft(exchange)
+        else:
+            self.queue.append(exchange)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start the next exchange, if nothing stands in its way."""
+        while self.exchange is None and self.queue and self._may_start():
+            self.exchange = self.queue.popleft()
+            self.exchange.start(self)
+
+    def _may_start(self) -> bool:
+        if not self.window.is_open or (Timer.RESUME, self.own_spi) in self.context.timers:
+            return False
+        return isinstance(self.state, (Established, Superseded, Deleting))
+
+    def finish(self, exchange: Exchange) -> None:
+        """The exchange is over; the next one may start."""
+        if self.exchange is exchange:
+            self.exchange = None
+        self.pump()
+
+    def pause(self, seconds: float) -> None:
+        """Let queued exchanges wait (RFC 7296 2.25)."""
+        self.context.timers.set((Timer.RESUME, self.own_spi), self.context.now + seconds)
+
+    # The end.
+
+    def delete(self, reason: DownReason, text: str = "", error: ProtocolError | None = None) -> None:
+        """Tell the peer that this IKE SA is over, and forget it when it has answered, or does not."""
+        if isinstance(self.state, (Deleting, Closed, Dead)):
+            return
+        self._release(reason, text)
+        self.step(Deleting())
+        self.want(dispatch.farewell(error))
+
+    def close(self, reason: DownReason, text: str = "") -> None:
+        """The peer knows that this IKE SA is over; its last request may come again."""
+        self._release(reason, text)
+        self.step(Closed())
+        self._stop_timers()
+        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + LINGER_SECONDS)
+
+    def forget(self, reason: DownReason, text: str = "") -> None:
+        """Forget everything at once."""
+        if isinstance(self.state, Dead):
+            return
+        self._release(reason, text)
+        self.step(Dead())
+        self._stop_timers()
+        self.context.timers.stop((Timer.LINGER, self.own_spi))
+        self.registry.remove(self)
+
+    def expire(self) -> None:
+        """It stands aside: forget it after a while even if nobody deletes it."""
+        for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
+            self.context.timers.stop((timer, self.own_spi))
+        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + LINGER_SECONDS)
+
+    def sibling(self, own_spi: int, peer_spi: int, *, is_initiator: bool) -> "IkeSa":
+        """A further IKE SA with the same peer on the same path, made by an exchange on this one (RFC 7296 2.18)."""
+        new = IkeSa(
+            self.context,
+            self.registry,
+            own_spi=own_spi,
+            peer_spi=peer_spi,
+            is_initiator=is_initiator,
+            path=self.path,
+            state=Established(),
+            connection=self.connection,
+        )
+        new.lineage = self.lineage
+        new.nat = self.nat
+        new.peer_fragments = self.peer_fragments
+        return new
+
+    def note_deleted(self, remote_spi: int) -> None:
+        """The peer deletes a Child SA that we do not know: perhaps one whose making we have not heard of yet."""
+        deleted = getattr(self.exchange, "deleted", None)
+        if deleted is not None and len(deleted) < MAX_QUEUED_EXCHANGES:
+            deleted.add(remote_spi)
+
+    def _release(self, reason: DownReason, text: str) -> None:
+        """Children, exchanges and questions of this IKE SA end here; once."""
+        if isinstance(self.state, (Deleting, Closed)):
+            return
+        exchange, self.exchange = self.exchange, None
+        answering, self.answering = self.answering, None
+        self.queue.clear()
+        if exchange is not None:
+            exchange.on_end(self, reason)
+        if answering is not None:
+            answering.on_end(self)
+        self.window.abandon_answer()
+        for ticket in self._tickets:
+            self.context.forget(ticket)
+        self._tickets.clear()
+        self.registry.ending(self, reason, text)
+
+    def _stop_timers(self) -> None:
+        for timer in _OWN_TIMERS:
+            self.context.timers.stop((timer, self.own_spi))
+
+
+_DROPPED = {
+    Arrival.BUSY: Count.BUSY_REQUEST,
+    Arrival.STALE: Count.STALE_REQUEST,
+    Arrival.AHEAD: Count.REQUEST_AHEAD,
+}
+_OWN_TIMERS = (Timer.RETRANSMIT, Timer.HALF_OPEN, Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS, Timer.RESUME)
