@@ -37,10 +37,8 @@ def render() -> str:
 def render_algorithms() -> str:
     """Every algorithm by its word, with what the RFCs say of it today."""
     lines = ["| kind | word | IKE (RFC 8247) | ESP (RFC 8221) |", "|---|---|---|---|"]
-    for row in ENCRYPTIONS:
-        lines.append(f"| encryption | `{row.name}` | {_status(row.ike)} | {_status(row.esp)} |")
-    for mac in INTEGRITIES:
-        lines.append(f"| integrity | `{mac.name}` | {_status(mac.ike)} | {_status(mac.esp)} |")
+    lines += [f"| encryption | `{row.name}` | {_status(row.ike)} | {_status(row.esp)} |" for row in ENCRYPTIONS]
+    lines += [f"| integrity | `{mac.name}` | {_status(mac.ike)} | {_status(mac.esp)} |" for mac in INTEGRITIES]
     lines += [f"| PRF | `{prf.name}` | {_status(prf.ike)} | |" for prf in PRFS]
     lines += [f"| key exchange | `{method.name}` | {_status(method.ike)} | |" for method in KE_METHODS]
     return "\n".join(lines)
