@@ -293,20 +293,28 @@ pub const fn update_checksum(checksum: u16, old: u16, new: u16) -> u16 {
 }
 
 /// The Internet checksum of octets on top of a folded or unfolded sum (RFC 1071); 0 starts one.
+///
+/// Sums words of 32 bits in the machine's own order and turns the result once (RFC 1071 2, B): several times faster
+/// than 16 bits at a time, and it is computed for every segment cut from a super-packet.
 pub fn checksum(sum: u32, octets: &[u8]) -> u16 {
-    let (pairs, rest) = octets.as_chunks::<2>();
-    let mut total = u64::from(sum)
-        + pairs
-            .iter()
-            .map(|pair| u64::from(u16::from_be_bytes(*pair)))
-            .sum::<u64>();
-    if let Some(last) = rest.first() {
-        total += u64::from(*last) << 8;
+    let (words, rest) = octets.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    // 65 535 octets of 32-bit words are far from filling 64 bits.
+    let total = words
+        .iter()
+        .chain([&last])
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    let total = u64::from(fold(total).to_be()) + u64::from(sum);
+    !fold(total)
+}
+
+const fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
     }
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    !(total as u16)
+    sum as u16
 }
 
 #[cfg(test)]

@@ -176,6 +176,14 @@ proptest! {
     }
 
     #[test]
+    fn the_checksum_is_that_of_the_definition(octets in prop::collection::vec(any::<u8>(), 0..100), start: u32) {
+        let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+        let mut sum = u64::from(start) + octets.chunks(2).map(word).sum::<u64>();
+        while sum >> 16 != 0 { sum = (sum & 0xffff) + (sum >> 16); }
+        prop_assert_eq!(checksum(start, &octets), !(sum as u16));
+    }
+
+    #[test]
     fn incremental_checksum_is_the_recomputed_one(mut octets in prop::collection::vec(any::<u8>(), 2..60), at in 0_usize..30, new: u16) {
         if octets.len() % 2 == 1 { octets.pop(); }
         octets[0] |= 1; // not all zero: 0 and 0xffff are the same sum
