@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import subprocess
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from openmoat.errors import SystemFault
 from openmoat.system.guard import NO_GUARD, SETS, Guard, Range
 from openmoat.system.names import GUARD_TABLE
 
-__all__ = ["foreign_notes", "parse_foreign", "parse_guard", "read_counters", "read_guard", "transact"]
+__all__ = ["foreign_notes", "is_own_process", "parse_foreign", "parse_guard", "read_counters", "read_guard", "transact"]
 
 DEADLINE: Final = 30.0
 """Seconds for one nft process; a transaction with 10 000 elements takes a tenth of one."""
@@ -18,6 +19,14 @@ STAMP_WORDS: Final = "moatd guard, frame "
 BEFORE_WORDS: Final = "before: "
 
 Json = Mapping[str, Any]
+
+_own_processes: deque[int] = deque(maxlen=64)
+"""Process ids of the last runs of nft, so that a watch tells our own transactions from those of others."""
+
+
+def is_own_process(pid: int) -> bool:
+    """Whether this was one of our own last runs of nft."""
+    return pid in _own_processes
 
 
 def transact(text: str) -> None:
@@ -74,7 +83,7 @@ def parse_foreign(listed: Json, device: str) -> list[str]:
                 f"firewall: chain {where} drops what it does not know, and does not know {device}: packets of the tunnel are lost "
                 f'there; add: nft insert rule {where} iifname "{device}" accept; nft insert rule {where} oifname "{device}" accept'
             )
-        if hook == "postrouting" and any(_translates(rule, device) for rule in own_rules):
+        if hook == "postrouting" and _translates(own_rules, device):
             notes.append(
                 f"firewall: chain {where} would give packets into the tunnel another source, which its selectors do not hold; "
                 f'add: nft insert rule {where} oifname "{device}" accept'
@@ -83,18 +92,22 @@ def parse_foreign(listed: Json, device: str) -> list[str]:
 
 
 def _nft(arguments: list[str], text: str | None = None) -> str:
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            ["nft", *arguments], input=text, capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
+        process = subprocess.Popen(["nft", *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     except FileNotFoundError as error:
         raise SystemFault("firewall: nft is not installed; apt-get install nftables") from error
-    except subprocess.TimeoutExpired as error:
-        raise SystemFault(f"firewall: nft gave no answer in {DEADLINE:.0f} s") from error
-    if done.returncode:
-        words = done.stderr.strip().splitlines()
+    with process:
+        _own_processes.append(process.pid)
+        try:
+            output, complaint = process.communicate(text, timeout=DEADLINE)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise SystemFault(f"firewall: nft gave no answer in {DEADLINE:.0f} s") from error
+    if process.returncode:
+        words = complaint.strip().splitlines()
         raise SystemFault(f"firewall: nft: {words[0] if words else 'no reason given'}")
-    return done.stdout
+    return output
 
 
 def _rows(listed: Json, kind: str) -> Iterator[Json]:
@@ -142,10 +155,15 @@ def _mentions(right: Any, device: str) -> bool:
     return False
 
 
-def _translates(rule: Json, device: str) -> bool:
-    if not any(key in expression for expression in rule.get("expr", ()) for key in ("masquerade", "snat")):
-        return False
-    for operator, right in _devices(rule, "oifname") + _devices(rule, "oif"):
-        if (operator == "==") != _mentions(right, device):
+def _translates(rules: list[Json], device: str) -> bool:
+    """Whether source NAT comes before any rule that lets packets into the device pass as they are."""
+    for rule in rules:
+        named = _devices(rule, "oifname") + _devices(rule, "oif")
+        fits = all((operator == "==") == _mentions(right, device) for operator, right in named)
+        expressions = rule.get("expr", ())
+        if fits and any(key in expression for expression in expressions for key in ("masquerade", "snat")):
+            return True
+        ends = any(key in expression for expression in expressions for key in ("accept", "return"))
+        if fits and ends and len(expressions) == len(named) + 1:
             return False
-    return True
+    return False

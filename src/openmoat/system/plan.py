@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from openmoat.net import Address, Network
@@ -68,14 +68,21 @@ class _Draft:
     guarded: dict[Network, RouteKind] = field(default_factory=dict)
     kept: list[tuple[str, Network]] = field(default_factory=list)
     """(interface, network) that stay reachable in clear."""
-    routes: dict[tuple[int, Network, int], Route] = field(default_factory=dict)
+    own: frozenset[Address] = frozenset()
+    """Addresses of this host, those that the TUN device will bear included."""
+    routes: dict[tuple[int, int], dict[Network, Route]] = field(default_factory=dict)
+    """By table and metric, then by prefix: one route in each place."""
     notes: list[str] = field(default_factory=list)
 
     def put(self, route: Route) -> None:
-        known = self.routes.get(route.place)
-        if known is not None and 0 < known.mtu < route.mtu:
-            route = replace(route, mtu=known.mtu, advmss=known.advmss)
-        self.routes[route.place] = route
+        """Put a route in its place; of two with sizes there, the smaller sizes stay."""
+        known = self.routes.setdefault((route.table, route.metric), {}).setdefault(route.prefix, route)
+        if known is not route and not 0 < known.mtu < route.mtu:
+            self.routes[route.table, route.metric][route.prefix] = route
+
+    def versions(self, *tables: int) -> set[int]:
+        """Of IP, for which there are routes."""
+        return {prefix.version for (table, _), rows in self.routes.items() if table in tables for prefix in rows}
 
 
 def needs_routes(state: HostState) -> bool:
@@ -90,6 +97,7 @@ def plan(state: HostState, view: HostView) -> Plan:
     """What the kernel must hold for `state` on a host that looks like `view`."""
     draft = _Draft(state, view)
     draft.index = next((link.index for link in view.links.values() if link.name == state.device), 0)
+    draft.own = frozenset((*state.addresses, *(row.address for row in view.addresses)))
     draft.guarded = dict.fromkeys(state.guarded, RouteKind.BLACKHOLE)
     if ALL_IPV4 in draft.guarded and ALL_IPV6 not in draft.guarded:
         # A house that is wholly behind an IPv4 tunnel must not leak by IPv6. Refused and not lost, so that applications
@@ -99,7 +107,7 @@ def plan(state: HostState, view: HostView) -> Plan:
     _destination_routes(draft)
     _source_routes(draft)
     return Plan(
-        routes=frozenset(draft.routes.values()),
+        routes=frozenset(route for rows in draft.routes.values() for route in rows.values()),
         rules=_rules(draft),
         guard=_guard(draft),
         settings=_settings(draft),
@@ -117,7 +125,8 @@ def _destination_routes(draft: _Draft) -> None:
         if prefix.prefixlen == 0:
             _throw(draft, ROUTE_TABLE, THROWN_ALWAYS[prefix.version])
     _throw(draft, ROUTE_TABLE, state.passes)
-    _throw(draft, ROUTE_TABLE, (network for _, network in draft.kept))
+    theirs = set(draft.guarded)
+    _throw(draft, ROUTE_TABLE, (network for _, network in draft.kept if _covering(network, theirs) is not None))
 
 
 def _source_routes(draft: _Draft) -> None:
@@ -135,18 +144,24 @@ def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> None:
     if not draft.index:
         return
     source = wanted.source
-    if source is not None and not _is_own(draft, source):
+    if source is not None and source not in draft.own:
         draft.notes.append(
             f"route {wanted.prefix}: source {source} is no address of this host yet; "
             "packets of the gateway itself will not fit the selectors until it is"
         )
         source = None
-    route = Route(table=table, prefix=wanted.prefix, kind=RouteKind.UNICAST, metric=TUNNEL_METRIC)
-    draft.put(replace(route, index=draft.index, mtu=wanted.mtu, advmss=wanted.advmss, source=source))
-
-
-def _is_own(draft: _Draft, address: Address) -> bool:
-    return address in draft.state.addresses or any(row.address == address for row in draft.view.addresses)
+    draft.put(
+        Route(
+            table=table,
+            prefix=wanted.prefix,
+            kind=RouteKind.UNICAST,
+            metric=TUNNEL_METRIC,
+            index=draft.index,
+            mtu=wanted.mtu,
+            advmss=wanted.advmss,
+            source=source,
+        )
+    )
 
 
 def _throw(draft: _Draft, table: int, prefixes: Iterable[Network]) -> None:
@@ -210,8 +225,7 @@ def _inside(inner: Network, outer: Network) -> bool:
 
 
 def _rules(draft: _Draft) -> frozenset[Rule]:
-    versions = {route.prefix.version for route in draft.routes.values() if route.table == ROUTE_TABLE}
-    rules = {table_rule(version) for version in versions}
+    rules = {table_rule(version) for version in draft.versions(ROUTE_TABLE)}
     rules |= {source_rule(row.source, row.route.prefix) for row in draft.state.source_routes}
     if ALL_IPV4 in draft.guarded or any(row.route.prefix == ALL_IPV4 for row in draft.state.source_routes):
         rules |= {dhcp_rule(), end_rule()}
@@ -238,7 +252,7 @@ def _guard(draft: _Draft) -> Guard:
 
 
 def _settings(draft: _Draft) -> tuple[Setting, ...]:
-    versions = {route.prefix.version for route in draft.routes.values()}
+    versions = draft.versions(ROUTE_TABLE, SOURCE_TABLE)
     now = draft.view.settings
     wanted: list[tuple[str, int, bool]] = []
     strict = now.get(ALL_RP_FILTER, 0)

@@ -19,6 +19,7 @@ from openmoat.system.plan import HostView, Plan, needs_routes, plan
 from openmoat.system.routes import Route, RouteKind, change_routes, read_host_routes, read_routes
 from openmoat.system.rules import Rule, change_rules, read_rules
 from openmoat.system.state import HostState, SourceRoute, TunnelRoute
+from openmoat.system.watch import AddressChanged, Change, EverythingChanged, GuardTouched, LinkChanged
 
 __all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "TunnelRoute"]
 
@@ -68,6 +69,8 @@ class Reconciler:
 
     def __init__(self) -> None:
         self._installed = _Installed()
+        self._restore: tuple[str, ...] = ()
+        """What the guard remembers, in case somebody flushes it while we run."""
 
     def adopt(self) -> int:
         """Read what an earlier process has left: the number of routes, rules and guarded ranges. Nothing is changed."""
@@ -82,6 +85,21 @@ class Reconciler:
         if guard:
             self._installed.guard = None
 
+    def heed(self, changes: Iterable[Change]) -> bool:
+        """Take in what a `Watch` has told; answers whether `apply` should be called again."""
+        is_called_for = False
+        for change in changes:
+            is_called_for = True
+            match change:
+                case GuardTouched():
+                    self.mistrust(routes=False, guard=True)
+                case EverythingChanged():
+                    self.mistrust(guard=True)
+                case LinkChanged() | AddressChanged():
+                    # The kernel takes routes away with an address they name, or a link they use, and does not say so.
+                    self.mistrust()
+        return is_called_for
+
     def apply(self, state: HostState) -> Applied:
         """Bring about `state`: the guard first, then what packets need. Writes nothing where all is as it should be.
 
@@ -91,9 +109,10 @@ class Reconciler:
             view = _look(netlink, state)
             wanted = plan(state, view)
             routes, rules, guard = self._read(netlink)
-            remembered = {row.name for text in guard.restore if (row := sysctls.parse_restore(text)) is not None}
-            new_rows = [str(row) for row in wanted.settings if not row.is_ours and row.name not in remembered]
-            goal = replace(wanted.guard, restore=(*guard.restore, *new_rows))
+            self._restore = _remember(
+                (*guard.restore, *self._restore, *(str(row) for row in wanted.settings if not row.is_ours))
+            )
+            goal = replace(wanted.guard, restore=self._restore)
             self._installed = _Installed()
             written = _change_guard(guard, goal)
             written += _write_addresses(netlink, state, view)
@@ -117,13 +136,14 @@ class Reconciler:
             self._installed = _Installed()
             written = _change_routing(netlink, (routes, rules), Plan())
         settings = []
-        for row in reversed(guard.restore):
+        for row in reversed(_remember((*guard.restore, *self._restore))):
             setting = sysctls.parse_restore(row)
             if setting is None or sysctls.read([setting.name]).get(setting.name) != setting.value:
                 continue
             if not sysctls.write(setting.name, setting.before):
                 settings.append(sysctls.restore_row(setting.name, setting.value, setting.before))
         written += len(settings) + _change_guard(guard, NO_GUARD)
+        self._restore = ()
         return Applied(written=written, settings=tuple(settings))
 
     def counters(self) -> dict[str, int]:
@@ -137,6 +157,16 @@ class Reconciler:
         guard = read_guard() if known.guard is None else known.guard
         self._installed = _Installed(routes, rules, guard)
         return routes, rules, guard
+
+
+def _remember(rows: Iterable[str]) -> tuple[str, ...]:
+    """The first that is told of each setting: later ones saw a value of ours."""
+    first: dict[str, str] = {}
+    for row in rows:
+        setting = sysctls.parse_restore(row)
+        if setting is not None:
+            first.setdefault(setting.name, row)
+    return tuple(first.values())
 
 
 def _look(netlink: Netlink, state: HostState) -> HostView:
@@ -162,9 +192,9 @@ def _change_guard(have: Guard, want: Guard) -> int:
 def _change_routing(netlink: Netlink, have: tuple[frozenset[Route], frozenset[Rule]], want: Plan) -> int:
     """Routes in before the rules that lead to them, rules out before the routes they led to."""
     routes, rules = have
-    places = {route.place for route in want.routes}
     put = sorted(want.routes - routes, key=lambda route: (ORDER[route.kind], route.place[1].version))
-    gone = [route for route in routes - want.routes if route.place not in places]
+    replaced = {route.place for route in put}
+    gone = [route for route in routes - want.routes if route.place not in replaced]
     rules_put, rules_gone = want.rules - rules, rules - want.rules
     change_routes(netlink, put, [])
     change_rules(netlink, sorted(rules_put, key=lambda rule: -rule.priority), rules_gone)

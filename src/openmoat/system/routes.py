@@ -33,6 +33,7 @@ __all__ = [
     "Route",
     "RouteKind",
     "change_routes",
+    "parse_host_route",
     "read_host_routes",
     "read_routes",
     "route_to",
@@ -90,6 +91,10 @@ class Route:
     advmss: int = 0
     source: Address | None = None
 
+    def __hash__(self) -> int:
+        # What mostly differs is enough, and sets of ten thousands are made at every change.
+        return hash((self.prefix, self.metric))
+
     @property
     def place(self) -> tuple[int, Network, int]:
         """What the kernel tells two routes apart by; a change in place replaces."""
@@ -121,16 +126,23 @@ def read_routes(netlink: Netlink, tables: Sequence[int]) -> frozenset[Route]:
 
 def read_host_routes(netlink: Netlink) -> tuple[HostRoute, ...]:
     """The unicast routes of the main table."""
-    found = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for answer in _dump(netlink, family, MAIN_TABLE, 0):
-            header = ROUTE.unpack_from(answer.body)
-            values = attributes(answer.body[ROUTE.size :])
-            if header[7] != RouteKind.UNICAST or header[8] & RTM_F_CLONED or RTA_OIF not in values:
-                continue
-            prefix = network_of(family, header[1], values.get(RTA_DST))
-            found.append(HostRoute(prefix, struct.unpack("=I", values[RTA_OIF])[0], RTA_GATEWAY not in values))
-    return tuple(found)
+    answers = [
+        answer for family in (socket.AF_INET, socket.AF_INET6) for answer in _dump(netlink, family, MAIN_TABLE, 0)
+    ]
+    return tuple(route for answer in answers if (route := parse_host_route(answer)) is not None)
+
+
+def parse_host_route(answer: Answer) -> HostRoute | None:
+    """The route of an RTM_NEWROUTE or RTM_DELROUTE; None for another table's, another kind's, one of several hops, or ours."""
+    family, length, _source, _tos, table, protocol, _scope, kind, flags = ROUTE.unpack_from(answer.body)
+    values = attributes(answer.body[ROUTE.size :])
+    if kind != RouteKind.UNICAST or table != MAIN_TABLE or flags & RTM_F_CLONED or protocol == ROUTE_PROTOCOL:
+        return None
+    if RTA_OIF not in values:
+        return None
+    return HostRoute(
+        network_of(family, length, values.get(RTA_DST)), _number(values, RTA_OIF), RTA_GATEWAY not in values
+    )
 
 
 def change_routes(netlink: Netlink, put: Iterable[Route], remove: Iterable[Route]) -> None:
