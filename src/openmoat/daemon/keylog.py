@@ -1,11 +1,14 @@
-"""Writes keys of IKE SAs as Wireshark's `ikev2_decryption_table` wants them, where the operator asked for it by name."""
+"""Writes keys as Wireshark's tables want them, where the operator asked for it by name.
+
+The file named gets lines of `ikev2_decryption_table`; the one beside it, with `.esp` at its end, lines of `esp_sa`.
+"""
 
 import os
 from pathlib import Path
 
 from openmoat.crypto.numbers import Encr, Integ
 from openmoat.errors import SystemFault
-from openmoat.ike.events import IkeSaKeys
+from openmoat.ike.events import ChildKeys, ChildSa, IkeSaKeys
 
 __all__ = ["KeyLog"]
 
@@ -23,18 +26,33 @@ INTEGRITIES = {
     Integ.HMAC_SHA2_512_256: "HMAC_SHA2_512_256 [RFC4868]",
 }
 NO_INTEGRITY = "NONE [RFC4306]"
+ESP_ENCRYPTIONS = {
+    Encr.AES_CBC: "AES-CBC [RFC3602]",
+    # Without the length of its ICV in the name Wireshark does not check it.
+    Encr.AES_GCM_16: "AES-GCM with 16 octet ICV [RFC4106]",
+}
+ESP_INTEGRITIES = {
+    Integ.HMAC_SHA2_256_128: "HMAC-SHA-256-128 [RFC4868]",
+    Integ.HMAC_SHA2_384_192: "HMAC-SHA-384-192 [RFC4868]",
+    Integ.HMAC_SHA2_512_256: "HMAC-SHA-512-256 [RFC4868]",
+}
 
 
 class KeyLog:
-    """Appends to one file, readable by its owner only. Whoever reads it reads everything that was sent."""
+    """Appends to two files, readable by their owner only. Whoever reads them reads everything that was sent."""
 
     def __init__(self, file: Path) -> None:
+        self._descriptor = _open(file)
         try:
-            self._descriptor = os.open(
-                file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-        except OSError as error:
-            raise SystemFault(f"key log {file}: {error.strerror}") from error
+            self._esp_descriptor = _open(file.with_name(file.name + ".esp"))
+        except SystemFault:
+            os.close(self._descriptor)
+            raise
+
+    def write_child(self, child: ChildSa, keys: ChildKeys) -> None:
+        """One line for each direction; suites that Wireshark has no name for, and ESN, are left out."""
+        for line in esp_lines(child, keys):
+            os.write(self._esp_descriptor, line.encode() + b"\n")
 
     def write(self, keys: IkeSaKeys) -> None:
         """One line; suites that Wireshark has no name for are left out."""
@@ -45,6 +63,7 @@ class KeyLog:
     def close(self) -> None:
         """Write nothing more."""
         os.close(self._descriptor)
+        os.close(self._esp_descriptor)
 
 
 def table_line(keys: IkeSaKeys) -> str:
@@ -65,3 +84,34 @@ def table_line(keys: IkeSaKeys) -> str:
         f'"{integrity}"',
     ]
     return ",".join(cells)
+
+
+def esp_lines(child: ChildSa, keys: ChildKeys) -> tuple[str, ...]:
+    """Protocol, source, destination, SPI, encryption, key, integrity, key: inbound first; empty where it has no words."""
+    suite = child.suite
+    encryption = ESP_ENCRYPTIONS.get(suite.encryption.id)
+    integrity = ESP_INTEGRITIES.get(suite.integrity.id) if suite.integrity else "NULL"
+    if encryption is None or integrity is None or suite.esn:
+        return ()
+    version = f"IPv{child.path.local.address.version}"
+    halves = (
+        (child.local_spi, keys.inbound, keys.inbound_integrity),
+        (child.remote_spi, keys.outbound, keys.outbound_integrity),
+    )
+    # Any address: behind a NAT the packets bear others than those we know, and the SPI with its key tells enough.
+    return tuple(
+        f'"{version}","*","*","0x{spi:08x}","{encryption}","0x{key.hex()}","{integrity}","{_hexadecimal(mac)}"'
+        for spi, key, mac in halves
+    )
+
+
+def _hexadecimal(octets: bytes) -> str:
+    return f"0x{octets.hex()}" if octets else ""
+
+
+def _open(file: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(file, flags, 0o600)
+    except OSError as error:
+        raise SystemFault(f"key log {file}: {error.strerror}") from error

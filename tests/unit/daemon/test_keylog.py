@@ -1,20 +1,26 @@
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import (
     AES_128_CBC,
+    AES_128_GCM_16,
     AES_256_GCM_16,
     CHACHA20_POLY1305,
     HMAC_SHA2_256_128,
     PRF_HMAC_SHA2_256,
     X25519,
+    EspSuite,
     IkeSuite,
 )
-from openmoat.daemon.keylog import KeyLog, table_line
+from openmoat.daemon.keylog import KeyLog, esp_lines, table_line
 from openmoat.errors import Secret, SystemFault
-from openmoat.ike.events import IkeSaKeys
+from openmoat.ike.events import ChildKeys, ChildSa, IkeSaKeys
+from openmoat.net import HostPort
+from openmoat.net import Path as OuterPath
 
 
 def keys(suite: IkeSuite) -> IkeSaKeys:
@@ -59,3 +65,31 @@ def test_a_link_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemFault, match="key log"):
         KeyLog(tmp_path / "keys")
+
+
+def child(suite: EspSuite) -> ChildSa:
+    path = OuterPath(HostPort(ip_address("192.0.2.1"), 4500), HostPort(ip_address("192.0.2.2"), 4500))
+    return ChildSa(
+        connection="office", child="net", peer=Identity.parse("a.example"), ike=1, local_spi=0xC0FFEE01, remote_spi=0x99,
+        suite=suite, local=(), remote=(), path=path, udp=True, keepalive=False,
+    )  # fmt: skip
+
+
+def child_keys(integrity: int = 0) -> ChildKeys:
+    return ChildKeys(Secret(b"\1" * 20), Secret(b"\2" * integrity), Secret(b"\3" * 20), Secret(b"\4" * integrity))
+
+
+def test_both_directions_of_a_child_are_written_beside_the_ike_keys(tmp_path: Path) -> None:
+    log = KeyLog(tmp_path / "keys")
+    log.write_child(child(EspSuite(AES_128_GCM_16, None)), child_keys())
+    log.close()
+    assert (tmp_path / "keys.esp").read_text().splitlines() == [
+        f'"IPv4","*","*","0xc0ffee01","AES-GCM with 16 octet ICV [RFC4106]","0x{"01" * 20}","NULL",""',
+        f'"IPv4","*","*","0x00000099","AES-GCM with 16 octet ICV [RFC4106]","0x{"03" * 20}","NULL",""',
+    ]
+
+
+def test_a_child_that_wireshark_cannot_decrypt_is_left_out() -> None:
+    assert esp_lines(child(EspSuite(AES_128_GCM_16, None, esn=True)), child_keys()) == ()
+    assert esp_lines(child(EspSuite(CHACHA20_POLY1305, None)), child_keys()) == ()
+    assert len(esp_lines(child(EspSuite(AES_128_CBC, HMAC_SHA2_256_128)), child_keys(32))) == 2
