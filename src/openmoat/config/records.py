@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from openmoat.config.lines import KeyPath
 from openmoat.config.schema import ChildTable, ConnectionTable, LocalTable, PeerTable
 from openmoat.crypto.identities import PatternKind
 from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key, spki_of
+from openmoat.crypto.x509 import load_certificates, subject_key
 from openmoat.errors import CryptoError, Secret
 from openmoat.model.connection import (
     Authority,
@@ -87,14 +85,11 @@ class Files:
         found: list[bytes] = []
         for file in files:
             if str(file) not in self.certificates:
+                octets = _read(file, MAX_CERTIFICATE_FILE)
                 try:
-                    certificates = x509.load_pem_x509_certificates(_read(file, MAX_CERTIFICATE_FILE))
-                except ValueError as error:
-                    text = (
-                        str(error) if str(error).startswith(str(file)) else f"{file}: certificates in PEM, not readable"
-                    )
-                    raise ValueError(text) from None
-                self.certificates[str(file)] = tuple(c.public_bytes(Encoding.DER) for c in certificates)
+                    self.certificates[str(file)] = load_certificates(octets)
+                except CryptoError as error:
+                    raise ValueError(f"{file}: {error}") from None
             found += self.certificates[str(file)]
         return tuple(found)
 
@@ -163,7 +158,7 @@ class _Builder:
             return None
         try:
             chain = self.files.chain(self._path(name) for name in local.certificates)
-            if chain and _spki(chain[0]) != self.files.public_keys[key.name]:
+            if chain and spki_of(subject_key(chain[0])) != self.files.public_keys[key.name]:
                 raise ValueError(f"the first certificate is of another key than {local.key}")
         except ValueError as error:
             self._tell(("local", "certificates"), error)
@@ -282,14 +277,6 @@ def _times(soft: float | None, hard: float | None, default_soft: float, default_
             default_hard if hard is None else hard
         )
     return soft, soft * default_hard / default_soft if hard is None else hard
-
-
-def _spki(certificate: bytes) -> bytes:
-    return (
-        x509.load_der_x509_certificate(certificate)
-        .public_key()
-        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    )
 
 
 def _read(file: Path, limit: int, *, is_secret: bool = False) -> bytes:

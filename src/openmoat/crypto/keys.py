@@ -40,6 +40,7 @@ __all__ = [
     "private_pem",
     "public_key",
     "public_line",
+    "public_pem",
     "spki_of",
 ]
 
@@ -99,13 +100,18 @@ def load_private_key(octets: bytes) -> PrivateKeyObject:
 
 
 def load_public_key(octets: bytes) -> bytes:
-    """SubjectPublicKeyInfo out of a PEM file (PUBLIC KEY); `CryptoError` says what is wrong with it."""
+    """SubjectPublicKeyInfo out of a file, PEM (PUBLIC KEY) or the one line; `CryptoError` says what is wrong with it."""
     if len(octets) > MAX_KEY_FILE:
         raise CryptoError(f"public key: at most {MAX_KEY_FILE} octets, {len(octets)} came")
+    if b"-----BEGIN" not in octets:
+        try:
+            return parse_public_line(octets.decode("ascii", "replace"))
+        except ValueError as error:
+            raise CryptoError(str(error)) from None
     try:
         key = load_pem_public_key(octets)
     except (ValueError, UnsupportedAlgorithm):
-        raise CryptoError("public key: PEM with PUBLIC KEY, not readable") from None
+        raise CryptoError("public key: PEM with PUBLIC KEY, or one line of base64, not readable") from None
     return spki_of(_check(key))
 
 
@@ -141,6 +147,11 @@ def parse_public_line(text: str) -> bytes:
         return spki_of(public_key(spki))
     except CryptoError as error:
         raise ValueError(str(error)) from None
+
+
+def public_pem(spki: bytes) -> bytes:
+    """The public key in PEM, as other programs want it."""
+    return public_key(spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(spki: bytes) -> str:

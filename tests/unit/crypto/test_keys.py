@@ -26,6 +26,7 @@ from openmoat.crypto.keys import (
     private_pem,
     public_key,
     public_line,
+    public_pem,
     spki_of,
 )
 from openmoat.errors import CryptoError
@@ -59,6 +60,8 @@ def test_the_public_line_reads_back(key: PrivateKeyObject) -> None:
     line = public_line(spki_of(key))
     assert "\n" not in line
     assert parse_public_line(f" {line}\n") == spki_of(key)
+    assert load_public_key(f"{line}\n".encode()) == spki_of(key)
+    assert load_public_key(public_pem(spki_of(key))) == spki_of(key)
     assert spki_of(public_key(spki_of(key))) == spki_of(key)
 
 

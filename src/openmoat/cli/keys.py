@@ -1,0 +1,125 @@
+"""`moat keys`: make keys and shared secrets, and show the line that the other side needs."""
+
+import base64
+import json
+import os
+import secrets
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from openmoat.crypto.keys import (
+    MAX_KEY_FILE,
+    KeyKind,
+    fingerprint,
+    generate,
+    kind_of,
+    load_private_key,
+    load_public_key,
+    private_pem,
+    public_key,
+    public_line,
+    public_pem,
+    spki_of,
+)
+from openmoat.crypto.x509 import load_certificates, subject_key
+from openmoat.errors import CryptoError
+
+__all__ = ["PSK_SIZE", "Kind", "app"]
+
+app = typer.Typer(name="keys", help="Keys and shared secrets of this side.", no_args_is_help=True)
+
+PSK_SIZE = 32
+"""Octets of chance in a shared secret; its file holds them in base64."""
+
+
+class Kind(Enum):
+    """What `moat keys generate` makes."""
+
+    ED25519 = KeyKind.ED25519.value
+    ECDSA_P256 = KeyKind.ECDSA_P256.value
+    RSA_3072 = KeyKind.RSA_3072.value
+    PSK = "psk"
+
+
+@app.command("generate")
+def generate_key(
+    file: Annotated[Path, typer.Argument(help="File to make; it must not exist yet.")],
+    kind: Annotated[Kind, typer.Option(help="Kind of key; psk makes a shared secret.")] = Kind.ED25519,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Make a private key, or a shared secret, that only its owner can read."""
+    if kind is Kind.PSK:
+        _write(file, base64.b64encode(secrets.token_bytes(PSK_SIZE)) + b"\n")
+        if as_json:
+            print(json.dumps({"schema": "moat.key/1", "file": str(file), "kind": "psk"}))
+        else:
+            print(f"{file}: a shared secret")
+            print("copy it to the other side where nobody can read along; both name it with: psk")
+        return
+    key = generate(KeyKind(kind.value))
+    _write(file, private_pem(key))
+    _show(file, spki_of(key), as_json=as_json)
+
+
+@app.command("show")
+def show_key(
+    file: Annotated[Path, typer.Argument(help="Private key, public key or certificate.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    pem: Annotated[bool, typer.Option("--pem", help="The public key in PEM and nothing else.")] = False,
+) -> None:
+    """Show the public half of a key: its kind, its fingerprint, and the line that the other side needs."""
+    try:
+        with file.open("rb") as stream:
+            spki = _public_half(stream.read(MAX_KEY_FILE + 1))
+    except OSError as error:
+        _end(f"{file}: {error.strerror}")
+    except CryptoError as error:
+        _end(f"{file}: {error}")
+    if pem:
+        print(public_pem(spki).decode(), end="")
+    else:
+        _show(file, spki, as_json=as_json)
+
+
+def _public_half(octets: bytes) -> bytes:
+    """SubjectPublicKeyInfo of whatever kind of file this is; `CryptoError` where it is none."""
+    if b"PRIVATE KEY-----" in octets:
+        return spki_of(load_private_key(octets))
+    if b"-----BEGIN CERTIFICATE-----" in octets:
+        return spki_of(subject_key(load_certificates(octets)[0]))
+    return load_public_key(octets)
+
+
+def _show(file: Path, spki: bytes, *, as_json: bool) -> None:
+    kind, line = kind_of(public_key(spki)), public_line(spki)
+    if as_json:
+        row = {"file": str(file), "kind": kind, "fingerprint": fingerprint(spki), "key": line}
+        print(json.dumps({"schema": "moat.key/1", **row}))
+        return
+    print(f"{file}: {kind} {fingerprint(spki)}")
+    print("the other side needs this line, as its peer's key:")
+    print(f'key = "{line}"')
+
+
+def _write(file: Path, octets: bytes) -> None:
+    """Make a file that only its owner reads, whole or not at all, and never in the place of another."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        _end(f"{file}: exists already; whoever knows its public half would lose this side: move it away first")
+    except OSError as error:
+        _end(f"{file}: {error.strerror}")
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(octets)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        _end(f"{file}: {error.strerror}")
+
+
+def _end(text: str) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(1)
