@@ -1,2 +1,35 @@
-//! The packet threads. Outbound: TUN, SPD, ESP, wire. Inbound: wire, ESP, check, TUN.
+//! The packet engine: threads that carry packets between a TUN device and the outside, through SAs that Python installs.
+//!
+//! `outbound.rs` and `inbound.rs` are the two ways of a packet, stage by stage. `tables.rs` is what they look up,
+//! `engine.rs` how it gets there. Nothing here opens a descriptor, negotiates or decides about sizes.
 #![forbid(unsafe_code)]
+
+mod answers;
+mod bundle;
+pub mod command;
+mod engine;
+pub mod events;
+mod flows;
+mod fragment;
+mod hold;
+mod icmp;
+mod ike;
+mod ike_send;
+mod inbound;
+mod keepalive;
+#[cfg(test)]
+mod lab;
+mod outbound;
+pub mod plan;
+#[cfg(test)]
+mod samples;
+mod segment;
+mod shared;
+mod spis;
+mod tables;
+mod workers;
+
+pub use engine::{Counters, Engine, EngineError};
+pub use ike::IkeDatagram;
+pub use ike_send::IkeOutgoing;
+pub use shared::Config;

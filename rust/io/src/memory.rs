@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::batch::{Outgoing, PacketBatch, PacketList, ReceiveBatch, Received};
 use crate::outer::{OuterSocket, SocketKind};
@@ -22,6 +23,7 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct MemoryTun {
     to_engine: Mutex<VecDeque<(VnetHeader, Vec<u8>)>>,
     to_host: Mutex<VecDeque<(VnetHeader, Vec<u8>)>>,
+    came: Condvar,
     readable: EventFd,
 }
 
@@ -31,6 +33,7 @@ impl MemoryTun {
         Ok(Self {
             to_engine: Mutex::default(),
             to_host: Mutex::default(),
+            came: Condvar::new(),
             readable: EventFd::new()?,
         })
     }
@@ -44,6 +47,15 @@ impl MemoryTun {
     /// As the host, take the next packet that came out of the tunnel.
     pub fn receive(&self) -> Option<(VnetHeader, Vec<u8>)> {
         locked(&self.to_host).pop_front()
+    }
+
+    /// The same, but wait for it.
+    pub fn receive_within(&self, time: Duration) -> Option<(VnetHeader, Vec<u8>)> {
+        let host = locked(&self.to_host);
+        let waited = self
+            .came
+            .wait_timeout_while(host, time, |host| host.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.pop_front()
     }
 }
 
@@ -79,6 +91,7 @@ impl TunDevice for MemoryTun {
                     .collect(),
             ));
         }
+        self.came.notify_all();
         0
     }
 }
@@ -103,6 +116,7 @@ pub struct Datagram {
 #[derive(Debug)]
 struct Line {
     waiting: Mutex<VecDeque<Datagram>>,
+    came: Condvar,
     readable: EventFd,
 }
 
@@ -110,6 +124,7 @@ impl Line {
     fn new() -> Result<Arc<Self>, DeviceError> {
         Ok(Arc::new(Self {
             waiting: Mutex::default(),
+            came: Condvar::new(),
             readable: EventFd::new()?,
         }))
     }
@@ -149,9 +164,14 @@ impl MemorySocket {
         self.inbound.readable.signal();
     }
 
-    /// As the network, take what was sent next. On a pair this takes it away from the other socket.
-    pub fn take_sent(&self) -> Option<Datagram> {
-        locked(&self.outbound.waiting).pop_front()
+    /// As the network, take what was sent next, waiting for it. On a pair this takes it away from the other socket.
+    pub fn take_sent(&self, within: Duration) -> Option<Datagram> {
+        let waiting = locked(&self.outbound.waiting);
+        let waited = self
+            .outbound
+            .came
+            .wait_timeout_while(waiting, within, |waiting| waiting.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.pop_front()
     }
 }
 
@@ -231,6 +251,7 @@ impl OuterSocket for MemorySocket {
             });
         }
         self.outbound.readable.signal();
+        self.outbound.came.notify_all();
     }
 }
 

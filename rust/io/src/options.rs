@@ -7,9 +7,6 @@ use crate::DeviceError;
 use crate::address::RawAddress;
 use crate::outer::SocketKind;
 
-/// Octets asked for in each direction; a burst of a super-packet per SA must fit.
-const BUFFER: libc::c_int = 4 << 20;
-
 /// IP protocol number of ESP.
 const PROTOCOL_ESP: i32 = 50;
 
@@ -89,7 +86,7 @@ pub(crate) fn bound_to(fd: &OwnedFd) -> Result<SocketAddr, DeviceError> {
     })
 }
 
-/// What every socket needs; a failure of what only makes things faster is borne.
+/// What this crate needs of every socket; the rest, buffers and marks, is the business of whoever opened it.
 pub(crate) fn configure(fd: &OwnedFd, is_v6: bool) -> Result<(), DeviceError> {
     set_nonblocking(fd)?;
     if is_v6 {
@@ -102,17 +99,8 @@ pub(crate) fn configure(fd: &OwnedFd, is_v6: bool) -> Result<(), DeviceError> {
             fd,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
+            libc::IP_PMTUDISC_OMIT,
         )?;
-    }
-    for (force, ordinary) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
-        if set_option(fd, libc::SOL_SOCKET, force, BUFFER).is_err() {
-            // Without CAP_NET_ADMIN the kernel gives what its own bound permits.
-            set_option(fd, libc::SOL_SOCKET, ordinary, BUFFER)?;
-        }
     }
     Ok(())
 }

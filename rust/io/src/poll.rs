@@ -78,6 +78,14 @@ impl Readiness {
         Ok(())
     }
 
+    /// Wait no more for descriptor number `index`.
+    pub fn forget(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.fd = -1;
+            entry.revents = 0;
+        }
+    }
+
     /// Whether descriptor number `index` has something to read, or an error to fetch.
     pub fn is_readable(&self, index: usize) -> bool {
         self.entries

@@ -1,0 +1,83 @@
+//! ICMP errors on their way back to the host.
+
+use std::net::IpAddr;
+
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::wire::IpPacket;
+use openmoat_io::{BATCH, PacketList, VnetHeader};
+
+use crate::icmp::{Complaint, MAX_ERROR_V6, RateLimit, complain};
+use crate::shared::Shared;
+
+/// The errors of one batch, and the bound on all of them.
+pub struct Answers {
+    arena: Vec<u8>,
+    list: PacketList,
+    rejects: RateLimit,
+    too_big: RateLimit,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Answers {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            arena: vec![0; BATCH * MAX_ERROR_V6],
+            list: PacketList::new(),
+            rejects: RateLimit::default(),
+            too_big: RateLimit::default(),
+        }
+    }
+
+    /// Answer a packet with an error, where that is permitted and not too often.
+    #[allow(clippy::too_many_arguments)] // what is said, of what, by whom, when
+    pub fn complain(
+        &mut self,
+        shared: &Shared,
+        now: u64,
+        complaint: Complaint,
+        packet: &IpPacket,
+        octets: &[u8],
+        source: Option<IpAddr>,
+        per_second: f64,
+    ) {
+        // Buckets of their own, so that a flood of the one kind cannot starve the other.
+        let limit = match complaint {
+            Complaint::Prohibited => &mut self.rejects,
+            Complaint::TooBig(_) => &mut self.too_big,
+        };
+        if !limit.permits(packet.flow.source, now, per_second) {
+            return;
+        }
+        if !self.list.has_room(1) {
+            self.send(shared);
+        }
+        let start = self.list.len() * MAX_ERROR_V6;
+        if let Some(size) = complain(
+            complaint,
+            packet,
+            octets,
+            source,
+            &mut self.arena[start..start + MAX_ERROR_V6],
+        ) {
+            self.list
+                .push(VnetHeader::default(), std::iter::once(start..start + size));
+        }
+    }
+
+    /// Hand them to the host.
+    pub fn send(&mut self, shared: &Shared) {
+        if let (false, Some(tun)) = (self.list.is_empty(), shared.tun.first()) {
+            let refused = tun.write_batch(&self.arena, &self.list);
+            shared
+                .drops
+                .count_many(DropReason::DeviceFull, refused as u64);
+        }
+        self.list.clear();
+    }
+}

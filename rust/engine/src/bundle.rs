@@ -1,0 +1,131 @@
+//! Sealed packets on their way out: neighbours of one size to one place become one datagram with segments (UDP GSO).
+
+use std::net::SocketAddr;
+
+use openmoat_esp::drops::DropReason;
+use openmoat_io::{BATCH, MAX_PACKET, MAX_UDP_SEGMENTS, Outgoing};
+
+use crate::shared::Shared;
+
+/// Octets of sealed packets that wait at most before they are sent.
+const ARENA: usize = 8 * 65_536;
+
+/// Octets of ESP around the largest inner packet, with room to spare.
+const MAX_SEALED: usize = MAX_PACKET + 256;
+
+/// Octets of one datagram with segments; less than any family allows.
+const MAX_SUPER_DATAGRAM: usize = 65_000;
+
+/// Milliseconds to wait for room in the buffers of the kernel, per batch.
+const PATIENCE: i32 = 20;
+
+/// Where a sealed packet goes and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Which socket.
+    pub socket: usize,
+    /// Source address.
+    pub local: SocketAddr,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// Type of service.
+    pub tos: u8,
+    /// Don't Fragment.
+    pub df: bool,
+    /// Handle of the pair, for the drops.
+    pub handle: u32,
+    /// Whether it may be a segment: it fits the way in one piece, and the socket can.
+    pub may_join: bool,
+}
+
+/// Packets of one batch, sealed one behind the other.
+pub struct Bundle {
+    arena: Vec<u8>,
+    end: usize,
+    queues: Vec<Vec<Outgoing>>,
+    last: Option<Address>,
+    lost: Vec<usize>,
+}
+
+impl Bundle {
+    /// For so many sockets.
+    pub fn new(sockets: usize) -> Self {
+        Self {
+            arena: vec![0; ARENA],
+            end: 0,
+            queues: (0..sockets).map(|_| Vec::with_capacity(BATCH)).collect(),
+            last: None,
+            lost: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Place to seal the next packet in. What waits is sent first where there is none.
+    pub fn room(&mut self, shared: &Shared) -> &mut [u8] {
+        if self.end + MAX_SEALED > self.arena.len() {
+            self.send(shared);
+        }
+        &mut self.arena[self.end..self.end + MAX_SEALED]
+    }
+
+    /// The packet of `size` octets that was just sealed into `room` goes to `address`.
+    pub fn push(&mut self, size: usize, address: Address) {
+        let octets = self.end..self.end + size;
+        self.end += size;
+        let queue = &mut self.queues[address.socket];
+        if self.last == Some(address)
+            && address.may_join
+            && let Some(open) = queue.last_mut().filter(|open| takes(open, &octets))
+        {
+            open.octets.end = octets.end;
+            return;
+        }
+        queue.push(Outgoing {
+            segment: if address.may_join { size as u16 } else { 0 },
+            octets,
+            local: address.local,
+            remote: address.remote,
+            tos: address.tos,
+            df: address.df,
+            tag: address.handle,
+        });
+        self.last = Some(address);
+    }
+
+    /// Send all that waits, in order. What the network does not take is counted at its pair.
+    pub fn send(&mut self, shared: &Shared) {
+        for (queue, socket) in self.queues.iter_mut().zip(&shared.sockets) {
+            if queue.is_empty() {
+                continue;
+            }
+            socket.send_batch(&self.arena[..self.end], queue, PATIENCE, &mut self.lost);
+            for index in &self.lost {
+                let Some(lost) = queue.get(*index) else {
+                    continue;
+                };
+                let packets = if lost.segment == 0 {
+                    1
+                } else {
+                    lost.octets.len().div_ceil(lost.segment.into())
+                };
+                let pair = shared.sad.find(lost.tag);
+                let drops = pair.as_ref().map_or(&shared.drops, |pair| &pair.drops);
+                drops.count_many(DropReason::SendFailed, packets as u64);
+            }
+            queue.clear();
+        }
+        self.end = 0;
+        self.last = None;
+    }
+}
+
+/// Whether a packet can be the next segment: the same size, or smaller and so the last one.
+fn takes(open: &Outgoing, octets: &std::ops::Range<usize>) -> bool {
+    let segment = usize::from(open.segment);
+    let length = open.octets.len();
+    segment > 0
+        && open.octets.end == octets.start
+        && length.is_multiple_of(segment)
+        && octets.len() <= segment
+        && length / segment < MAX_UDP_SEGMENTS
+        && length + octets.len() <= MAX_SUPER_DATAGRAM
+}

@@ -1,0 +1,743 @@
+use openmoat_esp::sa::Limits;
+use openmoat_esp::spd::{Action, Missing};
+use openmoat_io::memory::Datagram;
+use openmoat_io::{GsoType, Path, VnetHeader};
+
+use super::*;
+use crate::events::flag;
+use crate::lab::{A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways};
+use crate::plan::{MtuPlan, OuterDf, Rung};
+use crate::samples::{is_checksummed, tcp, tcp_super_packet, udp, udp_super_packet};
+
+/// A packet of the second network to the first, as `samples` only makes them the other way.
+fn back(mut packet: Vec<u8>) -> Vec<u8> {
+    let (source, destination, size) = if packet[0] >> 4 == 6 {
+        (8, 24, 16)
+    } else {
+        (12, 16, 4)
+    };
+    for offset in 0..size {
+        packet.swap(source + offset, destination + offset);
+    }
+    packet
+}
+
+fn wait_for_events(engine: &Engine) -> Vec<Event> {
+    use std::os::fd::AsRawFd;
+    let mut readiness = openmoat_io::Readiness::new(&[engine.events_fd().as_raw_fd()]);
+    readiness.wait(PATIENCE.as_millis() as i32).unwrap();
+    engine.drain(100)
+}
+
+/// All packets in, all packets out: what is sent after `packet` has been handled comes after it.
+fn settle(from: &Gateway, to: &Gateway) {
+    let last = udp(false, 9_999, b"last");
+    let last = if from.net == 1 { last } else { back(last) };
+    from.send(last.clone());
+    while to.expect() != last {}
+}
+
+#[test]
+fn packets_go_both_ways_in_every_carriage_family_and_suite() {
+    let suites = [
+        "aes128gcm16",
+        "aes256gcm16",
+        "chacha20poly1305",
+        "aes128-sha256",
+        "aes256-sha512",
+        "null-aes128gmac",
+    ];
+    for (is_udp, suite) in suites.map(|suite| [(false, suite), (true, suite)]).concat() {
+        for has_esn in [false, true] {
+            let (first, second) = gateways();
+            let (ours, theirs) = connect(
+                &first,
+                &second,
+                &Options {
+                    suite,
+                    is_udp,
+                    has_esn,
+                    ..Options::default()
+                },
+            );
+            for is_v6 in [false, true] {
+                let packet = udp(is_v6, 53, b"to and fro");
+                first.send(packet.clone());
+                assert_eq!(second.expect(), packet, "{suite} udp {is_udp} v6 {is_v6}");
+                second.send(back(packet.clone()));
+                assert_eq!(
+                    first.expect(),
+                    back(packet),
+                    "{suite} udp {is_udp} v6 {is_v6}"
+                );
+            }
+            let counters = &first.engine.read_counters(Some(&[ours]))[0];
+            assert_eq!(
+                (
+                    counters.inbound.0,
+                    counters.outbound.0,
+                    counters.drops.len()
+                ),
+                (2, 2, 0)
+            );
+            assert_eq!(
+                (counters.inbound_sequence, counters.outbound_sequence),
+                (2, 2)
+            );
+            assert_eq!(second.engine.read_counters(None)[0].handle, theirs);
+        }
+    }
+}
+
+#[test]
+fn batches_of_64_and_more_arrive_whole_and_in_order() {
+    let (first, second) = gateways();
+    connect(&first, &second, &Options::default());
+    let packets: Vec<Vec<u8>> = (0..1_000_u16)
+        .map(|n| udp(n % 2 == 0, n, &vec![7; usize::from(n)]))
+        .collect();
+    first.tun.send(
+        packets
+            .iter()
+            .map(|packet| (VnetHeader::default(), packet.clone())),
+    );
+    for packet in &packets {
+        assert_eq!(&second.expect(), packet);
+    }
+}
+
+#[test]
+fn super_packets_are_cut_at_their_own_size_and_never_smaller() {
+    for is_v6 in [false, true] {
+        let (first, second) = gateways();
+        connect(&first, &second, &Options::default());
+        let (headers, payload) = (if is_v6 { 72 } else { 52 }, 60_000);
+        let (vnet, octets) = tcp_super_packet(is_v6, 1_300, payload);
+        first.tun.send([(vnet, octets.clone())]);
+        let mut sum: Vec<u8> = Vec::new();
+        let segments = payload.div_ceil(1_300);
+        for index in 0..segments {
+            let segment = second.expect();
+            assert!(is_checksummed(&segment));
+            assert!(
+                segment.len() == headers + 1_300 || index + 1 == segments,
+                "segment {index}"
+            );
+            sum.extend(&segment[headers..]);
+        }
+        assert_eq!(sum, octets[headers..]);
+
+        let (vnet, octets) = udp_super_packet(is_v6, 900, 10_000);
+        first.tun.send([(vnet, octets)]);
+        assert!((0..12).all(|_| is_checksummed(&second.expect())));
+    }
+}
+
+#[test]
+fn neighbours_of_one_size_travel_as_one_datagram() {
+    let (first, second) = gateways();
+    let (handle, _) = connect(&first, &second, &Options::default());
+    let (vnet, octets) = tcp_super_packet(false, 1_300, 60_000);
+    let taken = {
+        // The far engine must not read what is looked at here.
+        second.engine.stop();
+        first.tun.send([(vnet, octets)]);
+        first.udp.take_sent(PATIENCE).unwrap()
+    };
+    assert_eq!(
+        taken.octets.len().div_ceil(taken.segment),
+        60_000_usize.div_ceil(1_300)
+    );
+    assert_eq!(
+        first.engine.read_counters(Some(&[handle]))[0].outbound_sequence,
+        47
+    );
+}
+
+#[test]
+fn a_packet_larger_than_the_plan_is_treated_as_its_rungs_say() {
+    let cases: [(Vec<Rung>, OuterDf); 3] = [
+        (vec![Rung::FragmentOuter], OuterDf::Set),
+        (vec![Rung::FragmentInner, Rung::Refuse], OuterDf::Clear),
+        (vec![Rung::Refuse], OuterDf::Clear),
+    ];
+    for (oversize, outer_df) in cases {
+        let source = "10.1.255.1".parse().ok();
+        let plan = MtuPlan {
+            oversize: oversize.clone(),
+            outer_df,
+            icmp_source_v4: source,
+            ..MtuPlan::default()
+        };
+        let (first, second) = gateways();
+        connect(
+            &first,
+            &second,
+            &Options {
+                plan,
+                ..Options::default()
+            },
+        );
+        let mut packet = udp(false, 53, &[3; 3_000]);
+        first.send(packet.clone());
+        match oversize[0] {
+            Rung::FragmentOuter => assert_eq!(second.expect(), packet),
+            Rung::FragmentInner => {
+                let sizes: Vec<usize> = (0..3).map(|_| second.expect().len()).collect();
+                assert_eq!(sizes, [1_420, 1_420, 3_028 - 2 * 1_400]);
+                // With DF it goes down the ladder.
+                packet[6] |= 0x40;
+                first.send(packet);
+                assert_eq!(first.expect()[20..22], [3, 4]);
+            }
+            Rung::Refuse => {
+                let answer = first.expect();
+                assert!(is_checksummed(&answer));
+                assert_eq!(answer[12..16], [10, 1, 255, 1]);
+                assert_eq!(answer[26..28], 1_422_u16.to_be_bytes());
+                assert_eq!(first.drops("too-big"), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_mss_of_a_syn_is_lowered_both_ways() {
+    let mss = openmoat_esp::mss::MssBounds {
+        v4: Some(1_200),
+        v6: None,
+    };
+    let (first, second) = gateways();
+    connect(
+        &first,
+        &second,
+        &Options {
+            plan: MtuPlan {
+                mss,
+                ..MtuPlan::default()
+            },
+            ..Options::default()
+        },
+    );
+    let (vnet, packet) = tcp(false, 2, &[2, 4, 0x05, 0xb4], &[]);
+    first.tun.send([(vnet, packet)]);
+    let got = second.expect();
+    assert!(is_checksummed(&got));
+    assert_eq!(got[42..44], 1_200_u16.to_be_bytes());
+}
+
+#[test]
+fn packets_of_no_policy_and_outside_an_sa_are_dropped_by_name() {
+    let (first, second) = gateways();
+    connect(&first, &second, &Options::default());
+    first.send(back(udp(false, 53, b"wrong way")));
+    first.send(vec![0x45; 10]);
+    settle(&first, &second);
+    assert_eq!(
+        (first.drops("no-policy"), first.drops("malformed-inner")),
+        (1, 1)
+    );
+    // A peer whose selectors are wider than ours.
+    let (ours, theirs) = (
+        first.engine.reserve_spis(1)[0],
+        second.engine.reserve_spis(1)[0],
+    );
+    let options = Options::default();
+    second.apply(vec![
+        second.add_inbound(theirs, &options),
+        second.add_outbound(theirs, ours, &options),
+    ]);
+    assert_eq!(second.drops("outside-selectors"), 0);
+}
+
+#[test]
+fn reject_answers_and_drop_does_not() {
+    for (action, name) in [
+        (Action::Reject, "policy-reject"),
+        (Action::Drop, "policy-drop"),
+        (Action::Pass, "policy-pass"),
+    ] {
+        let (first, _second) = gateways();
+        first.apply(vec![first.policy(action, Missing::Drop)]);
+        first.engine.start().unwrap();
+        first.send(udp(false, 53, b"please"));
+        match action {
+            Action::Reject => assert_eq!(first.expect()[20..22], [3, 13]),
+            _ => assert!(first.tun.receive_within(A_MOMENT).is_none()),
+        }
+        assert_eq!(first.drops(name), 1);
+    }
+}
+
+#[test]
+fn a_trap_holds_the_first_packets_until_an_sa_comes() {
+    let (first, second) = gateways();
+    let options = Options::default();
+    connect(&second, &first, &options);
+    let (ours, theirs) = (
+        first.engine.reserve_spis(1)[0],
+        second.engine.reserve_spis(1)[0],
+    );
+    first
+        .engine
+        .apply(
+            first
+                .engine
+                .read_counters(None)
+                .iter()
+                .map(|c| Command::Remove(c.handle))
+                .collect(),
+        )
+        .unwrap();
+    first.apply(vec![first.policy(Action::Protect, Missing::Trap)]);
+    first
+        .tun
+        .send((0..20).map(|n| (VnetHeader::default(), udp(false, n, b"early"))));
+    // The first sixteen wait; the rest is answered.
+    assert_eq!(first.expect()[20..22], [3, 13]);
+    let events = wait_for_events(&first.engine);
+    assert!(
+        matches!(
+            events[..],
+            [Event::Acquire {
+                policy: POLICY,
+                protocol: 17,
+                destination_port: 0,
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+    second.apply(vec![
+        second.add_inbound(theirs, &options),
+        second.add_outbound(theirs, ours, &options),
+    ]);
+    first.apply(vec![
+        first.add_inbound(ours, &options),
+        first.add_outbound(ours, theirs, &options),
+        Command::Activate(ours),
+    ]);
+    for port in 0..16 {
+        assert_eq!(second.expect(), udp(false, port, b"early"));
+    }
+    assert_eq!(first.drops("no-sa"), 4);
+}
+
+#[test]
+fn the_newest_active_pair_wins_and_removal_gives_final_counters() {
+    let (first, second) = gateways();
+    let options = Options::default();
+    let (old, old_far) = connect(&first, &second, &options);
+    settle(&first, &second);
+    let (new, new_far) = (
+        first.engine.reserve_spis(1)[0],
+        second.engine.reserve_spis(1)[0],
+    );
+    second.apply(vec![
+        second.add_inbound(new_far, &options),
+        second.add_outbound(new_far, new, &options),
+    ]);
+    first.apply(vec![
+        first.add_inbound(new, &options),
+        first.add_outbound(new, new_far, &options),
+    ]);
+    settle(&first, &second);
+    first.apply(vec![Command::Activate(new)]);
+    settle(&first, &second);
+    let carried = |handle| second.engine.read_counters(Some(&[handle]))[0].inbound.0;
+    assert_eq!((carried(old_far), carried(new_far)), (2, 1));
+    let finals = first.apply(vec![Command::Remove(old)]);
+    assert_eq!((finals[0].handle, finals[0].outbound.0), (old, 2));
+    assert!(matches!(
+        first.engine.apply(vec![Command::Remove(old)]),
+        Err(EngineError::UnknownSpi(_))
+    ));
+    settle(&first, &second);
+    assert_eq!(carried(new_far), 2);
+}
+
+#[test]
+fn final_counters_are_exact_under_load() {
+    let (first, second) = gateways();
+    let options = Options::default();
+    let (mut handle, mut far) = connect(&first, &second, &options);
+    let (mut sent, mut received) = (0, 0);
+    for _ in 0..20 {
+        first
+            .tun
+            .send((0..500).map(|n| (VnetHeader::default(), udp(false, n, b"load"))));
+        let (new, new_far) = (
+            first.engine.reserve_spis(1)[0],
+            second.engine.reserve_spis(1)[0],
+        );
+        second.apply(vec![
+            second.add_inbound(new_far, &options),
+            second.add_outbound(new_far, new, &options),
+        ]);
+        let finals = first.apply(vec![
+            first.add_inbound(new, &options),
+            first.add_outbound(new, new_far, &options),
+            Command::Activate(new),
+            Command::Remove(handle),
+        ]);
+        sent += finals[0].outbound.0;
+        for _ in 0..500 {
+            second.expect();
+        }
+        received += second.apply(vec![Command::Remove(far)])[0].inbound.0;
+        (handle, far) = (new, new_far);
+    }
+    sent += first.engine.read_counters(Some(&[handle]))[0].outbound.0;
+    received += second.engine.read_counters(Some(&[far]))[0].inbound.0;
+    assert_eq!((sent, received), (10_000, 10_000));
+    assert_eq!(second.engine.read_drops(), BTreeMap::new());
+}
+
+#[test]
+fn limits_are_told_and_kept() {
+    let limits = Limits {
+        soft_packets: 2,
+        hard_packets: 3,
+        ..Limits::default()
+    };
+    let (first, second) = gateways();
+    let (handle, far) = connect(
+        &first,
+        &second,
+        &Options {
+            limits,
+            ..Options::default()
+        },
+    );
+    for port in 0..5 {
+        first.send(udp(false, port, b"x"));
+    }
+    for port in 0..3 {
+        assert_eq!(second.expect(), udp(false, port, b"x"));
+    }
+    assert!(second.tun.receive_within(A_MOMENT).is_none());
+    let flags = |engine: &Engine| {
+        wait_for_events(engine)
+            .iter()
+            .map(|event| match event {
+                Event::State { flags, .. } => *flags,
+                _ => 0,
+            })
+            .fold(0, |sum, flags| sum | flags)
+    };
+    assert_eq!(flags(&first.engine), flag::SOFT_LIMIT | flag::HARD_LIMIT);
+    assert_eq!(flags(&second.engine), flag::SOFT_LIMIT | flag::FIRST_PACKET);
+    assert_eq!(first.drops("hard-limit"), 2);
+    first.apply(vec![Command::Update(Box::new(Update {
+        handle,
+        limits: Some(Limits::default()),
+        ..Update::default()
+    }))]);
+    second.apply(vec![Command::Update(Box::new(Update {
+        handle: far,
+        limits: Some(Limits::default()),
+        ..Update::default()
+    }))]);
+    settle(&first, &second);
+}
+
+/// One gateway, its only pair, and the peer's sending half in the hands of the test.
+fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
+    let (gateway, _) = gateways();
+    let handle = gateway.engine.reserve_spis(1)[0];
+    gateway.apply(vec![
+        gateway.add_inbound(handle, options),
+        gateway.add_outbound(handle, 0x1000, options),
+    ]);
+    gateway.engine.start().unwrap();
+    let keys = crate::lab::keys(options, handle);
+    let config = SaConfig {
+        spi: handle,
+        suite: keys.suite,
+        has_esn: options.has_esn,
+        key: &keys.key,
+        integrity_key: &keys.integrity_key,
+        selectors: gateway.selectors(),
+        limits: Limits::default(),
+        last_sequence: 0,
+    };
+    (gateway, handle, OutboundSa::new(config, true).unwrap())
+}
+
+fn seal(sa: &OutboundSa, packet: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![0; sa.suite().sealed_size(packet.len())];
+    let headroom = sa.suite().headroom();
+    buffer[headroom..headroom + packet.len()].copy_from_slice(packet);
+    sa.seal(&mut buffer, packet.len()).unwrap();
+    buffer
+}
+
+fn from(gateway: &Gateway, source: &str, octets: Vec<u8>) -> Datagram {
+    let source = source.parse().unwrap();
+    Datagram {
+        octets,
+        segment: 0,
+        source,
+        destination: gateway.outer(4500),
+        tos: 0,
+        df: false,
+    }
+}
+
+const EXPECTED: &str = "192.0.2.2:4500";
+const ELSEWHERE: &str = "198.51.100.9:7777";
+
+#[test]
+fn only_a_newest_authentic_packet_tells_of_a_new_path() {
+    let (gateway, handle, peer) = gateway_and_peer(&Options::default());
+    let packet = back(udp(false, 53, b"moving"));
+    let sealed: Vec<Vec<u8>> = (0..6).map(|_| seal(&peer, &packet)).collect();
+    let path_after = |source: &str, octets: &[u8]| {
+        gateway.udp.deliver(from(&gateway, source, octets.to_vec()));
+        gateway.expect();
+        gateway
+            .engine
+            .drain(100)
+            .into_iter()
+            .find_map(|event| match event {
+                Event::State { path, .. } => Some(path.map(|path| path.remote.to_string())),
+                _ => None,
+            })
+    };
+    assert_eq!(
+        path_after(EXPECTED, &sealed[1]),
+        Some(None),
+        "the first packet is told"
+    );
+    assert_eq!(
+        path_after(ELSEWHERE, &sealed[0]),
+        None,
+        "an older one proves nothing"
+    );
+    let mut forged = sealed[3].clone();
+    forged[30] ^= 1;
+    gateway.udp.deliver(from(&gateway, ELSEWHERE, forged));
+    assert_eq!(
+        path_after(EXPECTED, &sealed[2]),
+        None,
+        "a forged one neither"
+    );
+    assert_eq!(
+        path_after(ELSEWHERE, &sealed[3]),
+        Some(Some(ELSEWHERE.to_owned()))
+    );
+    assert_eq!(
+        path_after(EXPECTED, &sealed[4]),
+        Some(None),
+        "it came back by itself"
+    );
+    assert_eq!(
+        path_after(ELSEWHERE, &sealed[5]),
+        Some(Some(ELSEWHERE.to_owned()))
+    );
+    let path = Path {
+        local: gateway.outer(4500),
+        remote: ELSEWHERE.parse().unwrap(),
+    };
+    gateway.apply(vec![Command::Update(Box::new(Update {
+        handle,
+        path: Some(path),
+        ..Update::default()
+    }))]);
+    assert_eq!(
+        path_after(ELSEWHERE, &seal(&peer, &packet)),
+        None,
+        "the daemon has followed"
+    );
+    assert_eq!(gateway.drops("bad-icv"), 1);
+}
+
+#[test]
+fn replayed_strange_and_outside_packets_are_dropped_by_name() {
+    let (gateway, handle, peer) = gateway_and_peer(&Options::default());
+    let packet = back(udp(false, 53, b"once"));
+    let sealed = seal(&peer, &packet);
+    let outside = seal(&peer, &udp(false, 53, b"from the wrong side"));
+    let strange = [&(handle ^ 0x8000_0000).to_be_bytes(), &sealed[4..]].concat();
+    for octets in [
+        sealed.clone(),
+        sealed,
+        outside,
+        strange,
+        vec![1, 2, 3],
+        vec![0xff],
+        vec![],
+    ] {
+        gateway.udp.deliver(from(&gateway, EXPECTED, octets));
+    }
+    gateway
+        .udp
+        .deliver(from(&gateway, EXPECTED, seal(&peer, &packet)));
+    assert_eq!(
+        (gateway.expect(), gateway.expect()),
+        (packet.clone(), packet)
+    );
+    let names = ["replayed", "outside-selectors", "unknown-spi", "too-short"];
+    assert_eq!(names.map(|name| gateway.drops(name)), [1, 1, 1, 2]);
+    let events = gateway.engine.drain(100);
+    let strangers = events
+        .iter()
+        .filter(|event| matches!(event, Event::StrangeSpi { .. }))
+        .count();
+    assert_eq!(strangers, 1, "{events:?}");
+    let drops = &gateway.engine.read_counters(Some(&[handle]))[0].drops;
+    assert_eq!(
+        drops[..],
+        [(DropReason::Replayed, 1), (DropReason::OutsideSelectors, 1)]
+    );
+}
+
+#[test]
+fn any_octets_are_a_counted_drop() {
+    let (gateway, handle, peer) = gateway_and_peer(&Options::default());
+    let mut state = 1_u64;
+    let mut chance = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for number in 0..20_000 {
+        let mut octets: Vec<u8> = (0..chance() % 200).map(|_| chance() as u8).collect();
+        if number % 2 == 0 && octets.len() >= 4 {
+            octets[..4].copy_from_slice(&handle.to_be_bytes());
+        }
+        gateway.udp.deliver(Datagram {
+            segment: chance() % 40,
+            ..from(&gateway, EXPECTED, octets.clone())
+        });
+        gateway
+            .raw
+            .deliver(from(&gateway, EXPECTED, octets.clone()));
+        gateway
+            .ike
+            .deliver(from(&gateway, EXPECTED, octets.clone()));
+        let vnet = VnetHeader {
+            needs_checksum: chance() % 2 == 0,
+            gso_type: [
+                GsoType::None,
+                GsoType::TcpV4,
+                GsoType::Udp,
+                GsoType::Unknown,
+            ][chance() % 4],
+            gso_size: (chance() % 70) as u16,
+            checksum_start: (chance() % 100) as u16,
+            checksum_offset: (chance() % 100) as u16,
+            header_length: 0,
+        };
+        gateway.tun.send([(vnet, octets)]);
+    }
+    let packet = back(udp(false, 53, b"alive"));
+    gateway
+        .udp
+        .deliver(from(&gateway, EXPECTED, seal(&peer, &packet)));
+    assert_eq!(gateway.expect(), packet);
+    assert_eq!(gateway.drops("engine-fault"), 0);
+    assert!(gateway.drops("bad-icv") > 1_000);
+}
+
+#[test]
+fn ike_passes_with_its_marker_taken_and_given() {
+    let (gateway, _, _) = gateway_and_peer(&Options::default());
+    let message = vec![9; 40];
+    gateway
+        .udp
+        .deliver(from(&gateway, ELSEWHERE, [&[0; 4], &message[..]].concat()));
+    let plain = Datagram {
+        destination: gateway.outer(500),
+        ..from(&gateway, ELSEWHERE, message.clone())
+    };
+    gateway.ike.deliver(plain);
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        use std::os::fd::AsRawFd;
+        let mut readiness = openmoat_io::Readiness::new(&[gateway.engine.ike_fd().as_raw_fd()]);
+        readiness.wait(PATIENCE.as_millis() as i32).unwrap();
+        got.extend(gateway.engine.receive_ike(8));
+    }
+    assert!(got.iter().all(|datagram| *datagram.octets == message[..]));
+    let mut ports: Vec<u16> = got
+        .iter()
+        .map(|datagram| datagram.path.local.port())
+        .collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [500, 4500]);
+    let reply = |port| {
+        let path = Path {
+            local: gateway.outer(port),
+            remote: ELSEWHERE.parse().unwrap(),
+        };
+        IkeOutgoing {
+            octets: &message,
+            path,
+            df: true,
+            dscp: 46,
+        }
+    };
+    assert_eq!(
+        gateway
+            .engine
+            .send_ike(&[reply(4500), reply(500), reply(501)]),
+        1
+    );
+    let sent = gateway.udp.take_sent(PATIENCE).unwrap();
+    assert_eq!(
+        (sent.octets, sent.df, sent.tos),
+        ([&[0; 4], &message[..]].concat(), true, 46 << 2)
+    );
+    assert_eq!(gateway.ike.take_sent(PATIENCE).unwrap().octets, message);
+}
+
+#[test]
+fn a_silent_path_is_kept_open_once_for_all_its_pairs() {
+    let options = Options {
+        keepalive: 1_000_000,
+        ..Options::default()
+    };
+    let (gateway, _) = gateways();
+    for spi in gateway.engine.reserve_spis(3) {
+        gateway.apply(vec![
+            gateway.add_inbound(spi, &options),
+            gateway.add_outbound(spi, spi, &options),
+        ]);
+    }
+    gateway.engine.start().unwrap();
+    let sent = gateway.udp.take_sent(PATIENCE).unwrap();
+    assert_eq!(
+        (sent.octets, sent.destination),
+        (vec![0xff], EXPECTED.parse().unwrap())
+    );
+    assert_eq!(gateway.udp.take_sent(A_MOMENT), None);
+}
+
+#[test]
+fn ecn_and_dscp_go_out_and_come_back_as_rfc_6040_says() {
+    let (gateway, _, peer) = gateway_and_peer(&Options::default());
+    let mut packet = back(udp(false, 53, b"ecn"));
+    openmoat_esp::wire::set_tos(&mut packet, 0xb9);
+    gateway.udp.deliver(Datagram {
+        tos: 0x03,
+        ..from(&gateway, EXPECTED, seal(&peer, &packet))
+    });
+    let got = gateway.expect();
+    assert_eq!(got[1], 0xbb);
+    assert!(is_checksummed(&got));
+}
+
+#[test]
+fn a_stopped_engine_has_no_pairs_and_takes_no_commands() {
+    let (first, second) = gateways();
+    connect(&first, &second, &Options::default());
+    first.engine.stop();
+    assert!(first.engine.read_counters(None).is_empty());
+    assert!(matches!(
+        first.engine.apply(vec![]),
+        Err(EngineError::IsStopped)
+    ));
+    assert!(matches!(first.engine.start(), Err(EngineError::IsStopped)));
+}

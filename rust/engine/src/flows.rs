@@ -1,0 +1,95 @@
+//! What was found for a flow, so that policies and selectors are looked through once per flow and generation.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use openmoat_esp::spd::Policy;
+use openmoat_esp::wire::{Flow, Ports};
+
+use crate::tables::{Pair, Service, Tables};
+
+/// Flows remembered at a time; two that share a place put each other out.
+const PLACES: usize = 2_048;
+
+/// What to do with the packets of a flow.
+#[derive(Clone)]
+pub struct Choice {
+    /// The policy of lowest rank that selects it, and what serves that.
+    pub policy: Option<(Arc<Policy>, Arc<Service>)>,
+    /// The newest active pair of it whose selectors take the flow.
+    pub pair: Option<Arc<Pair>>,
+}
+
+/// A direct-mapped cache of one thread.
+pub struct FlowCache {
+    places: Box<[Option<(Flow, Choice)>]>,
+    generation: u64,
+}
+
+impl Default for FlowCache {
+    fn default() -> Self {
+        Self {
+            places: (0..PLACES).map(|_| None).collect(),
+            generation: 0,
+        }
+    }
+}
+
+impl FlowCache {
+    /// Forget everything if tables have changed; answers whether they had. Removed pairs are let go here.
+    pub fn refresh(&mut self, tables: &Tables) -> bool {
+        let generation = tables.generation();
+        let has_changed = generation != self.generation;
+        if has_changed {
+            self.places.fill(None);
+            self.generation = generation;
+        }
+        has_changed
+    }
+
+    /// The choice for a flow.
+    pub fn choose(&mut self, flow: &Flow, tables: &Tables) -> &Choice {
+        let place = &mut self.places[hash(flow) % PLACES];
+        if !place.as_ref().is_some_and(|(known, _)| known == flow) {
+            *place = None;
+        }
+        &place
+            .get_or_insert_with(|| (*flow, look_up(flow, tables)))
+            .1
+    }
+}
+
+/// Look through policies by rank, then through the pairs of the one that selects.
+fn look_up(flow: &Flow, tables: &Tables) -> Choice {
+    let policies = tables.policies.load();
+    let policy = policies
+        .spd
+        .outbound(flow)
+        .and_then(|policy| policies.services.get(&policy.id))
+        .cloned();
+    let pair = policy.as_ref().and_then(|(_, service)| {
+        let pairs = service.pairs.load();
+        let takes = |pair: &&Arc<Pair>| {
+            pair.outbound
+                .get()
+                .is_some_and(|outbound| outbound.sa.selectors().takes_outbound(flow))
+        };
+        pairs.iter().find(takes).cloned()
+    });
+    Choice { policy, pair }
+}
+
+fn hash(flow: &Flow) -> usize {
+    let fold = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6) as u64 ^ ((u128::from(v6) >> 64) as u64).rotate_left(17),
+    };
+    let ports = match flow.ports {
+        Ports::Known(source, destination) => (u64::from(source) << 16) | u64::from(destination),
+        Ports::Opaque => u64::MAX,
+    };
+    let mixed = fold(flow.source).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ fold(flow.destination).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+        ^ (ports ^ (u64::from(flow.protocol) << 40)).wrapping_mul(0x1656_67b1_9e37_79f9);
+    (mixed >> 40) as usize
+}

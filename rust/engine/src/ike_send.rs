@@ -1,0 +1,62 @@
+//! IKE datagrams from Python to the outside, behind their marker on port 4500 (RFC 3948 2.2).
+
+use openmoat_io::{Outgoing, Path};
+
+use crate::ike::{NON_ESP_MARKER, has_marker};
+use crate::shared::Shared;
+
+/// One message without its marker.
+pub struct IkeOutgoing<'a> {
+    /// The message.
+    pub octets: &'a [u8],
+    /// Its way.
+    pub path: Path,
+    /// Forbid fragmentation.
+    pub df: bool,
+    /// 6 bits.
+    pub dscp: u8,
+}
+
+/// Send in order, without waiting; answers how many the network did not take.
+pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
+    let mut lost_in_all = 0;
+    let mut arena = Vec::new();
+    let mut run: Vec<Outgoing> = Vec::new();
+    let mut socket_of_run = None;
+    let mut lost = Vec::new();
+    let mut flush = |arena: &[u8], run: &mut Vec<Outgoing>, socket: Option<usize>| {
+        if let Some(socket) = socket {
+            shared.sockets[socket].send_batch(arena, run, 0, &mut lost);
+            lost_in_all += lost.len();
+        } else {
+            lost_in_all += run.len();
+        }
+        run.clear();
+    };
+    for datagram in datagrams {
+        let socket = shared.udp_socket(&datagram.path.local);
+        if socket != socket_of_run && !run.is_empty() {
+            flush(&arena, &mut run, socket_of_run);
+            arena.clear();
+        }
+        socket_of_run = socket;
+        let start = arena.len();
+        if has_marker(&datagram.path.local) {
+            arena.extend(NON_ESP_MARKER);
+        }
+        arena.extend(datagram.octets);
+        run.push(Outgoing {
+            octets: start..arena.len(),
+            local: datagram.path.local,
+            remote: datagram.path.remote,
+            tos: datagram.dscp << 2,
+            df: datagram.df,
+            segment: 0,
+            tag: 0,
+        });
+    }
+    if !run.is_empty() {
+        flush(&arena, &mut run, socket_of_run);
+    }
+    lost_in_all
+}

@@ -1,0 +1,228 @@
+//! From the outside to the host. The stages, in order, each a function below:
+//!
+//! 1. `turn`: a batch from one socket, joined datagrams among it (UDP GRO)
+//! 2. `sort`: keep-alive, IKE behind its marker, or ESP (RFC 3948 2)
+//! 3. `find`: the pair by its SPI, remembered from packet to packet
+//! 4. `InboundSa::open`: size, window, ICV, window again, padding, inner lengths, selectors, ECN (RFC 4303 3.4)
+//! 5. `note`: flags and path, for authentic packets only
+//! 6. `deliver`: MSS clamp, then a place in the list for the host
+//! 7. `flush`: one write per packet or super-packet
+//!
+//! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::mss::{self, Checksum};
+use openmoat_esp::sa::{Inner, Opened, Usage};
+use openmoat_esp::wire;
+use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind, VnetHeader};
+
+use crate::events::{Event, flag};
+use crate::ike::{IkeDrop, NON_ESP_MARKER};
+use crate::shared::Shared;
+use crate::tables::Pair;
+
+/// The port on which ESP and IKE share datagrams (RFC 3948 2).
+const NATT_PORT: u16 = 4500;
+
+const KEEPALIVE: u8 = 0xff;
+
+/// What a datagram is.
+#[derive(Debug, PartialEq, Eq)]
+enum Sort {
+    KeepAlive,
+    Ike(Range<usize>),
+    Esp,
+}
+
+/// The state of the inbound thread.
+pub struct InboundWorker {
+    shared: Arc<Shared>,
+    batch: ReceiveBatch,
+    list: PacketList,
+    last: Option<Arc<Pair>>,
+}
+
+impl InboundWorker {
+    /// For one engine.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            batch: ReceiveBatch::new(),
+            list: PacketList::new(),
+            last: None,
+        }
+    }
+
+    /// Carry one batch of a socket; answers how many datagrams it had.
+    pub fn turn(&mut self, socket: &dyn OuterSocket) -> usize {
+        let Ok(count) = socket.receive_batch(&mut self.batch) else {
+            return 0;
+        };
+        for index in 0..self.batch.datagrams.len() {
+            let received = self.batch.datagrams[index];
+            if received.length == 0 {
+                self.shared.drops.count(DropReason::TooShort);
+            }
+            let path = Path {
+                local: received.local,
+                remote: received.remote,
+            };
+            for range in received.segments() {
+                match sort(socket.kind(), &self.batch.arena()[range.clone()]) {
+                    Sort::KeepAlive => {}
+                    Sort::Ike(message) => {
+                        self.queue_ike(range.start + message.start..range.end, path)
+                    }
+                    Sort::Esp => self.carry(range, path, received.tos),
+                }
+            }
+        }
+        self.flush();
+        // What is not in a table any more must not be kept alive between turns.
+        self.last = None;
+        count
+    }
+
+    fn queue_ike(&mut self, message: Range<usize>, path: Path) {
+        let reason = match self.shared.ike.push(&self.batch.arena()[message], path) {
+            Ok(()) => return,
+            Err(IkeDrop::TooShort) => DropReason::TooShort,
+            Err(IkeDrop::QueueFull(_)) => DropReason::QueueFull,
+        };
+        self.shared.drops.count(reason);
+    }
+
+    fn carry(&mut self, range: Range<usize>, path: Path, tos: u8) {
+        let Some(pair) = self.find(&range, path) else {
+            return;
+        };
+        match pair
+            .inbound
+            .open(&mut self.batch.arena()[range.clone()], tos)
+        {
+            Ok(opened) => {
+                note(&self.shared, &pair, &opened, path);
+                if let Ok(inner) = opened.inner {
+                    self.deliver(&pair, range.start, &inner);
+                }
+            }
+            Err(DropReason::HardLimit) => self
+                .shared
+                .raise(&pair, flag::SOFT_LIMIT | flag::HARD_LIMIT),
+            Err(_) => {} // counted at the pair
+        }
+        self.last = Some(pair);
+    }
+
+    /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
+    fn find(&mut self, range: &Range<usize>, path: Path) -> Option<Arc<Pair>> {
+        let Some(spi) = wire::spi(&self.batch.arena()[range.clone()]) else {
+            self.shared.drops.count(DropReason::TooShort);
+            return None;
+        };
+        if let Some(last) = self.last.take().filter(|last| last.handle == spi) {
+            return Some(last);
+        }
+        let found = self.shared.sad.find(spi);
+        if found.is_none() {
+            self.shared.drops.count(DropReason::UnknownSpi);
+            self.shared
+                .events
+                .tell_noise(Event::StrangeSpi { spi, path });
+        }
+        found
+    }
+
+    fn deliver(&mut self, pair: &Pair, start: usize, inner: &Inner) {
+        if !self.list.has_room(1) {
+            self.flush();
+        }
+        let range = start + inner.range.start..start + inner.range.end;
+        if let Some(outbound) = pair.outbound.get() {
+            let bounds = outbound.settings.load().plan.mss;
+            mss::clamp(
+                &mut self.batch.arena()[range.clone()],
+                &inner.packet,
+                bounds,
+                Checksum::Whole,
+            );
+        }
+        self.list
+            .push(VnetHeader::default(), std::iter::once(range));
+    }
+
+    fn flush(&mut self) {
+        if let (false, Some(tun)) = (self.list.is_empty(), self.shared.tun.first()) {
+            let refused = tun.write_batch(self.batch.arena(), &self.list);
+            self.shared
+                .drops
+                .count_many(DropReason::DeviceFull, refused as u64);
+        }
+        self.list.clear();
+    }
+}
+
+/// What a datagram is, by the socket it came in by and its first octets.
+fn sort(kind: SocketKind, octets: &[u8]) -> Sort {
+    match kind {
+        SocketKind::Raw => Sort::Esp,
+        SocketKind::Udp { port } if port != NATT_PORT => Sort::Ike(0..octets.len()),
+        SocketKind::Udp { .. } if octets == [KEEPALIVE] => Sort::KeepAlive,
+        SocketKind::Udp { .. } if octets.starts_with(&NON_ESP_MARKER) => {
+            Sort::Ike(NON_ESP_MARKER.len()..octets.len())
+        }
+        SocketKind::Udp { .. } => Sort::Esp,
+    }
+}
+
+/// Let the daemon know what an authentic packet says of its pair.
+fn note(shared: &Shared, pair: &Pair, opened: &Opened, path: Path) {
+    let mut flags = flag::FIRST_PACKET;
+    if opened.usage == Usage::Soft {
+        flags |= flag::SOFT_LIMIT;
+    }
+    shared.raise(pair, flags);
+    // RFC 7296 2.23: only the newest packet may say where the peer is, lest a delayed one turns it back.
+    if opened.is_newest {
+        follow(shared, pair, path);
+    }
+}
+
+fn follow(shared: &Shared, pair: &Pair, path: Path) {
+    let is_expected = **pair.expected.load() == path;
+    let known = pair.new_path.load();
+    let is_known = known.as_ref().map_or(is_expected, |known| **known == path);
+    if is_known {
+        return;
+    }
+    if is_expected {
+        pair.settle();
+    } else {
+        pair.new_path.store(Some(Arc::new(path)));
+        pair.raise(flag::NEW_PATH);
+    }
+    shared.events.tell_state(shared.sad.slot(pair.handle));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_sorted_by_port_and_first_octets() {
+        let natt = SocketKind::Udp { port: 4500 };
+        assert_eq!(sort(natt, &[0xff]), Sort::KeepAlive);
+        assert_eq!(sort(natt, &[0, 0, 0, 0, 1, 2]), Sort::Ike(4..6));
+        assert_eq!(sort(natt, &[0, 0, 1, 0, 1, 2]), Sort::Esp);
+        assert_eq!(sort(natt, &[]), Sort::Esp);
+        assert_eq!(sort(natt, &[0xff, 0xff]), Sort::Esp);
+        assert_eq!(
+            sort(SocketKind::Udp { port: 500 }, &[0, 0, 0, 0]),
+            Sort::Ike(0..4)
+        );
+        assert_eq!(sort(SocketKind::Raw, &[0, 0, 0, 0]), Sort::Esp);
+    }
+}

@@ -1,0 +1,232 @@
+//! Two engines back to back over devices in memory, with fixed keys.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
+use crate::plan::MtuPlan;
+use crate::{Config, Counters, Engine};
+use openmoat_esp::sa::Limits;
+use openmoat_esp::selectors::{Selector, SelectorPair};
+use openmoat_esp::spd::{Action, Missing, Policy};
+use openmoat_esp::suite::Suite;
+use openmoat_io::memory::{MemorySocket, MemoryTun};
+use openmoat_io::{OuterSocket, Path, SocketKind, TunDevice, VnetHeader};
+
+/// Longer than anything takes.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Long enough for what must not come.
+pub const A_MOMENT: Duration = Duration::from_millis(50);
+pub const POLICY: u32 = 7;
+
+/// One engine with its devices.
+pub struct Gateway {
+    pub engine: Engine,
+    pub tun: Arc<MemoryTun>,
+    pub udp: Arc<MemorySocket>,
+    pub ike: Arc<MemorySocket>,
+    pub raw: Arc<MemorySocket>,
+    pub net: u8,
+}
+
+/// How to install a tunnel.
+#[derive(Clone)]
+pub struct Options {
+    pub suite: &'static str,
+    pub has_esn: bool,
+    pub is_udp: bool,
+    pub plan: MtuPlan,
+    pub limits: Limits,
+    pub keepalive: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            suite: "aes128gcm16",
+            has_esn: false,
+            is_udp: true,
+            plan: MtuPlan::default(),
+            limits: Limits::default(),
+            keepalive: 0,
+        }
+    }
+}
+
+/// Networks 10.1.0.0/16 and fd01::/16 behind the first, 10.2.0.0/16 and fd02::/16 behind the second.
+pub fn gateways() -> (Gateway, Gateway) {
+    let (udp, udp_far) = MemorySocket::pair(SocketKind::Udp { port: 4500 }, false).unwrap();
+    let (ike, ike_far) = MemorySocket::pair(SocketKind::Udp { port: 500 }, false).unwrap();
+    let (raw, raw_far) = MemorySocket::pair(SocketKind::Raw, false).unwrap();
+    (
+        gateway(udp, ike, raw, 1),
+        gateway(udp_far, ike_far, raw_far, 2),
+    )
+}
+
+fn gateway(udp: MemorySocket, ike: MemorySocket, raw: MemorySocket, net: u8) -> Gateway {
+    let tun = Arc::new(MemoryTun::new().unwrap());
+    let (udp, ike, raw) = (Arc::new(udp), Arc::new(ike), Arc::new(raw));
+    let devices: Vec<Arc<dyn TunDevice>> = vec![Arc::<MemoryTun>::clone(&tun)];
+    let sockets: Vec<Arc<dyn OuterSocket>> = vec![
+        Arc::<MemorySocket>::clone(&udp),
+        Arc::<MemorySocket>::clone(&ike),
+        Arc::<MemorySocket>::clone(&raw),
+    ];
+    let config = Config {
+        slots: 256,
+        ike_queue: 16,
+        noise: 16,
+    };
+    Gateway {
+        engine: Engine::new(devices, sockets, config).unwrap(),
+        tun,
+        udp,
+        ike,
+        raw,
+        net,
+    }
+}
+
+impl Gateway {
+    pub fn outer(&self, port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, self.net], port))
+    }
+
+    fn other(&self) -> u8 {
+        3 - self.net
+    }
+
+    pub fn path(&self, is_udp: bool) -> Path {
+        let port = if is_udp { 4500 } else { 0 };
+        Path {
+            local: self.outer(port),
+            remote: SocketAddr::from(([192, 0, 2, self.other()], port)),
+        }
+    }
+
+    pub fn selectors(&self) -> SelectorPair {
+        SelectorPair {
+            local: nets(self.net),
+            remote: nets(self.other()),
+        }
+    }
+
+    pub fn policy(&self, action: Action, missing: Missing) -> Command {
+        let selectors = self.selectors();
+        Command::PutPolicy(Box::new(Policy {
+            id: POLICY,
+            rank: 100,
+            action,
+            missing,
+            selectors,
+        }))
+    }
+
+    pub fn add_inbound(&self, spi: u32, options: &Options) -> Command {
+        Command::AddInbound(Box::new(AddInbound {
+            spi,
+            keys: keys(options, spi),
+            carriage: Carriage {
+                path: self.path(options.is_udp),
+                is_udp: options.is_udp,
+            },
+            selectors: self.selectors(),
+            replay_window: 1024,
+            limits: options.limits,
+        }))
+    }
+
+    pub fn add_outbound(&self, handle: u32, spi: u32, options: &Options) -> Command {
+        Command::AddOutbound(Box::new(AddOutbound {
+            handle,
+            spi,
+            keys: keys(options, spi),
+            carriage: Carriage {
+                path: self.path(options.is_udp),
+                is_udp: options.is_udp,
+            },
+            selectors: self.selectors(),
+            policy: POLICY,
+            plan: options.plan.clone(),
+            limits: options.limits,
+            copies_dscp: true,
+            keepalive: options.keepalive,
+        }))
+    }
+
+    pub fn apply(&self, commands: Vec<Command>) -> Vec<Counters> {
+        self.engine.apply(commands).unwrap()
+    }
+
+    pub fn send(&self, packet: Vec<u8>) {
+        self.tun.send([(VnetHeader::default(), packet)]);
+    }
+
+    pub fn expect(&self) -> Vec<u8> {
+        let got = self.tun.receive_within(PATIENCE);
+        got.unwrap_or_else(|| panic!("no packet came; drops: {:?}", self.engine.read_drops()))
+            .1
+    }
+
+    pub fn drops(&self, name: &str) -> u64 {
+        self.engine.read_drops().get(name).copied().unwrap_or(0)
+    }
+}
+
+/// Keys made from the SPI, which both ends know.
+pub fn keys(options: &Options, spi: u32) -> Keys {
+    let suite = Suite::by_name(options.suite).unwrap();
+    let octets = |size: usize, salt: u8| {
+        (0..size)
+            .map(|n| n as u8 ^ spi as u8 ^ salt)
+            .collect::<Vec<_>>()
+            .into()
+    };
+    Keys {
+        suite,
+        has_esn: options.has_esn,
+        key: octets(suite.key_material(), 0),
+        integrity_key: octets(suite.integrity_key(), 0x55),
+    }
+}
+
+fn nets(net: u8) -> Box<[Selector]> {
+    let v4 = |host: [u8; 2]| IpAddr::from([10, net, host[0], host[1]]);
+    let v6 = |last: u16| {
+        IpAddr::from([
+            0xfd00 + u16::from(net),
+            last,
+            last,
+            last,
+            last,
+            last,
+            last,
+            last,
+        ])
+    };
+    [
+        Selector::new(v4([0, 0]), v4([255, 255]), 0, 0, u16::MAX).unwrap(),
+        Selector::new(v6(0), v6(u16::MAX), 0, 0, u16::MAX).unwrap(),
+    ]
+    .into()
+}
+
+/// Install a tunnel on both, active both ways; answers the handles.
+pub fn connect(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u32) {
+    let (ours, theirs) = (
+        first.engine.reserve_spis(1)[0],
+        second.engine.reserve_spis(1)[0],
+    );
+    for (gateway, inbound, outbound) in [(first, ours, theirs), (second, theirs, ours)] {
+        gateway.apply(vec![
+            gateway.policy(Action::Protect, Missing::Drop),
+            gateway.add_inbound(inbound, options),
+            gateway.add_outbound(inbound, outbound, options),
+            Command::Activate(inbound),
+        ]);
+        gateway.engine.start().unwrap();
+    }
+    (ours, theirs)
+}

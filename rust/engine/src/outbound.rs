@@ -1,0 +1,384 @@
+//! From the host to the outside. The stages, in order, each a function below:
+//!
+//! 1. `read`: a batch from the TUN device, super-packets among it
+//! 2. `select`: the policy of the flow, and the pair that serves it (RFC 4301 5.1)
+//! 3. `treat_missing`: hold, reject or drop where there is none
+//! 4. `divide`: the pair's `MtuPlan`: whole, cut at its own size, fragmented, or refused
+//! 5. `seal`: each piece is written into the bundle and sealed in place
+//! 6. `Bundle::send`: neighbours of one size as one datagram, all in one system call per socket
+//!
+//! Nothing per packet allocates, locks or logs, but for packets that are held.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::mss::{self, Checksum};
+use openmoat_esp::sa::Usage;
+use openmoat_esp::spd::{Action, Missing, Policy};
+use openmoat_esp::wire::{IpPacket, Ports};
+use openmoat_io::{MAX_PACKET, PacketBatch, VnetHeader};
+
+use crate::answers::Answers;
+use crate::bundle::{Address, Bundle};
+use crate::events::{Event, flag};
+use crate::flows::{Choice, FlowCache};
+use crate::fragment::Fragmentation;
+use crate::hold::{Holds, Outcome};
+use crate::icmp::Complaint;
+use crate::plan::{MtuPlan, OuterDf, Rung};
+use crate::segment::{Cut, complete_checksum};
+use crate::shared::Shared;
+use crate::tables::{Outbound, Pair, Service};
+
+/// Nanoseconds between two `Acquire` of one policy.
+const ACQUIRE_INTERVAL: u64 = 1_000_000_000;
+
+/// Errors per second and inner source for packets that a policy rejects.
+const REJECTS_PER_SECOND: f64 = 10.0;
+
+/// An inner packet on its way: what the kernel and its own headers say of it, and its octets.
+struct InnerPacket<'a> {
+    vnet: VnetHeader,
+    packet: IpPacket,
+    octets: &'a mut [u8],
+}
+
+/// How an inner packet lies in ESP packets.
+enum Pieces {
+    Whole(usize),
+    Segments(Cut),
+    Fragments(Fragmentation),
+}
+
+impl Pieces {
+    fn count(&self) -> usize {
+        match self {
+            Self::Whole(_) => 1,
+            Self::Segments(cut) => cut.count(),
+            Self::Fragments(fragments) => fragments.count(),
+        }
+    }
+
+    fn length(&self, index: usize) -> usize {
+        match self {
+            Self::Whole(length) => *length,
+            Self::Segments(cut) => cut.length(index),
+            Self::Fragments(fragments) => fragments.length(index),
+        }
+    }
+
+    fn write(&self, octets: &[u8], index: usize, out: &mut [u8]) {
+        match self {
+            Self::Whole(length) => out[..*length].copy_from_slice(&octets[..*length]),
+            Self::Segments(cut) => cut.write(octets, index, out),
+            Self::Fragments(fragments) => fragments.write(octets, index, out),
+        }
+    }
+}
+
+/// The state of the outbound thread.
+pub struct OutboundWorker {
+    shared: Arc<Shared>,
+    flows: FlowCache,
+    bundle: Bundle,
+    answers: Answers,
+    holds: Holds,
+    now: u64,
+}
+
+impl OutboundWorker {
+    /// For one engine.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let bundle = Bundle::new(shared.sockets.len());
+        let answers = Answers::new();
+        Self {
+            shared,
+            flows: FlowCache::default(),
+            bundle,
+            answers,
+            holds: Holds::default(),
+            now: 0,
+        }
+    }
+
+    /// Carry one batch, at `now` nanoseconds of the engine's clock, and see to the packets that are held.
+    pub fn turn(&mut self, batch: &mut PacketBatch, now: u64) {
+        self.now = now;
+        if self.flows.refresh(&self.shared.tables) {
+            self.release_held();
+        }
+        for index in 0..batch.len() {
+            let (vnet, octets) = batch.packet(index);
+            self.carry(vnet, octets);
+        }
+        let expired = self.holds.expire(now);
+        self.shared
+            .drops
+            .count_many(DropReason::HoldExpired, expired as u64);
+        self.bundle.send(&self.shared);
+        self.answers.send(&self.shared);
+    }
+
+    /// When a held packet has waited long enough.
+    pub fn deadline(&self) -> Option<u64> {
+        self.holds.deadline()
+    }
+
+    fn carry(&mut self, vnet: VnetHeader, octets: &mut [u8]) {
+        let mut inner = match read(vnet, octets) {
+            Ok(inner) => inner,
+            Err(reason) => return self.shared.drops.count(reason),
+        };
+        let choice = self
+            .flows
+            .choose(&inner.packet.flow, &self.shared.tables)
+            .clone();
+        match select(&choice) {
+            Ok(pair) => self.protect(pair, &mut inner),
+            Err(reason) => self.treat_missing(reason, &choice, &inner),
+        }
+    }
+
+    fn treat_missing(&mut self, reason: DropReason, choice: &Choice, inner: &InnerPacket<'_>) {
+        let Some((policy, service)) = &choice.policy else {
+            return self.shared.drops.count(reason);
+        };
+        match (policy.action, policy.missing) {
+            (Action::Reject, _) | (Action::Protect, Missing::Reject) => self.reject(reason, inner),
+            (Action::Protect, Missing::Trap) => {
+                self.acquire(policy, service, &inner.packet);
+                match self
+                    .holds
+                    .hold(policy.id, inner.vnet, inner.octets, self.now)
+                {
+                    Outcome::Held => {}
+                    Outcome::Full => self.shared.drops.count(DropReason::HoldFull),
+                    Outcome::Over => self.reject(DropReason::NoSa, inner),
+                }
+            }
+            _ => self.shared.drops.count(reason),
+        }
+    }
+
+    fn acquire(&self, policy: &Policy, service: &Service, packet: &IpPacket) {
+        if self.now < service.quiet_until.load(Ordering::Relaxed) {
+            return;
+        }
+        service
+            .quiet_until
+            .store(self.now + ACQUIRE_INTERVAL, Ordering::Relaxed);
+        let (source_port, destination_port) = match packet.flow.ports {
+            Ports::Known(source, destination) => (source, destination),
+            Ports::Opaque => (0, 0),
+        };
+        self.shared.events.tell_noise(Event::Acquire {
+            policy: policy.id,
+            source: packet.flow.source,
+            destination: packet.flow.destination,
+            protocol: packet.flow.protocol,
+            source_port,
+            destination_port,
+        });
+    }
+
+    fn reject(&mut self, reason: DropReason, inner: &InnerPacket<'_>) {
+        self.shared.drops.count(reason);
+        let (shared, now) = (&self.shared, self.now);
+        self.answers.complain(
+            shared,
+            now,
+            Complaint::Prohibited,
+            &inner.packet,
+            inner.octets,
+            None,
+            REJECTS_PER_SECOND,
+        );
+    }
+
+    fn protect(&mut self, pair: &Arc<Pair>, inner: &mut InnerPacket<'_>) {
+        let Some(outbound) = pair.outbound.get() else {
+            return;
+        };
+        let settings = outbound.settings.load();
+        let Some(socket) = self.shared.socket_for(&settings.carriage) else {
+            return pair.drops.count(DropReason::SendFailed);
+        };
+        let (pieces, may_fragment) = match divide(&settings.plan, inner) {
+            Ok(division) => division,
+            Err(reason) => return self.refuse(reason, pair, &settings.plan, inner),
+        };
+        let checksum = if inner.vnet.needs_checksum {
+            Checksum::Partial
+        } else {
+            Checksum::Whole
+        };
+        mss::clamp(inner.octets, &inner.packet, settings.plan.mss, checksum);
+        // Segments get checksums of their own.
+        if !matches!(pieces, Pieces::Segments(_)) && !complete_checksum(&inner.vnet, inner.octets) {
+            return pair.drops.count(DropReason::MalformedInner);
+        }
+        let path = settings.carriage.path;
+        let address = Address {
+            socket,
+            local: path.local,
+            remote: path.remote,
+            tos: 0,
+            df: false,
+            handle: pair.handle,
+            may_join: self.shared.sockets[socket].segments(),
+        };
+        for index in 0..pieces.count() {
+            if !self.seal(
+                pair,
+                outbound,
+                &settings.plan,
+                &pieces,
+                index,
+                inner.octets,
+                address,
+                may_fragment,
+            ) {
+                break;
+            }
+        }
+    }
+
+    /// Seal one piece into the bundle. Answers whether the pair can take another.
+    #[allow(clippy::too_many_arguments)] // all of them are loop invariants of one caller
+    fn seal(
+        &mut self,
+        pair: &Arc<Pair>,
+        outbound: &Outbound,
+        plan: &MtuPlan,
+        pieces: &Pieces,
+        index: usize,
+        octets: &[u8],
+        address: Address,
+        may_fragment: bool,
+    ) -> bool {
+        let suite = outbound.sa.suite();
+        let length = pieces.length(index);
+        let room = self.bundle.room(&self.shared);
+        pieces.write(octets, index, &mut room[suite.headroom()..]);
+        match outbound.sa.seal(room, length) {
+            Ok(sealed) => {
+                let fits = length <= plan.inner_room;
+                let df = match plan.outer_df {
+                    _ if may_fragment && !fits => false,
+                    OuterDf::Clear => false,
+                    OuterDf::Set => true,
+                    OuterDf::Copy => sealed.is_inner_df,
+                };
+                let address = Address {
+                    tos: sealed.outer_tos,
+                    df,
+                    may_join: address.may_join && fits,
+                    ..address
+                };
+                self.bundle.push(sealed.size, address);
+                outbound.last_sent.store(self.now, Ordering::Relaxed);
+                if sealed.usage == Usage::Soft {
+                    self.shared.raise(pair, flag::SOFT_LIMIT);
+                }
+                true
+            }
+            Err(reason) => {
+                if matches!(
+                    reason,
+                    DropReason::HardLimit | DropReason::SequenceExhausted
+                ) {
+                    self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
+                }
+                false
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: DropReason, pair: &Pair, plan: &MtuPlan, inner: &InnerPacket<'_>) {
+        pair.drops.count(reason);
+        if reason != DropReason::TooBig {
+            return;
+        }
+        let source = plan.icmp_source(inner.packet.flow.source.is_ipv6());
+        if source.is_some() {
+            let complaint = Complaint::TooBig(plan.inner_room);
+            let (shared, now, rate) = (&self.shared, self.now, plan.too_big_per_second);
+            self.answers.complain(
+                shared,
+                now,
+                complaint,
+                &inner.packet,
+                inner.octets,
+                source,
+                rate,
+            );
+        }
+    }
+
+    /// Send what waited for policies that now have a pair, and forget about policies that are gone.
+    fn release_held(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let policies = shared.tables.policies.load();
+        let released = self.holds.release(|policy| {
+            policies
+                .services
+                .get(&policy)
+                .is_none_or(|(_, service)| !service.pairs.load().is_empty())
+        });
+        for (vnet, mut octets) in released {
+            self.carry(vnet, &mut octets);
+        }
+    }
+}
+
+/// Read the headers of a packet from the TUN device.
+fn read(vnet: VnetHeader, octets: &mut [u8]) -> Result<InnerPacket<'_>, DropReason> {
+    let packet = IpPacket::parse(octets)?;
+    if packet.length > MAX_PACKET {
+        return Err(DropReason::MalformedInner);
+    }
+    Ok(InnerPacket {
+        vnet,
+        packet,
+        octets,
+    })
+}
+
+/// The pair that protects a packet, or why there is none.
+fn select(choice: &Choice) -> Result<&Arc<Pair>, DropReason> {
+    let Some((policy, _)) = &choice.policy else {
+        return Err(DropReason::NoPolicy);
+    };
+    match policy.action {
+        Action::Protect => choice.pair.as_ref().ok_or(DropReason::NoSa),
+        Action::Pass => Err(DropReason::PolicyPass),
+        Action::Drop => Err(DropReason::PolicyDrop),
+        Action::Reject => Err(DropReason::PolicyReject),
+    }
+}
+
+/// How the plan lets a packet through, and whether outer packets may be fragmented against `outer_df`.
+///
+/// A super-packet is cut at its own size, never smaller: whoever made it knows what its path carries.
+fn divide(plan: &MtuPlan, inner: &InnerPacket<'_>) -> Result<(Pieces, bool), DropReason> {
+    let cut = Cut::of(&inner.vnet, &inner.packet, inner.octets)?;
+    let largest = cut.as_ref().map_or(inner.packet.length, Cut::largest);
+    let uncut = || cut.map_or(Pieces::Whole(inner.packet.length), Pieces::Segments);
+    if largest <= plan.inner_room {
+        return Ok((uncut(), false));
+    }
+    for rung in &plan.oversize {
+        match rung {
+            Rung::FragmentInner if cut.is_none() => {
+                if let Some(fragments) = Fragmentation::of(&inner.packet, plan.inner_room) {
+                    return Ok((Pieces::Fragments(fragments), false));
+                }
+            }
+            Rung::FragmentInner => {}
+            Rung::FragmentOuter => return Ok((uncut(), true)),
+            Rung::Refuse => break,
+        }
+    }
+    Err(DropReason::TooBig)
+}

@@ -1,0 +1,75 @@
+//! What Python decided about sizes on one outbound SA (`openmoat.mtu.plan`), as the packet threads execute it.
+
+use std::net::IpAddr;
+
+use openmoat_esp::mss::MssBounds;
+
+/// Don't Fragment of the outer IPv4 header (RFC 4301 8.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OuterDf {
+    /// Never.
+    #[default]
+    Clear,
+    /// Always.
+    Set,
+    /// As the inner packet has it.
+    Copy,
+}
+
+/// What may be done to an inner packet larger than `inner_room`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// Fragment before ESP: IPv4 without DF only.
+    FragmentInner,
+    /// Send it whole with outer DF clear.
+    FragmentOuter,
+    /// Drop it and say how much fits.
+    Refuse,
+}
+
+/// Sizes of one outbound SA, in octets of IP packets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MtuPlan {
+    /// Largest outer packet sent in one piece.
+    pub outer_size: usize,
+    /// Largest inner packet that travels in one outer packet of that size.
+    pub inner_room: usize,
+    /// Upper bounds for the MSS option of TCP SYNs, both ways.
+    pub mss: MssBounds,
+    /// Don't Fragment outside.
+    pub outer_df: OuterDf,
+    /// What to try with a larger packet, in order.
+    pub oversize: Vec<Rung>,
+    /// Bound on the ICMP errors of `Rung::Refuse`, per inner source.
+    pub too_big_per_second: f64,
+    /// Source of ICMP errors; None: none are sent over this family.
+    pub icmp_source_v4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub icmp_source_v6: Option<IpAddr>,
+}
+
+impl Default for MtuPlan {
+    fn default() -> Self {
+        Self {
+            outer_size: 1500,
+            inner_room: 1422,
+            mss: MssBounds::default(),
+            outer_df: OuterDf::Clear,
+            oversize: vec![Rung::FragmentOuter],
+            too_big_per_second: 10.0,
+            icmp_source_v4: None,
+            icmp_source_v6: None,
+        }
+    }
+}
+
+impl MtuPlan {
+    /// Our address in ICMP errors of one family.
+    pub fn icmp_source(&self, is_v6: bool) -> Option<IpAddr> {
+        if is_v6 {
+            self.icmp_source_v6
+        } else {
+            self.icmp_source_v4
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What the packet threads and Python's thread share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openmoat_esp::drops::DropCounters;
+use openmoat_io::{DeviceError, EventFd, OuterSocket, SocketKind, TunDevice};
+
+use crate::command::Carriage;
+use crate::events::Events;
+use crate::ike::IkeQueues;
+use crate::tables::{Pair, Sad, Tables};
+
+/// Bounds of an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Pairs; rounded up to a power of two.
+    pub slots: usize,
+    /// Datagrams in each of the three queues for IKE.
+    pub ike_queue: usize,
+    /// Unauthenticated events that wait.
+    pub noise: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            slots: 65_536,
+            ike_queue: 1_024,
+            noise: 256,
+        }
+    }
+}
+
+/// Everything shared.
+pub struct Shared {
+    /// Queues of the TUN device.
+    pub tun: Vec<Arc<dyn TunDevice>>,
+    /// The outside.
+    pub sockets: Vec<Arc<dyn OuterSocket>>,
+    /// Pairs.
+    pub sad: Sad,
+    /// Policies.
+    pub tables: Tables,
+    /// News for the daemon.
+    pub events: Events,
+    /// IKE datagrams.
+    pub ike: IkeQueues,
+    /// Drops of no pair.
+    pub drops: DropCounters,
+    /// Pairs whose paths are kept open, by handle. Looked at once a second.
+    pub kept_open: Mutex<HashMap<u32, Arc<Pair>>>,
+    /// One for each packet thread.
+    pub threads: [Doorbell; 2],
+    /// The threads must end.
+    pub is_stopping: AtomicBool,
+    /// Turns that ended in a panic.
+    pub faults: AtomicU64,
+}
+
+impl Shared {
+    /// Nothing installed.
+    pub fn new(
+        tun: Vec<Arc<dyn TunDevice>>,
+        sockets: Vec<Arc<dyn OuterSocket>>,
+        config: Config,
+    ) -> Result<Self, DeviceError> {
+        Ok(Self {
+            tun,
+            sockets,
+            sad: Sad::new(config.slots),
+            tables: Tables::default(),
+            events: Events::new(config.slots, config.noise)?,
+            ike: IkeQueues::new(config.ike_queue)?,
+            drops: DropCounters::default(),
+            kept_open: Mutex::default(),
+            threads: [Doorbell::new()?, Doorbell::new()?],
+            is_stopping: AtomicBool::new(false),
+            faults: AtomicU64::new(0),
+        })
+    }
+
+    /// The socket that carries ESP so.
+    pub fn socket_for(&self, carriage: &Carriage) -> Option<usize> {
+        let local = &carriage.path.local;
+        if carriage.is_udp {
+            return self.udp_socket(local);
+        }
+        let fits = |socket: &Arc<dyn OuterSocket>| {
+            socket.kind() == SocketKind::Raw && socket.is_v6() == local.is_ipv6()
+        };
+        self.sockets.iter().position(fits)
+    }
+
+    /// The UDP socket of this family and local port.
+    pub fn udp_socket(&self, local: &SocketAddr) -> Option<usize> {
+        let kind = SocketKind::Udp { port: local.port() };
+        self.sockets
+            .iter()
+            .position(|socket| socket.kind() == kind && socket.is_v6() == local.is_ipv6())
+    }
+
+    /// Raise flags of a pair and report them if they are new.
+    pub fn raise(&self, pair: &Pair, flags: u32) {
+        if pair.raise(flags) {
+            self.events.tell_state(self.sad.slot(pair.handle));
+        }
+    }
+}
+
+/// How Python's thread wakes a packet thread, and sees that it has let go of what it held.
+pub struct Doorbell {
+    /// Readable when there is a reason to look at the tables.
+    pub wake: EventFd,
+    /// Odd while the thread is in a turn.
+    turn: AtomicU64,
+}
+
+impl Doorbell {
+    fn new() -> Result<Self, DeviceError> {
+        Ok(Self {
+            wake: EventFd::new()?,
+            turn: AtomicU64::new(0),
+        })
+    }
+
+    /// For poll(2).
+    pub fn wake_fd(&self) -> RawFd {
+        self.wake.as_fd().as_raw_fd()
+    }
+
+    /// The thread begins a turn: what it looks up from now on is current.
+    pub fn begin(&self) {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The thread ends its turn and holds nothing but its cache, which it looks at only in a turn.
+    pub fn end(&self) {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Wait until the thread is between turns, or in a later one than now: nobody uses what was taken out before.
+    ///
+    /// A turn is one batch, some hundred microseconds.
+    pub fn wait_for_turn(&self) {
+        let turn = self.turn.load(Ordering::SeqCst);
+        if turn.is_multiple_of(2) {
+            return;
+        }
+        while self.turn.load(Ordering::SeqCst) == turn {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A lock whose data stays valid where a holder panicked.
+pub fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,202 @@
+//! What the packet threads look up: the SAD, a slot per pair, and the SPD with its policies' active pairs.
+//!
+//! Each slot and each snapshot is one atomic pointer. Python's thread writes, packet threads read; nothing waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use openmoat_esp::drops::DropCounters;
+use openmoat_esp::sa::{InboundSa, OutboundSa};
+use openmoat_esp::spd::{Policy, Spd};
+use openmoat_io::Path;
+
+use crate::command::Carriage;
+use crate::events::flag;
+use crate::plan::MtuPlan;
+
+/// What may change on a live outbound half; replaced whole.
+pub struct Settings {
+    /// Where to and how.
+    pub carriage: Carriage,
+    /// Sizes.
+    pub plan: MtuPlan,
+    /// Nanoseconds of silence before a keep-alive; 0: never.
+    pub keepalive: u64,
+}
+
+/// The outbound half of a pair.
+pub struct Outbound {
+    /// Keys, sequence number, selectors.
+    pub sa: OutboundSa,
+    /// Whose packets it carries.
+    pub policy: u32,
+    /// What may change.
+    pub settings: ArcSwap<Settings>,
+    /// Clock of the last packet sent.
+    pub last_sent: AtomicU64,
+}
+
+/// One Child SA. Its handle is its inbound SPI.
+pub struct Pair {
+    /// Inbound SPI.
+    pub handle: u32,
+    /// The inbound half.
+    pub inbound: InboundSa,
+    /// The outbound half, once it is there.
+    pub outbound: std::sync::OnceLock<Outbound>,
+    /// What the daemon has been or will be told; bits of `events::flag`.
+    pub flags: AtomicU32,
+    /// Where packets are expected from.
+    pub expected: ArcSwap<Path>,
+    /// Where the newest came from, while it is elsewhere.
+    pub new_path: ArcSwapOption<Path>,
+    /// Drops of neither half: rate limits, queues, the network.
+    pub drops: DropCounters,
+}
+
+impl Pair {
+    /// A pair that receives.
+    pub fn new(handle: u32, inbound: InboundSa, expected: Path) -> Self {
+        Self {
+            handle,
+            inbound,
+            outbound: std::sync::OnceLock::new(),
+            flags: AtomicU32::new(0),
+            expected: ArcSwap::from_pointee(expected),
+            new_path: ArcSwapOption::empty(),
+            drops: DropCounters::default(),
+        }
+    }
+
+    /// Set flags; answers whether one of them is new.
+    pub fn raise(&self, flags: u32) -> bool {
+        // The common case, nothing new, costs no exclusive access.
+        self.flags.load(Ordering::Relaxed) & flags != flags
+            && self.flags.fetch_or(flags, Ordering::SeqCst) & flags != flags
+    }
+
+    /// Packets come from where they are expected: there is no new path any more.
+    pub fn settle(&self) {
+        self.new_path.store(None);
+        self.flags.fetch_and(!flag::NEW_PATH, Ordering::SeqCst);
+    }
+}
+
+/// The security association database: a slot per pair, found by the low bits of the SPI.
+pub struct Sad {
+    slots: Box<[ArcSwapOption<Pair>]>,
+}
+
+impl Sad {
+    /// Empty, for a power of two of slots.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots: (0..slots).map(|_| ArcSwapOption::empty()).collect(),
+        }
+    }
+
+    /// The slot an SPI belongs to.
+    pub fn slot(&self, spi: u32) -> usize {
+        spi as usize & (self.slots.len() - 1)
+    }
+
+    /// The pair with this inbound SPI.
+    pub fn find(&self, spi: u32) -> Option<Arc<Pair>> {
+        self.slots[self.slot(spi)]
+            .load_full()
+            .filter(|pair| pair.handle == spi)
+    }
+
+    /// The pair in a slot.
+    pub fn at(&self, slot: usize) -> Option<Arc<Pair>> {
+        self.slots[slot].load_full()
+    }
+
+    /// Put a pair into its slot.
+    pub fn insert(&self, pair: Arc<Pair>) {
+        self.slots[self.slot(pair.handle)].store(Some(pair));
+    }
+
+    /// Take the pair with this SPI out.
+    pub fn remove(&self, spi: u32) -> Option<Arc<Pair>> {
+        self.find(spi)?;
+        self.slots[self.slot(spi)].swap(None)
+    }
+
+    /// All pairs.
+    pub fn pairs(&self) -> impl Iterator<Item = Arc<Pair>> + '_ {
+        self.slots.iter().filter_map(ArcSwapOption::load_full)
+    }
+}
+
+/// The active pairs of one policy, the newest first.
+#[derive(Default)]
+pub struct ActivePairs(ArcSwap<Vec<Arc<Pair>>>);
+
+impl ActivePairs {
+    /// All of them, as they are now.
+    pub fn load(&self) -> Arc<Vec<Arc<Pair>>> {
+        self.0.load_full()
+    }
+
+    /// Put `pair` before all others.
+    pub fn prefer(&self, pair: &Arc<Pair>) {
+        self.0.rcu(|pairs| {
+            let others = pairs.iter().filter(|other| other.handle != pair.handle);
+            std::iter::once(pair)
+                .chain(others)
+                .map(Arc::clone)
+                .collect::<Vec<_>>()
+        });
+    }
+
+    /// Take the pair of this handle out.
+    pub fn remove(&self, handle: u32) {
+        self.0.rcu(|pairs| {
+            pairs
+                .iter()
+                .filter(|pair| pair.handle != handle)
+                .map(Arc::clone)
+                .collect::<Vec<_>>()
+        });
+    }
+}
+
+/// A policy and what serves it. Lives on when its policy is replaced by one of the same id.
+#[derive(Default)]
+pub struct Service {
+    /// Active pairs.
+    pub pairs: ActivePairs,
+    /// Clock before which no further `Acquire` is reported.
+    pub quiet_until: AtomicU64,
+}
+
+/// The policies of one moment, and the service of each by id.
+#[derive(Default)]
+pub struct Policies {
+    /// By rank.
+    pub spd: Spd,
+    /// By id.
+    pub services: std::collections::HashMap<u32, (Arc<Policy>, Arc<Service>)>,
+}
+
+/// The policies now, and a number that changes with every applied batch.
+#[derive(Default)]
+pub struct Tables {
+    /// Replaced whole.
+    pub policies: ArcSwap<Policies>,
+    generation: AtomicU64,
+}
+
+impl Tables {
+    /// Changes with every applied batch: what was looked up before must be looked up again.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// A batch is complete.
+    pub fn advance(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
