@@ -105,8 +105,9 @@ def _nft(arguments: list[str], text: str | None = None) -> str:
             process.kill()
             raise SystemFault(f"firewall: nft gave no answer in {DEADLINE:.0f} s") from error
     if process.returncode:
-        words = complaint.strip().splitlines()
-        raise SystemFault(f"firewall: nft: {words[0] if words else 'no reason given'}")
+        words = (complaint.strip().splitlines() or ["no reason given"])[0]
+        remedy = "; it needs CAP_NET_ADMIN" if "not permitted" in words else ""
+        raise SystemFault(f"firewall: nft: {words}{remedy}")
     return output
 
 

@@ -197,13 +197,15 @@ def _may_stay(route: HostRoute, around: Network, is_outside: bool, state: HostSt
     """Whether a network of the host goes on being reached in clear although `around` is guarded.
 
     Towards the outside a stranger says which networks are local (DHCP), and could so draw protected traffic to himself
-    (CVE-2023-36672): there only private networks, and only out of a whole-house tunnel. On inside interfaces what the
-    operator calls local in a selector, and what is connected or private where everything is protected.
+    (CVE-2023-36672): there only what the operator calls local within that very prefix (a gateway with one interface),
+    and private networks out of a whole-house tunnel. On inside interfaces whatever the operator calls local, and what is
+    connected or private where everything is protected.
     """
+    declared = [ours for ours in state.local if ours.version == route.prefix.version and _inside(route.prefix, ours)]
+    if any(not is_outside or (ours != around and _inside(ours, around)) for ours in declared):
+        return True
     if is_outside:
         return around.prefixlen == 0 and route.is_connected and _is_private(route.prefix)
-    if any(route.prefix.version == ours.version and _inside(route.prefix, ours) for ours in state.local):
-        return True
     return around.prefixlen == 0 and (route.is_connected or _is_private(route.prefix))
 
 

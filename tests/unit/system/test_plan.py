@@ -79,7 +79,15 @@ def test_our_own_networks_inside_a_guarded_prefix_stay_reachable_and_no_others()
 
 def test_a_network_a_stranger_names_outside_takes_nothing_from_a_guarded_prefix() -> None:
     hostile = replace(VIEW, routes=(*VIEW.routes, HostRoute(net("10.2.0.0/24"), 2, True)))
-    assert "10.2.0.0/24" not in thrown(plan(replace(OFFICE, local=(net("10.0.0.0/8"),)), hostile))
+    for local in ("10.0.0.0/8", "0.0.0.0/0", "10.1.0.0/16"):
+        assert "10.2.0.0/24" not in thrown(plan(replace(OFFICE, local=(net(local),)), hostile))
+
+
+def test_a_gateway_with_one_interface_keeps_the_network_its_operator_calls_local() -> None:
+    one_armed = replace(VIEW, routes=(HostRoute(net("0.0.0.0/0"), 2, False), HostRoute(net("10.1.0.0/16"), 2, True)))
+    made = plan(OFFICE, one_armed)
+    assert thrown(made) == {"10.1.0.0/16"}
+    assert kept(made) == {("eth0", "10.1.0.0")}
 
 
 def test_a_whole_house_tunnel_keeps_inside_networks_and_private_ones_outside() -> None:
