@@ -5,22 +5,29 @@ The kernel's state outlives this process (see `system.reconcile`); here it is on
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from openmoat.daemon.beside import Beside
 from openmoat.daemon.hoststate import host_state
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
+from openmoat.policy.selectors import Selectors
+from openmoat.system.firewall import is_own_process
 from openmoat.system.links import read_addresses
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import Applied, OnStop, Reconciler
+from openmoat.system.watch import Change, EverythingChanged, Watch
 
 __all__ = ["PERIOD_SECONDS", "HostKeeper"]
 
-PERIOD_SECONDS = 10.0
-"""The host is looked at again after so long at most: addresses come and go by DHCP."""
-MISTRUST_EVERY = 6
-"""Every so many periods what we know of the kernel's state is read afresh: others may have changed what is ours."""
+PERIOD_SECONDS = 60.0
+"""What is ours in the kernel is read afresh after so long, whether we heard of a change or not."""
+RETRY_SECONDS = 10.0
+"""The same, while the host is not as it should be."""
+SWARM_SECONDS = 0.1
+MAX_CHANGES = 256
+"""Changes that wait to be heeded; with more, everything is looked at again."""
 
 log = logging.getLogger("openmoat.daemon.host")
 
@@ -37,6 +44,12 @@ class HostKeeper:
         self._beside = beside
         self._journal = journal
         self._is_wanted = asyncio.Event()
+        self._watch: Watch | None = None
+        self._changes: list[Change] = []
+        self._is_guarded = False
+        self._is_ended = False
+        self._foreign: tuple[str, ...] = ()
+        self._turn = asyncio.Lock()
         self._told: set[str] = set()
         self.fault = ""
         """Why the host is not as it should be; empty while it is."""
@@ -48,50 +61,87 @@ class HostKeeper:
         self._is_wanted.set()
 
     async def start(self) -> None:
-        """Adopt what is there, and guard everything protected before the first packet of ours goes out."""
+        """Adopt what is there, and hear of changes from now on.
+
+        Nothing is applied: as long as no connection is loaded, that would take down the guard that was adopted.
+        """
+        self._watch = Watch(is_own_process)
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._hear)
         adopted = await self._beside.run(self._reconciler.adopt)
         if adopted:
             self._journal.note("host-adopted", logging.INFO, f"adopted {adopted} routes, rules and ranges of before")
-        await self.apply()
 
     async def run(self) -> None:
         """Until cancelled."""
-        rounds = 0
         while True:
             try:
-                await asyncio.wait_for(self._is_wanted.wait(), PERIOD_SECONDS)
+                await asyncio.wait_for(self._is_wanted.wait(), RETRY_SECONDS if self.fault else PERIOD_SECONDS)
+                # Changes come in swarms: an interface brings its addresses, and they their routes.
+                await asyncio.sleep(SWARM_SECONDS)
             except TimeoutError:
-                rounds += 1
-                if rounds % MISTRUST_EVERY == 0:
-                    self._reconciler.mistrust(guard=True)
+                self._changes.append(EverythingChanged())
             await self.apply()
 
     async def apply(self) -> None:
-        """Bring the host to what is wanted now; a fault is told once, and tried again in the next period."""
-        self._is_wanted.clear()
-        protected = self._policies.protected()
-        try:
-            applied = await self._beside.run(self._apply, protected)
-        except SystemFault as fault:
-            if str(fault) != self.fault:
-                self._journal.note("host-fault", logging.ERROR, str(fault))
-            self.fault = str(fault)
-            self._reconciler.mistrust(guard=True)
-            return
-        self.fault = ""
-        self._tell(applied)
+        """Bring the host to what is wanted now; a fault is told once, and tried again soon.
+
+        Raises `SystemFault` the first time: nothing is negotiated as long as there never was a guard.
+        """
+        async with self._turn:
+            self._is_wanted.clear()
+            if self._is_ended:
+                return
+            changes, self._changes = self._changes, []
+            wanted = self._policies.protected(), self._policies.reserved()
+            try:
+                applied = await self._beside.run(self._apply, changes, *wanted)
+            except SystemFault as fault:
+                if not self._is_guarded:
+                    raise
+                if str(fault) != self.fault:
+                    self._journal.note("host-fault", logging.ERROR, str(fault))
+                self.fault = str(fault)
+                self._changes.append(EverythingChanged())
+                return
+            self.fault = ""
+            self._is_guarded = True
+            self._tell(applied)
 
     async def stop(self, on_stop: OnStop) -> None:
         """Leave the host guarded, or as if we had never been."""
-        try:
-            await self._beside.run(self._reconciler.release, on_stop)
-        except SystemFault as fault:
-            self._journal.note("host-fault", logging.ERROR, str(fault))
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._watch.close()
+        async with self._turn:
+            self._is_ended = True
+            try:
+                await self._beside.run(self._reconciler.release, on_stop)
+            except SystemFault as fault:
+                self._journal.note("host-fault", logging.ERROR, str(fault))
 
-    def _apply(self, protected: tuple[Protected, ...]) -> Applied:
+    def _hear(self) -> None:
+        if self._watch is None:
+            return
+        self._changes += self._watch.drain()
+        if len(self._changes) > MAX_CHANGES:
+            self._changes = [EverythingChanged()]
+        if self._changes:
+            self._is_wanted.set()
+
+    def _apply(
+        self,
+        changes: list[Change],
+        protected: tuple[Protected, ...],
+        reserved: tuple[tuple[Selectors, Selectors], ...],
+    ) -> Applied:
+        """In a thread. Changes are heeded here, so that none is forgotten by an `apply` that was under way."""
+        self._reconciler.heed(changes)
         with Netlink() as netlink:
             addresses = read_addresses(netlink)
-        return self._reconciler.apply(host_state(self._device, protected, addresses))
+        applied = self._reconciler.apply(host_state(self._device, protected, addresses, reserved))
+        if not self._is_guarded or EverythingChanged() in changes:
+            self._foreign = self._reconciler.inspect(self._device) if protected or reserved else ()
+        return replace(applied, notes=(*applied.notes, *self._foreign))
 
     def _tell(self, applied: Applied) -> None:
         for setting in applied.settings:

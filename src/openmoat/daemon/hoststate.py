@@ -5,17 +5,24 @@ from collections.abc import Iterable, Sequence
 from openmoat.daemon.policies import Protected
 from openmoat.mtu.plan import route_sizes
 from openmoat.net import Network
-from openmoat.policy.selectors import to_prefixes
+from openmoat.policy.selectors import Selectors, to_prefixes
 from openmoat.system.links import InterfaceAddress, address_inside
 from openmoat.system.state import HostState, TunnelRoute
 
 __all__ = ["host_state"]
 
 
-def host_state(device: str, protected: Iterable[Protected], addresses: Sequence[InterfaceAddress]) -> HostState:
+def host_state(
+    device: str,
+    protected: Iterable[Protected],
+    addresses: Sequence[InterfaceAddress],
+    reserved: Iterable[tuple[Selectors, Selectors]] = (),
+) -> HostState:
     """The state of the host for what is protected, given the addresses it has now.
 
-    Where two policies share a remote prefix, the route has the smaller sizes.
+    Where two policies share a remote prefix, the route has the smaller sizes. What is reserved for the peers of templates
+    (local and remote selectors) is guarded also while none of them is here; "any address" reserves nothing, or a portal
+    that takes anybody's networks would shut itself off.
     """
     routes: dict[Network, TunnelRoute] = {}
     local: set[Network] = set()
@@ -25,9 +32,12 @@ def host_state(device: str, protected: Iterable[Protected], addresses: Sequence[
             route = tunnel_route(prefix, one, addresses)
             other = routes.get(prefix)
             routes[prefix] = route if other is None or route.mtu < other.mtu else other
-    prefixes = tuple(routes)
+    guarded = dict.fromkeys(routes)
+    for ours, theirs in reserved:
+        local.update(to_prefixes(ours))
+        guarded.update(dict.fromkeys(prefix for prefix in to_prefixes(theirs) if prefix.prefixlen))
     return HostState(
-        device=device, routes=tuple(routes.values()), guarded=prefixes, local=tuple(sorted(local, key=str))
+        device=device, routes=tuple(routes.values()), guarded=tuple(guarded), local=tuple(sorted(local, key=str))
     )
 
 

@@ -46,6 +46,7 @@ class Policies:
         self._spd = Spd()
         self._users: Counter[str] = Counter()
         self._protected: dict[str, Protected] = {}
+        self._reserved: dict[str, list[tuple[Selectors, Selectors]]] = {}
 
     @property
     def spd(self) -> Spd:
@@ -134,6 +135,10 @@ class Policies:
         """Everything that must go through the tunnel, whether an SA is there or not."""
         return tuple(self._protected.values())
 
+    def reserved(self) -> tuple[tuple[Selectors, Selectors], ...]:
+        """Local and remote selectors of all templates: what their peers may bring must not go out in clear without them."""
+        return tuple(pair for pairs in self._reserved.values() for pair in pairs)
+
     def _plan(self, child: Child, overhead: Overhead) -> MtuPlan:
         return compile_plan(overhead=overhead, path_mtu=child.path_mtu, outer_df=child.outer_df, rungs=self._rungs)
 
@@ -149,6 +154,7 @@ class Policies:
         self._names[connection.name] = set()
         if connection.is_template:
             self._templates.add(connection.name)
+            self._reserved[connection.name] = [(child.local, child.remote) for child in connection.children]
         self._children[connection.name] = {child.name: child for child in connection.children}
         for child in connection.children:
             if not connection.is_template:
@@ -163,6 +169,7 @@ class Policies:
             self._protected.pop(name, None)
         self._children.pop(connection, None)
         self._templates.discard(connection)
+        self._reserved.pop(connection, None)
         return names
 
 
