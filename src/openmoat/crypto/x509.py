@@ -146,6 +146,7 @@ def load_certificates(octets: bytes) -> tuple[bytes, ...]:
     return loaded
 
 
+@lru_cache(maxsize=_PARSED_ROOTS)
 def authority_hash(certificate: bytes) -> bytes:
     """What a CERTREQ payload says of an authority: SHA-1 of its SubjectPublicKeyInfo (RFC 7296 3.7)."""
     key = _Parsed.read(certificate).certificate.public_key()

@@ -1,14 +1,19 @@
 """The connections that are loaded, and how a responder finds the right ones without walking over all of them."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from openmoat.crypto.identities import Identity, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import EspSuite, IkeSuite
+from openmoat.crypto.x509 import authority_hash
 from openmoat.ike.child_sa import keepable
-from openmoat.model.connection import Child, Connection, IkeProposal
+from openmoat.model.connection import Authority, Child, Connection, IkeProposal
 
-__all__ = ["MAX_CANDIDATES", "Connections"]
+__all__ = ["MAX_AUTHORITIES", "MAX_CANDIDATES", "Connections"]
+
+MAX_AUTHORITIES = 32
+"""Authorities that a responder names before it knows which connection is meant; each takes 20 octets of IKE_SA_INIT."""
 
 MAX_CANDIDATES = 4
 """Connections whose credentials one IKE_AUTH request may be tried against."""
@@ -25,6 +30,8 @@ class Connections:
         self._children: dict[str, tuple[Child, ...]] = {}
         self._by_pattern: dict[tuple[PatternKind, Identity | None], dict[str, Connection]] = {}
         self._proposals: dict[tuple[IkeProposal, ...], int] = {}
+        self._authorities: dict[bytes, int] = {}
+        """How many connections trust each authority, by its hash."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -52,6 +59,8 @@ class Connections:
         self._children[connection.name] = tuple(keepable(spec, self._suites) for spec in connection.children)
         self._by_pattern.setdefault(_key(connection), {})[connection.name] = connection
         self._proposals[connection.proposals] = self._proposals.get(connection.proposals, 0) + 1
+        for authority in _authorities(connection):
+            self._authorities[authority] = self._authorities.get(authority, 0) + 1
 
     def drop(self, name: str) -> None:
         """Forget a connection; what lives of it is not touched here."""
@@ -66,10 +75,18 @@ class Connections:
         self._proposals[connection.proposals] -= 1
         if not self._proposals[connection.proposals]:
             del self._proposals[connection.proposals]
+        for authority in _authorities(connection):
+            self._authorities[authority] -= 1
+            if not self._authorities[authority]:
+                del self._authorities[authority]
 
     def ike_proposals(self) -> tuple[tuple[IkeProposal, ...], ...]:
         """The different lists of IKE proposals in use: few, however many connections there are."""
         return tuple(self._proposals)
+
+    def authorities(self) -> bytes:
+        """Hashes of the authorities that any connection trusts, one after the other; at most `MAX_AUTHORITIES`."""
+        return b"".join(islice(self._authorities, MAX_AUTHORITIES))
 
     def candidates(self, peer: Identity, wanted: Identity | None, suite: IkeSuite) -> tuple[Connection, ...]:
         """Connections that accept this peer, want to be called by that name, and allow the suite; at most a few."""
@@ -81,6 +98,11 @@ class Connections:
                 if _fits(connection, peer, wanted, suite):
                     found.append(connection)
         return tuple(found)
+
+
+def _authorities(connection: Connection) -> frozenset[bytes]:
+    credential = connection.peer.credential
+    return frozenset(map(authority_hash, credential.roots)) if isinstance(credential, Authority) else frozenset()
 
 
 def _key(connection: Connection) -> tuple[PatternKind, Identity | None]:

@@ -65,7 +65,8 @@ def on_request(sa: "IkeSa", message: Message) -> None:
     state, exchange = sa.state, message.header.exchange
     if isinstance(state, AwaitingAuth) and exchange is ExchangeType.IKE_AUTH:
         auth.on_request(sa, state, check(message))
-    elif not isinstance(state, (Established, Superseded, Deleting)):
+    elif not isinstance(state, (Established, Superseded, Deleting)) or sa.lineage is None:
+        # An SA may be on its way out because its peer did not prove itself: then nothing that peer asks for is done.
         _ignore(sa)
     elif exchange is ExchangeType.CREATE_CHILD_SA:
         message = check(message)

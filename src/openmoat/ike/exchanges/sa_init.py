@@ -27,8 +27,8 @@ from openmoat.ike.events import (
 )
 from openmoat.ike.exchanges import auth
 from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation, VendorId
+from openmoat.ike.numbers import CertEncoding, ExchangeType, NotifyType
+from openmoat.ike.payloads import CertRequest, KeyExchange, Nonce, Notify, Payload, SecurityAssociation, VendorId
 from openmoat.ike.rules import check
 from openmoat.ike.states import (
     AwaitingAuth,
@@ -324,6 +324,9 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
     if state.nat.is_supported:
         payloads += natt.notifies(sa.peer_spi, sa.own_spi, sa.path)
     payloads += _abilities(sa, fragmentation=sa.peer_fragments)
+    if authorities := sa.registry.connections.authorities():
+        # Without it many peers do not send their certificate. Which connection is meant shows in IKE_AUTH only.
+        payloads.append(CertRequest(CertEncoding.X509_SIGNATURE, authorities))
     header = sa.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
     response = Message(header, tuple(payloads)).emit()
     initials = Initials(
