@@ -1,0 +1,204 @@
+"""What the daemon does for callers of the control socket. Every fault is a `ControlError` with what to do about it."""
+
+import difflib
+import time
+from collections.abc import AsyncIterator, Callable
+
+from openmoat import __version__
+from openmoat.control.messages import (
+    Connections,
+    ConnectionStatus,
+    Done,
+    Entry,
+    ErrorCode,
+    Failure,
+    Log,
+    Reloaded,
+    Status,
+    Version,
+)
+from openmoat.daemon import overview
+from openmoat.daemon.accounting import Owner, Totals
+from openmoat.daemon.book import Book, Record
+from openmoat.daemon.desired import Desired
+from openmoat.daemon.driver import Driver
+from openmoat.daemon.host import HostKeeper
+from openmoat.daemon.installer import Installer
+from openmoat.daemon.journal import Journal
+from openmoat.dataplane.backend import SaCounters
+from openmoat.dataplane.wire import Wire
+from openmoat.errors import ControlError
+from openmoat.ike import status as core_status
+from openmoat.ike.endpoint import Endpoint
+from openmoat.model.connection import Connection
+
+__all__ = ["MAX_STRANGERS", "Desk"]
+
+MAX_STRANGERS = 16
+"""Failures of peers without a connection that status shows."""
+
+
+class Desk:
+    """Lives in the daemon's event loop; each call is one step of it."""
+
+    def __init__(
+        self,
+        *,
+        core: Endpoint,
+        desired: Desired,
+        driver: Driver,
+        installer: Installer,
+        wire: Wire,
+        journal: Journal,
+        book: Book,
+        host: HostKeeper | None,
+        device: str,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._core = core
+        self._desired = desired
+        self._driver = driver
+        self._installer = installer
+        self._wire = wire
+        self._journal = journal
+        self._book = book
+        self._host = host
+        self._device = device
+        self._wall_clock = wall_clock
+        self._since = wall_clock()
+
+    def version(self) -> Version:
+        """What answers."""
+        return Version(version=__version__)
+
+    def status(self) -> Status:
+        """The daemon and all connections."""
+        strange = [row for row in self._book.failures.newest() if row[1].connection is None][:MAX_STRANGERS]
+        return Status(
+            version=__version__,
+            now=self._wall_clock(),
+            since=self._since,
+            configuration=str(self._desired.file),
+            device=self._device,
+            warnings=self._warnings(),
+            drops=self._drops(),
+            strangers=tuple(self._failure(number) for number, _ in strange),
+            connections=self.connections().connections,
+        )
+
+    def connections(self) -> Connections:
+        """All connections."""
+        view = _View(self._core, self._installer, self._offset())
+        rows = self._desired.loaded.connections()
+        return Connections(connections=tuple(self._status(connection, view) for connection in rows))
+
+    def connection(self, name: str) -> ConnectionStatus:
+        """One, with the explanation of its last failure."""
+        connection = self._find(name)
+        record = self._book.record(name)
+        number = record.failure if record is not None else None
+        is_known = number is not None and self._book.failures.find(number) is not None
+        failure = self._failure(number) if number is not None and is_known else None
+        return self._status(connection, _View(self._core, self._installer, self._offset()), failure)
+
+    def up(self, name: str) -> Done:
+        """Begin it now; an override by `down` is over."""
+        connection = self._find(name)
+        if name in self._desired.loaded.conflicts:
+            text = self._desired.loaded.conflicts[name]
+            raise ControlError(
+                ErrorCode.BUSY, text, "give one of them a priority or other selectors, then: moat reload"
+            )
+        if connection.is_template or not connection.peer.addresses:
+            self._core.initiate(name, None, self._driver.clock())
+            self._driver.flush()
+            if connection.is_template:
+                text = f'connection "{name}" is a template: its peers come by themselves'
+                raise ControlError(ErrorCode.TEMPLATE, text, "start it at the peer")
+            return Done(text=f'connection "{name}" waits for its peer, which has no address here', connection=name)
+        self._core.initiate(name, None, self._driver.clock())
+        self._driver.flush()
+        return Done(text=f'connection "{name}" is being negotiated', connection=name)
+
+    def down(self, name: str) -> Done:
+        """End it, and keep it down until `up` or a change of it."""
+        self._find(name)
+        if name not in self._desired.loaded.conflicts:
+            self._core.take_down(name, self._driver.clock())
+            self._driver.flush()
+        return Done(text=f'connection "{name}" is down until: moat up {name}', connection=name)
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again and change what has changed."""
+        return await self._desired.reload()
+
+    def log(self, last: int) -> Log:
+        """The newest entries of the journal, oldest first."""
+        return Log(entries=tuple(overview.entry(line) for line in self._journal.entries()[-last:]))
+
+    async def follow(self) -> AsyncIterator[Entry]:
+        """Everything noted from now on; ends where the reader is too slow."""
+        queue = self._journal.follow()
+        try:
+            while (line := await queue.get()) is not None:
+                yield overview.entry(line)
+        finally:
+            self._journal.unfollow(queue)
+
+    def _find(self, name: str) -> Connection:
+        connection = self._desired.loaded.find(name)
+        if connection is None:
+            names = self._desired.loaded.configuration.connections
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f"near: {', '.join(near)}" if near else "moat connections lists all"
+            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name[:80]}"', hint)
+        return connection
+
+    def _status(self, connection: Connection, view: "_View", failure: Failure | None = None) -> ConnectionStatus:
+        loaded = self._desired.loaded
+        record = self._book.record(connection.name)
+        facts = overview.Facts(
+            record=record if record is not None else Record(self._since),
+            core=view.connections.get(connection.name),
+            source=loaded.configuration.sources.get(connection.name, ""),
+            conflict=loaded.conflicts.get(connection.name, ""),
+            clock_offset=view.offset,
+            totals=view.totals.get(connection.name, {}),
+            live=view.live,
+            ike_sas=view.ike_sas,
+        )
+        return overview.connection_status(connection, facts, failure)
+
+    def _failure(self, number: int) -> Failure:
+        facts = self._book.failures.find(number)
+        if facts is None:
+            raise ControlError(ErrorCode.BAD_REQUEST, f"failure {number} is not remembered", "")
+        return overview.failure(number, facts, self._desired.loaded.connections(), self._offset())
+
+    def _offset(self) -> float:
+        return self._wall_clock() - self._driver.clock()
+
+    def _warnings(self) -> tuple[str, ...]:
+        if self._host is None:
+            return ()
+        return (*((self._host.fault,) if self._host.fault else ()), *self._host.notes)
+
+    def _drops(self) -> dict[str, int]:
+        drops = dict(self._installer.backend.read_drops())
+        drops.update(self._wire.read_drops())
+        drops.update({f"ike_{name}": count for name, count in self._core.counts().items()})
+        return drops
+
+
+class _View:
+    """One look at the core and the backend, for all connections of a reply."""
+
+    def __init__(self, core: Endpoint, installer: Installer, offset: float) -> None:
+        self.offset = offset
+        self.connections: dict[str, core_status.ConnectionStatus] = {row.name: row for row in core.connections()}
+        self.ike_sas = {row.ike: row for row in core.ike_sas()}
+        counters = installer.counters()
+        self.live: dict[int, SaCounters] = {row.handle: row for row in counters}
+        self.totals: dict[str, dict[Owner, Totals]] = {}
+        for owner, totals in installer.accounting.totals(counters).items():
+            self.totals.setdefault(owner.connection, {})[owner] = totals

@@ -1,0 +1,287 @@
+"""`moatd`: the table of contents of the process. What it is made of, in which order it starts, and how it ends."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from openmoat import __version__
+from openmoat.config.toml import Configuration, load
+from openmoat.daemon.accounting import Accounting
+from openmoat.daemon.answers import Answers
+from openmoat.daemon.beside import Beside
+from openmoat.daemon.book import Book
+from openmoat.daemon.desired import Desired, Loaded
+from openmoat.daemon.desk import Desk
+from openmoat.daemon.driver import Driver, boottime
+from openmoat.daemon.host import HostKeeper
+from openmoat.daemon.installer import Installer
+from openmoat.daemon.journal import Journal
+from openmoat.daemon.keyholder import Keyholder
+from openmoat.daemon.keylog import KeyLog
+from openmoat.daemon.paths import Names, PathFinder
+from openmoat.daemon.policies import Policies
+from openmoat.daemon.server import Server, open_socket
+from openmoat.daemon.watchdog import Watchdog
+from openmoat.dataplane.backend import Acquire, Backend
+from openmoat.dataplane.wire import Wire
+from openmoat.errors import ConfigError, DeviceError, MoatError
+from openmoat.ike.config import IkeConfig
+from openmoat.ike.endpoint import Endpoint
+from openmoat.ike.events import ChildSaDown, ChildSaUp, Event, IkeSaDown, IkeSaKeys, IkeSaUp
+from openmoat.model.settings import Settings
+from openmoat.net import Address
+from openmoat.system.netlink import Netlink
+from openmoat.system.reconcile import OnStop, Reconciler
+from openmoat.system.routes import route_to
+
+__all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "main"]
+
+DEFAULT_CONFIGURATION = Path("/etc/openmoat/moat.toml")
+STOP_SECONDS = 3.0
+"""Patience with peers that do not answer our Deletes when we end in good order."""
+STOP_STEP = 0.02
+
+EXIT_FAULT = 1
+EXIT_CONFIGURATION = 2
+
+log = logging.getLogger("openmoat.daemon")
+
+
+class Daemon:
+    """Everything between a data plane and a control socket. Made in a running event loop."""
+
+    def __init__(
+        self,
+        file: Path,
+        settings: Settings,
+        backend: Backend,
+        wire: Wire,
+        *,
+        reconciler: Reconciler | None = None,
+        source_for: Callable[[Address], Address | None],
+        random: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        """`reconciler` is None where nothing of the host is to be touched."""
+        self.settings = settings
+        self.journal = Journal(time.time)
+        self.book = Book(time.time)
+        self.loaded = Loaded()
+        self.watchdog = Watchdog()
+        self._beside = Beside()
+        self._wire = wire
+        self._key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
+        policies = Policies(backend.capabilities().rungs)
+        self.installer = Installer(backend, policies, Accounting())
+        keyholder = Keyholder(self.loaded.find, time.time)
+        self._answers = Answers(
+            self.installer, PathFinder(Names(clock), source_for), keyholder, self.loaded.find, self._beside
+        )
+        self.core = Endpoint(ike_config(settings, backend), random)
+        self.driver = Driver(self.core, wire, self.installer, self._answers.ask, self.journal, clock)
+        self.driver.on_event = self._hear
+        self.driver.on_acquire = self._acquire
+        self.host = (
+            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
+        )
+        self.desired = Desired(
+            file,
+            self.loaded,
+            policies=policies,
+            installer=self.installer,
+            keyholder=keyholder,
+            book=self.book,
+            host=self.host,
+            driver=self.driver,
+            core=self.core,
+            beside=self._beside,
+        )
+        self.desk = Desk(
+            core=self.core,
+            desired=self.desired,
+            driver=self.driver,
+            installer=self.installer,
+            wire=wire,
+            journal=self.journal,
+            book=self.book,
+            host=self.host,
+            device=settings.device,
+        )
+
+    async def start(self, configuration: Configuration) -> None:
+        """Guard first, then listen, then negotiate."""
+        if self.host is not None:
+            await self.host.start()
+        self.driver.start()
+        reloaded = await self.desired.bring_about(configuration)
+        for name, why in reloaded.refused.items():
+            self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
+        self.journal.note(
+            "started", logging.INFO, f"moatd {__version__} has {len(configuration.connections)} connections"
+        )
+
+    async def run(self, listener: socket.socket, should_stop: asyncio.Event) -> None:
+        """Serve until `should_stop`, then end in good order: SAs are deleted, the host stays guarded."""
+        server = Server(self.desk, listener, self.settings.control_group, self.settings.control_read_group)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(server.run()), tasks.create_task(self.watchdog.run())]
+            if self.host is not None:
+                running.append(tasks.create_task(self.host.run()))
+            self.watchdog.tell("READY=1")
+            await should_stop.wait()
+            self.watchdog.tell("STOPPING=1")
+            await self.stop()
+            for task in running:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Delete all SAs, with some patience; then close what was opened."""
+        self.journal.note("stopping", logging.INFO, "moatd ends")
+        self.core.close(self.driver.clock())
+        self.driver.flush()
+        for _ in range(int(STOP_SECONDS / STOP_STEP)):
+            if self.core.is_idle:
+                break
+            await asyncio.sleep(STOP_STEP)
+        self.driver.stop()
+        self._answers.close()
+        if self.host is not None:
+            await self.host.stop(OnStop(self.settings.on_stop.value))
+        self.installer.backend.close()
+        self._beside.close()
+        if self._key_log is not None:
+            self._key_log.close()
+
+    async def reload(self) -> None:
+        """By SIGHUP: faults go to the journal."""
+        try:
+            reloaded = await self.desired.reload()
+        except MoatError as error:
+            self.journal.note("reload-refused", logging.ERROR, f"nothing was changed: {error}")
+            return
+        text = f"reload: {len(reloaded.added)} added, {len(reloaded.removed)} removed, {len(reloaded.changed)} changed"
+        self.journal.note("reloaded", logging.INFO, text)
+
+    def _hear(self, event: Event) -> None:
+        self.book.hear(event)
+        match event:
+            case IkeSaUp(ike=ike):
+                self._wire.know_spis([ike], [])
+            case IkeSaDown(ike=ike):
+                self._wire.know_spis([], [ike])
+            case ChildSaUp() | ChildSaDown() if self.host is not None:
+                self.host.refresh()
+            case IkeSaKeys() if self._key_log is not None:
+                self._key_log.write(event)
+            case _:
+                pass
+
+    def _acquire(self, acquire: Acquire) -> None:
+        """The first packet of a trapping policy: its child is wanted now."""
+        place = self.desired.policy_child(acquire.policy)
+        if place is not None and self.loaded.find(place[0]) is not None:
+            self.core.initiate(place[0], place[1], self.driver.clock())
+            self.driver.flush()
+
+
+def ike_config(settings: Settings, backend: Backend) -> IkeConfig:
+    """Settings of the core: nothing is proposed that the backend cannot keep."""
+    return IkeConfig(
+        esp_suites=backend.capabilities().suites,
+        cookie_threshold=settings.cookie_threshold,
+        max_half_open=settings.max_half_open,
+        fragment_size=settings.fragment_size,
+        reveal_keys=bool(settings.key_log),
+    )
+
+
+def source_for(address: Address) -> Address | None:
+    """The address with which the kernel would send outer packets there."""
+    with Netlink() as netlink:
+        return route_to(netlink, address)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT. Exit code 2: the configuration has faults; 1: the host refused something."""
+    options = parse_arguments(arguments)
+    set_up_logging("info")
+    try:
+        configuration = load(options.config)
+        set_up_logging(configuration.settings.log_level)
+        asyncio.run(serve(options.config, configuration))
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(EXIT_CONFIGURATION) from None
+    except MoatError as error:
+        log.error("%s", error)
+        raise SystemExit(EXIT_FAULT) from None
+
+
+async def serve(file: Path, configuration: Configuration) -> None:
+    """Open what is needed, and run."""
+    settings = configuration.settings
+    listener = open_socket(Path(settings.control_socket), settings.control_group)
+    with contextlib.closing(listener), contextlib.ExitStack() as opened:
+        opened.callback(Path(settings.control_socket).unlink, missing_ok=True)
+        backend, wire = open_data_plane(settings)
+        daemon = Daemon(file, settings, backend, wire, reconciler=Reconciler(), source_for=source_for)
+        should_stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = asyncio.ensure_future(daemon.reload())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, should_stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        await daemon.start(configuration)
+        await daemon.run(listener, should_stop)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="moatd", description="IPsec gateway daemon; talk to it with: moat")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIGURATION,
+        metavar="FILE",
+        help="configuration (default: %(default)s)",
+    )
+    parser.add_argument("--version", action="version", version=f"moatd {__version__}")
+    return parser.parse_args(arguments)
+
+
+def set_up_logging(level: str) -> None:
+    """Lines to standard error; under systemd with the priority in front, where it reads it from."""
+    words = {logging.ERROR: "<3>", logging.WARNING: "<4>", logging.INFO: "<6>", logging.DEBUG: "<7>"}
+    is_journal = "JOURNAL_STREAM" in os.environ
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            line = super().format(record)
+            return words.get(record.levelno, "<5>") + line if is_journal else line
+
+    handler = logging.StreamHandler()
+    form = "%(message)s" if is_journal else "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(Formatter(form))
+    root = logging.getLogger("openmoat")
+    root.handlers = [handler]
+    root.propagate = False
+    root.setLevel(level.upper())
+
+
+def open_data_plane(settings: Settings) -> tuple[Backend, Wire]:
+    """The packet engine over a TUN device and the outer sockets."""
+    raise DeviceError(f"{settings.device}: no packet engine is built in")

@@ -1,0 +1,273 @@
+"""The control socket: HTTP and JSON over a unix socket, as `control.messages` writes it. Parsing is uvicorn's and h11's.
+
+Who may read and who may change is decided by the kernel's word about the caller (SO_PEERCRED, SO_PEERGROUPS).
+"""
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route as WebRoute
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from openmoat.control.messages import (
+    ROUTES,
+    Access,
+    Entry,
+    ErrorCode,
+    ErrorReply,
+    Message,
+    Path,
+    Route,
+)
+from openmoat.daemon.desk import Desk
+from openmoat.errors import ControlError, SystemFault
+
+__all__ = ["MAX_CONNECTIONS", "Caller", "Server", "open_socket"]
+
+MAX_CONNECTIONS = 64
+"""Callers at a time; further ones are cut off at once."""
+MAX_REQUEST = 16_384
+"""Octets of one request, headers included."""
+IDLE_SECONDS = 30
+"""A caller that asks nothing for so long is cut off."""
+SO_PEERGROUPS = 59
+UCRED = struct.Struct("=3i")
+MAX_GROUPS = 4_096
+"""Groups of a caller that are looked at."""
+
+log = logging.getLogger("openmoat.daemon.server")
+
+STATUS_CODES = {
+    ErrorCode.UNKNOWN_CONNECTION: 404,
+    ErrorCode.UNKNOWN_PATH: 404,
+    ErrorCode.UNKNOWN_METHOD: 405,
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.NOT_PERMITTED: 403,
+    ErrorCode.CONFIGURATION: 422,
+    ErrorCode.TEMPLATE: 409,
+    ErrorCode.BUSY: 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is at the other end, as the kernel says."""
+
+    user: int
+    groups: frozenset[int]
+
+
+class Server:
+    """Answers on one listening socket until cancelled."""
+
+    def __init__(self, desk: Desk, listener: socket.socket, change_group: str = "", read_group: str = "") -> None:
+        self._desk = desk
+        self._listener = listener
+        self._groups = {
+            Access.CHANGE: group_ids(change_group),
+            Access.READ: group_ids(change_group) | group_ids(read_group),
+        }
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        config = Config(
+            self.application(),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=None,
+            timeout_keep_alive=IDLE_SECONDS,
+            h11_max_incomplete_event_size=MAX_REQUEST,
+        )
+        config.load()
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: _Protocol(config, state, {}), sock=self._listener)
+        try:
+            await loop.create_future()
+        finally:
+            server.close()
+            for connection in list(state.connections):
+                connection.shutdown()
+            for task in list(state.tasks):
+                task.cancel()
+
+    def application(self) -> Starlette:
+        """All paths of `ROUTES`, and errors in the form of `ErrorReply`."""
+        desk = self._desk
+        answers: dict[str, Callable[[Request], Message | Awaitable[Message]]] = {
+            Path.VERSION: lambda _: desk.version(),
+            Path.STATUS: lambda _: desk.status(),
+            Path.CONNECTIONS: lambda _: desk.connections(),
+            Path.CONNECTION: lambda request: desk.connection(request.path_params["name"]),
+            Path.UP: lambda request: desk.up(request.path_params["name"]),
+            Path.DOWN: lambda request: desk.down(request.path_params["name"]),
+            Path.RELOAD: lambda _: desk.reload(),
+            Path.LOG: lambda request: desk.log(last_of(request)),
+        }
+        routes = [self._route(route, answers.get(route.path)) for route in ROUTES]
+        handlers: dict[Any, Any] = {ControlError: refuse, HTTPException: refuse_path, Exception: fail}
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _route(self, route: Route, answer: Callable[[Request], Message | Awaitable[Message]] | None) -> WebRoute:
+        async def endpoint(request: Request) -> Response:
+            self.check(request.state.caller, route.access)
+            if answer is None:
+                return StreamingResponse(server_sent(self._desk.follow()), media_type="text/event-stream")
+            message = answer(request)
+            return reply(await message if isinstance(message, Awaitable) else message)
+
+        return WebRoute(route.path, endpoint, methods=[route.method])
+
+    def check(self, caller: Caller, access: Access) -> None:
+        """Raise `ControlError` where the caller may not."""
+        if caller.user in {0, os.geteuid()} or caller.groups & self._groups[access]:
+            return
+        raise ControlError(
+            ErrorCode.NOT_PERMITTED,
+            f"user {caller.user} may not {access.value}",
+            "become root, or join the group of the socket",
+        )
+
+
+class _Protocol(H11Protocol):
+    """Tells the application who calls, and bounds how many do."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            log.warning("control socket: at most %d callers at a time, another was cut off", MAX_CONNECTIONS)
+            transport.abort()
+            return
+        try:
+            caller = caller_of(transport.get_extra_info("socket"))
+        except OSError:
+            transport.abort()
+            return
+        self.app_state = {"caller": caller}
+
+
+def caller_of(sock: socket.socket) -> Caller:
+    """The user and all groups of the process at the other end, as they were when it connected."""
+    _, user, group = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    try:
+        octets = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MAX_GROUPS)
+    except OSError:
+        # Not every kernel tells them (gVisor does not), or there are more than we look at: the first group has to do.
+        octets = b""
+    return Caller(user, frozenset({group, *(number for (number,) in struct.iter_unpack("=I", octets))}))
+
+
+def group_ids(name: str) -> frozenset[int]:
+    """The group of that name; none where it is empty or does not exist."""
+    if not name:
+        return frozenset()
+    try:
+        return frozenset({grp.getgrnam(name).gr_gid})
+    except KeyError:
+        log.info("group %s does not exist: only root and the user of moatd may use the control socket", name)
+        return frozenset()
+
+
+def open_socket(file: FilePath, group: str = "") -> socket.socket:
+    """A listening socket at this place; one left over by a dead daemon is replaced, that of a living one is not."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _remove_stale(file)
+        umask = os.umask(0o177)
+        try:
+            sock.bind(str(file))
+        finally:
+            os.umask(umask)
+        for number in group_ids(group):
+            with contextlib.suppress(PermissionError):
+                os.chown(file, -1, number)
+        # Who may do what is decided for each request; the mode only keeps out those who may do nothing.
+        file.chmod(0o660)
+        sock.listen(MAX_CONNECTIONS)
+    except OSError as error:
+        sock.close()
+        raise SystemFault(f"control socket {file}: {error.strerror or error}") from error
+    except SystemFault:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(file: FilePath) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(file))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            file.unlink(missing_ok=True)
+            return
+    raise SystemFault(f"control socket {file}: another moatd listens there; see: systemctl status moatd")
+
+
+def reply(message: Message, status: int = 200) -> Response:
+    """A message as JSON."""
+    return Response(message.model_dump_json(by_alias=True), status, media_type="application/json")
+
+
+async def server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
+    """Server-sent events; a comment first, so that the caller sees at once that it is heard."""
+    yield b": moatd\n\n"
+    async for one in entries:
+        yield f"id: {one.number}\nevent: {one.kind}\ndata: {one.model_dump_json()}\n\n".encode()
+
+
+def last_of(request: Request) -> int:
+    """How many entries of the journal are wanted."""
+    text = request.query_params.get("last", "100")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1000:
+        raise ControlError(ErrorCode.BAD_REQUEST, f"last: 1 to 1000, {text[:20]!r} came")
+    return int(text)
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """A fault of the request or of the daemon, with what to do about it."""
+    del request
+    if not isinstance(error, ControlError):
+        raise error
+    code = ErrorCode(error.code)
+    return reply(ErrorReply(code=code, text=str(error), hint=error.hint), STATUS_CODES.get(code, 500))
+
+
+async def refuse_path(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    is_method = isinstance(error, HTTPException) and error.status_code == 405
+    code = ErrorCode.UNKNOWN_METHOD if is_method else ErrorCode.UNKNOWN_PATH
+    text = (
+        f"{request.method} {request.url.path}: {'another method is wanted' if is_method else 'there is no such path'}"
+    )
+    return reply(
+        ErrorReply(code=code, text=text, hint="moat and moatd of one version fit together"), STATUS_CODES[code]
+    )
+
+
+async def fail(request: Request, error: Exception) -> Response:
+    """A bug of ours: told to the log with its traceback, and to the caller without."""
+    log.error("fault in %s %s", request.method, request.url.path, exc_info=error)
+    return reply(ErrorReply(code=ErrorCode.INTERNAL, text="a fault in moatd", hint="see the log of moatd"), 500)

@@ -1,0 +1,194 @@
+"""Two whole daemons in one event loop, joined by memory wires: from configuration files to installed Child SAs and back."""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from openmoat.config.toml import load
+from openmoat.control.messages import ConnectionState, ErrorCode
+from openmoat.crypto.keys import generate, private_pem, public_line, spki_of
+from openmoat.daemon.main import Daemon
+from openmoat.dataplane.backend import Acquire, SaFlag
+from openmoat.dataplane.memory import MemoryBackend, MemoryWire
+from openmoat.dataplane.wire import Datagram
+from openmoat.errors import ControlError
+from openmoat.net import Path as NetPath
+
+ADDRESSES = {name: ipaddress.ip_address(f"192.0.2.{number}") for number, name in enumerate(("home", "portal"), 1)}
+NETWORKS = {"home": "10.1.0.0/24", "portal": "10.2.0.0/16"}
+OTHER = {"home": "portal", "portal": "home"}
+
+
+class Host:
+    """One daemon with its files, backend and wire."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.file = directory / f"{name}.toml"
+        self.backend = MemoryBackend()
+        self.wire = MemoryWire()
+        self.daemon: Daemon
+
+    def configure(self, text: str) -> None:
+        self.file.write_text(text)
+
+    async def start(self) -> None:
+        configuration = load(self.file)
+        own = ADDRESSES[self.name]
+        self.daemon = Daemon(self.file, configuration.settings, self.backend, self.wire, source_for=lambda _: own)
+        await self.daemon.start(configuration)
+
+    def state(self) -> ConnectionState:
+        return self.daemon.desk.connection(OTHER[self.name]).state
+
+    def active(self) -> list[int]:
+        return [handle for handle, pair in self.backend.pairs.items() if pair.is_active]
+
+
+class Pair:
+    """Two hosts; octets that one sends the other receives, in the same loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.home = Host("home", directory)
+        self.portal = Host("portal", directory)
+
+    def carry(self) -> None:
+        for sender, receiver in ((self.home, self.portal), (self.portal, self.home)):
+            while sender.wire.sent:
+                datagram = sender.wire.sent.popleft()
+                turned = NetPath(local=datagram.path.remote, remote=datagram.path.local)
+                receiver.wire.deliver(Datagram(datagram.octets, turned))
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            while not what():
+                self.carry()
+                await asyncio.sleep(0.001)
+
+        await asyncio.wait_for(wait(), 10)
+
+
+def record(name: str, directory: Path, *, start: str = "auto", psk: str = "secret.psk", esp: str = "") -> str:
+    """The configuration of one end; each has its own key file, so that a test can spoil one."""
+    other = OTHER[name]
+    secret = directory / psk
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text("0s" + "c2VjcmV0IG9mIHR3byBkYWVtb25zIHRoYXQgaXMgbG9uZw==" + "\n")
+    proposals = f'proposals = ["{esp}"]\n' if esp else ""
+    return f"""
+[connections.{other}]
+psk = "{psk}"
+[connections.{other}.local]
+identity = "{name}.example"
+[connections.{other}.peer]
+addresses = ["{ADDRESSES[other]}"]
+identity = "{other}.example"
+[connections.{other}.children.lan]
+local = "{NETWORKS[name]}"
+remote = "{NETWORKS[other]}"
+start = "{start}"
+{proposals}"""
+
+
+@asynccontextmanager
+async def pair(directory: Path, home: str, portal: str) -> AsyncIterator[Pair]:
+    two = Pair(directory)
+    two.home.configure(home)
+    two.portal.configure(portal)
+    await two.portal.start()
+    await two.home.start()
+    try:
+        yield two
+    finally:
+        for host in (two.home, two.portal):
+            stopping = asyncio.create_task(host.daemon.stop())
+            await two.until(stopping.done)
+
+
+def test_two_daemons_bring_a_connection_up_and_stop_in_order(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active() and two.portal.backend.pairs))
+            [handle] = two.home.active()
+            [(other, twin)] = two.portal.backend.pairs.items()
+            sent, received = two.home.backend.pairs[handle].outbound, twin.inbound
+            assert sent is not None
+            assert (sent.spi, sent.key) == (other, received.key)
+            two.portal.backend.raise_flags(other, SaFlag.FIRST_PACKET)
+            await two.until(lambda: two.portal.active() == [other])
+            assert two.home.state() is two.portal.state() is ConnectionState.UP
+            status = two.home.daemon.desk.status()
+            assert status.connections[0].peers[0].identity == "portal.example"
+        assert two.home.backend.pairs == {}
+        assert two.portal.backend.pairs == {}
+
+    asyncio.run(run())
+
+
+def test_a_packet_brings_a_trapping_connection_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        home, portal = record("home", tmp_path, start="trap"), record("portal", tmp_path, start="none")
+        async with pair(tmp_path, home, portal) as two:
+            assert two.home.state() is ConnectionState.WAITING
+            [policy] = two.home.backend.policies
+            source, destination = ipaddress.ip_address("10.1.0.9"), ipaddress.ip_address("10.2.0.9")
+            two.home.backend.make_noise(
+                Acquire(
+                    policy=policy,
+                    source=source,
+                    destination=destination,
+                    protocol=1,
+                    source_port=0,
+                    destination_port=0,
+                )
+            )
+            await two.until(lambda: bool(two.home.active()))
+
+    asyncio.run(run())
+
+
+def test_a_file_with_faults_changes_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            two.home.configure("[connections.portal]\nwrong = 1\n")
+            with pytest.raises(ControlError) as caught:
+                await two.home.daemon.desired.reload()
+            assert caught.value.code == ErrorCode.CONFIGURATION
+            assert two.home.state() is ConnectionState.UP
+
+    asyncio.run(run())
+
+
+def test_raw_keys_work_from_files(tmp_path: Path) -> None:
+    for name in ("home", "portal"):
+        key = generate()
+        file = tmp_path / f"{name}.key"
+        file.touch(mode=0o600)
+        file.write_bytes(private_pem(key))
+        (tmp_path / f"{name}.pub").write_text(public_line(spki_of(key)))
+
+    def keyed(name: str, start: str) -> str:
+        text = record(name, tmp_path, start=start)
+        text = text.replace('psk = "secret.psk"', "")
+        text = text.replace(
+            f"[connections.{OTHER[name]}.local]", f'[connections.{OTHER[name]}.local]\nkey = "{name}.key"'
+        )
+        return text.replace(
+            f"[connections.{OTHER[name]}.peer]",
+            f'[connections.{OTHER[name]}.peer]\nkey = "{(tmp_path / OTHER[name]).with_suffix(".pub").read_text()}"',
+        )
+
+    async def run() -> None:
+        async with pair(tmp_path, keyed("home", "auto"), keyed("portal", "none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            ike = two.home.daemon.desk.connection("portal").peers[0].ike
+            assert ike is not None
+            assert ike.own_method == ike.peer_method == "signature"
+
+    asyncio.run(run())

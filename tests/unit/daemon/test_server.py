@@ -1,0 +1,198 @@
+"""The control socket, asked by its own client and by callers who send anything at all."""
+
+import asyncio
+import ipaddress
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from openmoat.config.toml import Configuration, load
+from openmoat.control.client import Client
+from openmoat.control.messages import ConnectionState, ErrorCode
+from openmoat.daemon.main import Daemon
+from openmoat.daemon.server import MAX_CONNECTIONS, Caller, Server, open_socket
+from openmoat.dataplane.memory import MemoryBackend, MemoryWire
+from openmoat.errors import ControlError, SystemFault
+
+CONFIGURATION = """
+[connections.cabin]
+psk = "secret.psk"
+[connections.cabin.local]
+identity = "gate.example"
+[connections.cabin.peer]
+identity = "cabin.example"
+[connections.cabin.children.lan]
+local = "10.2.0.0/16"
+remote = "10.1.0.0/16"
+"""
+
+
+@asynccontextmanager
+async def daemon(directory: Path) -> AsyncIterator[tuple[Daemon, Client]]:
+    secret = directory / "secret.psk"
+    secret.touch(mode=0o600)
+    secret.write_text("a secret that is long enough for anybody\n")
+    file = directory / "moat.toml"
+    file.write_text(CONFIGURATION)
+    configuration: Configuration = load(file)
+    own = ipaddress.ip_address("192.0.2.1")
+    one = Daemon(file, configuration.settings, MemoryBackend(), MemoryWire(), source_for=lambda _: own)
+    await one.start(configuration)
+    place = directory / "control.sock"
+    listener = open_socket(place)
+    task = asyncio.create_task(Server(one.desk, listener).run())
+    try:
+        with Client(str(place), timeout=5) as client:
+            yield one, client
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        listener.close()
+        await one.stop()
+
+
+def ask(directory: Path, test: Callable[[Daemon, Client], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with daemon(directory) as (one, client):
+            await test(one, client)
+
+    asyncio.run(run())
+
+
+def test_the_client_reads_what_the_server_writes(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        status = await asyncio.to_thread(client.status)
+        assert status.configuration == str(tmp_path / "moat.toml")
+        assert [row.name for row in status.connections] == ["cabin"]
+        row = await asyncio.to_thread(client.connection, "cabin")
+        assert (row.state, row.local, row.remote) == (ConnectionState.WAITING, "gate.example", "cabin.example")
+        assert (await asyncio.to_thread(client.log)).entries[-1].kind == "started"
+        assert (await asyncio.to_thread(client.version)).version
+
+    ask(tmp_path, test)
+
+
+def test_an_unknown_connection_is_refused_with_a_near_name(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        with pytest.raises(ControlError) as caught:
+            await asyncio.to_thread(client.up, "cabbin")
+        assert (caught.value.code, caught.value.hint) == (ErrorCode.UNKNOWN_CONNECTION, "near: cabin")
+
+    ask(tmp_path, test)
+
+
+def test_a_reload_with_faults_tells_them_all(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        (tmp_path / "moat.toml").write_text("[connections.cabin]\nwrong = 1\nworse = 2\n")
+        with pytest.raises(ControlError) as caught:
+            await asyncio.to_thread(client.reload)
+        assert caught.value.code == ErrorCode.CONFIGURATION
+        assert "wrong" in str(caught.value)
+        assert "worse" in str(caught.value)
+
+    ask(tmp_path, test)
+
+
+def test_events_reach_those_who_follow(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        def first() -> str:
+            for entry in client.events():
+                return entry.kind
+            return ""
+
+        heard = asyncio.create_task(asyncio.to_thread(first))
+        number = 0
+        while not heard.done():
+            number += 1
+            one.journal.note("test", 20, f"number {number}")
+            await asyncio.sleep(0.005)
+        assert await heard == "test"
+
+    ask(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("caller", "access", "is_allowed"),
+    [
+        (Caller(0, frozenset()), "change", True),
+        (Caller(4711, frozenset()), "read", False),
+        (Caller(4711, frozenset({77})), "change", True),
+        (Caller(4711, frozenset({77})), "read", True),
+        (Caller(4711, frozenset({88})), "read", True),
+        (Caller(4711, frozenset({88})), "change", False),
+    ],
+)
+def test_reading_and_changing_are_permitted_apart(
+    tmp_path: Path, caller: Caller, access: str, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openmoat.control.messages import Access
+    from openmoat.daemon import server
+
+    groups = {"": frozenset[int](), "changers": frozenset({77}), "readers": frozenset({88})}
+    monkeypatch.setattr(server, "group_ids", lambda name: groups[name])
+
+    async def test(one: Daemon, client: Client) -> None:
+        with socket.socket() as unused:
+            guard = Server(one.desk, unused, "changers", "readers")
+        if is_allowed:
+            guard.check(caller, Access(access))
+            return
+
+        with pytest.raises(ControlError, match="may not"):
+            guard.check(caller, Access(access))
+
+    ask(tmp_path, test)
+
+
+def test_any_octets_are_answered_or_cut_off_and_the_next_caller_is_served(tmp_path: Path) -> None:
+    chance = random.Random(1)  # noqa: S311  (a seed makes a failure happen again)
+    seeds = [b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n", b"POST /v1/reload HTTP/1.1\r\ncontent-length: 5\r\n\r\nab"]
+
+    async def test(one: Daemon, client: Client) -> None:
+        for number in range(150):
+            octets = bytearray(chance.choice(seeds)) if number % 3 else bytearray(chance.randbytes(200))
+            for _ in range(chance.randint(0, 6)):
+                octets[chance.randrange(len(octets))] = chance.randrange(256)
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+            writer.write(bytes(octets[: chance.randint(1, len(octets))]))
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(100), 5)
+            writer.close()
+        assert (await asyncio.to_thread(client.status)).connections
+
+    ask(tmp_path, test)
+
+
+def test_more_callers_than_the_bound_are_cut_off_and_the_rest_are_served(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        await asyncio.to_thread(client.version)
+        idle = [await asyncio.open_unix_connection(str(tmp_path / "control.sock")) for _ in range(MAX_CONNECTIONS)]
+        cut = [reader for reader, _ in idle if await closes(reader)]
+        assert len(cut) == 1
+        assert (await asyncio.to_thread(client.version)).version
+        for _, writer in idle:
+            writer.close()
+
+    ask(tmp_path, test)
+
+
+async def closes(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(1), 0.05) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_socket_left_over_is_replaced_and_that_of_the_living_is_not(tmp_path: Path) -> None:
+    place = tmp_path / "control.sock"
+    open_socket(place).close()
+    living = open_socket(place)
+    with pytest.raises(SystemFault, match="another moatd listens"):
+        open_socket(place)
+    living.close()
