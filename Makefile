@@ -17,7 +17,7 @@ help: ## list the targets
 test: setup packages check namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
 
 .PHONY: check
-check: lint types rust-test quick ## what needs no root: lint, types, unit, scenario, property, layers, Rust tests
+check: lint types rust-test quick ## what needs no root: lint, types, Rust tests, unit, scenario, property, layers, fuzzing
 
 .PHONY: lint
 lint: setup ## ruff, cargo fmt and clippy, without a warning
@@ -31,8 +31,8 @@ types: setup ## mypy --strict
 	$(BIN)/mypy
 
 .PHONY: quick
-quick: setup ## unit, scenario, property and layer tests
-	$(BIN)/pytest tests/unit tests/layers $(wildcard tests/scenario tests/property)
+quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing
+	$(BIN)/pytest tests/unit tests/layers tests/scenario tests/property tests/fuzz
 
 .PHONY: rust-test
 rust-test: ## cargo test
