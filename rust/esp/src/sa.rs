@@ -15,6 +15,14 @@ use crate::wire::{self, ESP_TRAILER, Flow, IpPacket, protocol};
 /// The last sequence number without ESN.
 pub const MAX_SHORT_SEQUENCE: u64 = u32::MAX as u64;
 
+const fn max_sequence(has_esn: bool) -> u64 {
+    if has_esn {
+        u64::MAX
+    } else {
+        MAX_SHORT_SEQUENCE
+    }
+}
+
 /// An SA that cannot be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaError {
@@ -79,10 +87,11 @@ struct Meter {
     soft_packets: AtomicU64,
     hard_packets: AtomicU64,
     max_octets: u64,
+    max_packets: u64,
 }
 
 impl Meter {
-    fn new(limits: Limits, max_octets: u64) -> Self {
+    fn new(limits: Limits, suite: Suite, has_esn: bool) -> Self {
         let meter = Self {
             packets: AtomicU64::new(0),
             octets: AtomicU64::new(0),
@@ -90,24 +99,34 @@ impl Meter {
             hard_octets: AtomicU64::new(0),
             soft_packets: AtomicU64::new(0),
             hard_packets: AtomicU64::new(0),
-            max_octets,
+            max_octets: suite.max_octets(),
+            max_packets: max_sequence(has_esn),
         };
         meter.set(limits);
         meter
     }
 
-    /// No limit is kept as the largest number, so that the packet path only compares.
+    /// No limit is kept as the one that cipher and sequence number have of themselves, so that the packet path only
+    /// compares. Of those the daemon is told in time, whatever it set: at seven eighths.
     fn set(&self, limits: Limits) {
         let bound = |limit: u64, max: u64| if limit == 0 { max } else { limit.min(max) };
-        let hard_octets = bound(limits.hard_octets, self.max_octets);
-        // A cipher's own limit must be asked about in time even where nobody set one.
-        let soft_octets = bound(limits.soft_octets, hard_octets - hard_octets / 8);
-        self.soft_octets.store(soft_octets, Ordering::Relaxed);
-        self.hard_octets.store(hard_octets, Ordering::Relaxed);
-        self.soft_packets
-            .store(bound(limits.soft_packets, u64::MAX), Ordering::Relaxed);
-        self.hard_packets
-            .store(bound(limits.hard_packets, u64::MAX), Ordering::Relaxed);
+        let early = |max: u64| max - max / 8;
+        self.soft_octets.store(
+            bound(limits.soft_octets, early(self.max_octets)),
+            Ordering::Relaxed,
+        );
+        self.hard_octets.store(
+            bound(limits.hard_octets, self.max_octets),
+            Ordering::Relaxed,
+        );
+        self.soft_packets.store(
+            bound(limits.soft_packets, early(self.max_packets)),
+            Ordering::Relaxed,
+        );
+        self.hard_packets.store(
+            bound(limits.hard_packets, self.max_packets),
+            Ordering::Relaxed,
+        );
     }
 
     fn has_room(&self) -> bool {
@@ -167,12 +186,8 @@ impl OutboundSa {
             selectors: config.selectors,
             copies_dscp,
             last_sequence: AtomicU64::new(config.last_sequence),
-            max_sequence: if config.has_esn {
-                u64::MAX
-            } else {
-                MAX_SHORT_SEQUENCE
-            },
-            meter: Meter::new(config.limits, config.suite.max_octets()),
+            max_sequence: max_sequence(config.has_esn),
+            meter: Meter::new(config.limits, config.suite, config.has_esn),
             drops: DropCounters::default(),
         })
     }
@@ -339,7 +354,7 @@ impl InboundSa {
             key,
             selectors: config.selectors,
             window: ReplayWindow::new(window, config.has_esn, config.last_sequence)?,
-            meter: Meter::new(config.limits, config.suite.max_octets()),
+            meter: Meter::new(config.limits, config.suite, config.has_esn),
             drops: DropCounters::default(),
         })
     }

@@ -440,6 +440,35 @@ fn soft_limits_ask_and_hard_limits_stop_in_both_directions() {
 }
 
 #[test]
+fn without_limits_those_of_cipher_and_sequence_number_stand() {
+    let suite = Suite::by_name("aes128gcm16").unwrap();
+    let meter = Meter::new(Limits::default(), suite, false);
+    meter
+        .packets
+        .store(MAX_SHORT_SEQUENCE / 8 * 7, Ordering::Relaxed);
+    assert_eq!((meter.has_room(), meter.count(28)), (true, Usage::Fresh));
+    meter
+        .packets
+        .store(MAX_SHORT_SEQUENCE / 8 * 7 + 7, Ordering::Relaxed);
+    assert_eq!((meter.has_room(), meter.count(28)), (true, Usage::Soft));
+    meter.packets.store(MAX_SHORT_SEQUENCE, Ordering::Relaxed);
+    assert!(!meter.has_room());
+    meter.packets.store(0, Ordering::Relaxed);
+    meter
+        .octets
+        .store(crate::suite::MAX_AES_OCTETS, Ordering::Relaxed);
+    meter.set(Limits {
+        hard_octets: u64::MAX,
+        hard_packets: u64::MAX,
+        ..Limits::default()
+    });
+    assert!(
+        !meter.has_room(),
+        "nobody sets a limit above the cipher's own"
+    );
+}
+
+#[test]
 fn limits_in_octets_count_inner_packets() {
     let limits = Limits {
         soft_octets: 56,

@@ -106,18 +106,23 @@ impl Selector {
     /// Whether it takes an end of a packet. `port` is None where the packet shows none: only ANY and OPAQUE take that
     /// (RFC 4301 7.2, and 4.4.1.1 for protocols without ports).
     fn takes(&self, end: &End, protocol: u8) -> bool {
-        let port_fits = match end.port {
-            Some(port) => self.start_port <= port && port <= self.end_port,
-            None => {
-                (self.start_port == 0 && self.end_port == u16::MAX)
-                    || self.start_port > self.end_port
-            }
+        let has_all_ports = self.start_port == 0 && self.end_port == u16::MAX;
+        let ports_fit = has_all_ports
+            || match end.port {
+                Some(port) => self.start_port <= port && port <= self.end_port,
+                None => self.start_port > self.end_port,
+            };
+        // RFC 4301 4.4.1.1: ports of any protocol would mean nothing, so a selector of them selects nothing.
+        let protocol_fits = if self.protocol == ANY_PROTOCOL {
+            has_all_ports
+        } else {
+            self.protocol == protocol
         };
         self.is_v4 == end.is_v4
             && self.start <= end.address
             && end.address <= self.end
-            && (self.protocol == ANY_PROTOCOL || self.protocol == protocol)
-            && port_fits
+            && protocol_fits
+            && ports_fit
     }
 }
 
@@ -266,6 +271,13 @@ mod tests {
         assert!(!pair(selector("10.9.0.0", "10.9.0.9", 17, (0, 65534))).takes_outbound(&fragment));
         let whole = flow("10.9.0.1", 17, Ports::Known(1, 65535));
         assert!(!pair(selector("10.9.0.0", "10.9.0.9", 17, (65535, 0))).takes_outbound(&whole));
+    }
+
+    #[test]
+    fn ports_without_a_protocol_select_nothing() {
+        let odd = pair(selector("10.9.0.0", "10.9.0.9", 0, (53, 53)));
+        assert!(!odd.takes_outbound(&flow("10.9.0.1", 17, Ports::Known(50_000, 53))));
+        assert!(!odd.takes_outbound(&flow("10.9.0.1", 17, Ports::Opaque)));
     }
 
     #[test]
