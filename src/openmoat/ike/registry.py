@@ -1,6 +1,7 @@
 """All IKE SAs of a host and the indexes over them: by SPI, by Child SA, by (connection, peer identity)."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from openmoat.crypto.identities import Identity
@@ -167,8 +168,12 @@ class Registry:
 
     def established(self, name: str) -> "list[IkeSa]":
         """IKE SAs of a connection that carry, or can carry, Child SAs."""
+        return list(self.each_established(name))
+
+    def each_established(self, name: str) -> "Iterator[IkeSa]":
+        """The same, one at a time: a template may have thousands."""
         found = self.by_connection.get(name, {})
-        return [sa for sa in found.values() if sa.is_carrier and not sa.is_over]
+        return (sa for sa in found.values() if sa.is_carrier and not sa.is_over)
 
     def settle(self, sa: "IkeSa") -> None:
         """The handshake is through: if both sides began one at once, one stays; then whatever else is wanted."""

@@ -1,5 +1,6 @@
 """Looks after connections and SAs in time: what is wanted and missing is negotiated, what is old is rekeyed or ended."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address
@@ -152,6 +153,11 @@ class Upkeep:
         record = self.records.get(name)
         if record is None or record.is_down:
             return
+        if record.connection.is_template:
+            # Its peers come by themselves. There may be thousands: no message may cost work that grows with them.
+            record.asked.clear()
+            self._settle_phase(record, self.registry.each_established(name))
+            return
         carriers = self.registry.established(name)
         there = {
             child.spec.name
@@ -166,7 +172,7 @@ class Upkeep:
             record.failures = 0
             self._settle_phase(record, carriers)
             return
-        if record.connection.is_template or not record.connection.peer.addresses:
+        if not record.connection.peer.addresses:
             record.asked.clear()
             self._settle_phase(record, carriers)
             return
@@ -188,7 +194,7 @@ class Upkeep:
             )
             sa_init.begin(sa, state)
 
-    def _settle_phase(self, record: Record, carriers: list[IkeSa]) -> None:
+    def _settle_phase(self, record: Record, carriers: Iterable[IkeSa]) -> None:
         phase = Phase.UP if any(sa.lineage and sa.lineage.children for sa in carriers) else Phase.IDLE
         if phase is Phase.UP or record.phase not in {Phase.FAILED, Phase.DOWN}:
             self._enter(record, phase, None, "")
