@@ -1,12 +1,17 @@
-"""The guide says of every option and algorithm what the code has."""
+"""The guide says of every option, algorithm, command and code what the code has."""
 
 from pathlib import Path
 
 import pytest
 
+from openmoat.cli.lazy import GROUPS
+from openmoat.cli.main import ExitCode, app
 from openmoat.config.reference import TABLES, render, render_algorithms
+from openmoat.control.messages import ROUTES, ErrorCode
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+MAN = GUIDE.parent / "man"
+COMMANDS = GUIDE / "commands.md"
 CONFIGURATION = GUIDE / "configuration.md"
 REMEDY = "write it anew: python -m openmoat.config.reference > /tmp/reference.md"
 
@@ -30,3 +35,33 @@ def test_every_option_has_a_sentence(table: type) -> None:
 )
 def test_the_examples_are_printed_in_the_guide(file: Path) -> None:
     assert file.read_text() in CONFIGURATION.read_text()
+
+
+def test_every_error_code_of_the_control_socket_is_documented() -> None:
+    text = COMMANDS.read_text()
+    assert [code.value for code in ErrorCode if f"| `{code.value}` |" not in text] == []
+
+
+def test_every_request_of_the_control_socket_is_documented() -> None:
+    text = COMMANDS.read_text()
+    for route in ROUTES:
+        assert f"`{route.method} {route.path.replace('{name}', 'NAME')}" in text
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    text, page = COMMANDS.read_text(), (MAN / "moat.1").read_text()
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    names += list(GROUPS)
+    for name in names:
+        assert f"`moat {name}" in text
+        assert f"\\fBmoat {name}" in page
+    for code in ExitCode:
+        assert f"| {code.value} |" in text
+
+
+def test_the_unit_gives_exactly_the_three_capabilities() -> None:
+    unit = (GUIDE.parents[1] / "src" / "openmoat" / "daemon" / "moatd.service").read_text().splitlines()
+    three = "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE"
+    assert f"AmbientCapabilities={three}" in unit
+    assert f"CapabilityBoundingSet={three}" in unit
+    assert {"Type=notify", "WatchdogSec=30", "User=moatd"} <= set(unit)

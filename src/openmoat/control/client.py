@@ -1,5 +1,6 @@
 """Talks to `moatd` over its unix socket. Every failure is a `ControlError` with a code of `control.messages.ErrorCode`."""
 
+import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self, TypeVar
@@ -84,6 +85,7 @@ class Client:
 
     def events(self) -> Iterator[Entry]:
         """Everything that happens from now on, until the daemon ends or the caller stops."""
+        self._look()
         try:
             with self._http.stream("GET", Path.EVENTS, timeout=httpx2.Timeout(DEFAULT_TIMEOUT, read=None)) as answer:
                 if answer.status_code != httpx2.codes.OK:
@@ -100,6 +102,7 @@ class Client:
             raise _not_understood(error) from None
 
     def _ask(self, method: str, path: str, reply: type[Reply], query: dict[str, int] | None = None) -> Reply:
+        self._look()
         try:
             answer = self._http.request(method, path, params=query)
         except httpx2.TransportError as error:
@@ -110,6 +113,16 @@ class Client:
             return reply.model_validate_json(answer.content)
         except ValidationError as error:
             raise _not_understood(error) from None
+
+    def _look(self) -> None:
+        try:
+            os.stat(self._socket)
+        except FileNotFoundError:
+            raise ControlError(
+                ErrorCode.NO_DAEMON, f"{self._socket}: no moatd listens there", "systemctl start moatd"
+            ) from None
+        except OSError:
+            return  # connecting says more
 
     def _refusal(self, body: bytes, status: int) -> ControlError:
         try:

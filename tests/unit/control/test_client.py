@@ -1,9 +1,6 @@
 """The client against a server of the test's own on a unix socket, and the tables both ends agree on."""
 
-import gc
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,41 +12,7 @@ from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus,
 from openmoat.control.reasons import REASONS, Reason
 from openmoat.errors import ControlError
 from openmoat.ike.events import DownReason
-
-
-class Server:
-    """Answers every request with the same octets."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.answer = b""
-        self.requests: list[str] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def says(self, status: int, body: str | bytes) -> None:
-        octets = body.encode() if isinstance(body, str) else body
-        self.answer = (
-            b"HTTP/1.1 %d x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(octets)) + octets
-        )
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                self.requests.append(connection.recv(65536).split(b"\r\n")[0].decode())
-                connection.sendall(self.answer)
+from unit.control.listener import Server
 
 
 @pytest.fixture
@@ -104,16 +67,11 @@ def test_a_reply_of_another_schema_is_a_bad_reply(server: Server, body: str | by
     assert asked(server).code == ErrorCode.BAD_REPLY
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # httpx2 forgets a socket that did not connect
 def test_without_a_daemon_the_next_command_is_told(tmp_path: Path) -> None:
     with pytest.raises(ControlError) as caught, Client(str(tmp_path / "nobody.sock")) as client:
         client.version()
     assert caught.value.code == ErrorCode.NO_DAEMON
     assert caught.value.hint == "systemctl start moatd"
-    del caught
-    gc.collect()
 
 
 def test_events_come_one_by_one_until_the_daemon_ends(server: Server) -> None:

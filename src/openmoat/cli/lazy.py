@@ -1,0 +1,51 @@
+"""Groups of commands that are imported when a command of theirs runs, so that `moat --help` costs nothing of theirs."""
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ["GROUPS", "LazyGroup", "MoatGroup"]
+
+GROUPS = {
+    "keys": ("openmoat.cli.keys", "Keys and shared secrets of this side."),
+    "lab": ("openmoat.cli.lab", "Networks in namespaces on this machine (root)."),
+}
+"""Name, module whose `app` it is, and its line in the help; one row for each."""
+
+
+class LazyGroup(TyperGroup):
+    """Knows its name and its help; everything else is in the module."""
+
+    def __init__(self, name: str) -> None:
+        self._module, summary = GROUPS[name]
+        super().__init__(name=name, help=summary, no_args_is_help=True, rich_markup_mode=None)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands of the module."""
+        return self._load().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of the module."""
+        return self._load().get_command(ctx, cmd_name)
+
+    def _load(self) -> TyperGroup:
+        app = importlib.import_module(self._module).app
+        app.rich_markup_mode = None  # all help looks alike
+        group = typer.main.get_command(app)
+        if not isinstance(group, TyperGroup):
+            raise TypeError(f"{self._module}: app has one command only; give it a callback to make it a group")
+        return group
+
+
+class MoatGroup(TyperGroup):
+    """The commands of `moat` itself, and the lazy groups."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Own commands in the order of the file, then the groups."""
+        return [*super().list_commands(ctx), *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A group is made without its module."""
+        return LazyGroup(cmd_name) if cmd_name in GROUPS else super().get_command(ctx, cmd_name)

@@ -1,0 +1,192 @@
+"""The command as people and scripts call it: texts, JSON, exit codes, and what it costs to start."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from openmoat.cli.lazy import GROUPS
+from openmoat.cli.main import ExitCode, app, complete_connection
+from openmoat.control.messages import Connections, ConnectionState, ConnectionStatus, Done, Entry, Failure, Log
+from openmoat.control.reasons import Reason
+from unit.control.listener import Server
+
+HEAVY = {
+    "pydantic",
+    "httpx2",
+    "rich",
+    "cryptography",
+    "openmoat.control.messages",
+    "openmoat.config.toml",
+    "asyncio",
+    "pyroute2",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "control.sock")
+    yield server
+    server.close()
+
+
+def moat(*arguments: str, socket: str = "/nonexistent/control.sock") -> Result:
+    return CliRunner().invoke(app, ["--socket", socket, *arguments])
+
+
+def status(state: ConnectionState, **more: object) -> ConnectionStatus:
+    fields = {
+        "name": "office",
+        "state": state,
+        "since": time.time(),
+        "local": "home.example",
+        "remote": "portal.example",
+    }
+    return ConnectionStatus.model_validate({**fields, **more})
+
+
+def test_help_costs_no_heavy_library() -> None:
+    code = "import sys; from openmoat.cli.main import app\ntry: app(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Exit codes:" in done.stdout
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize(
+    "command", [command.callback.__name__ for command in app.registered_commands if command.callback]
+)
+def test_every_command_tells_its_exit_codes(command: str) -> None:
+    done = moat(command, "--help")
+    assert done.exit_code == 0
+    assert "Exit codes: 0 done; 1 refused" in done.output
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_shows_its_own_commands(group: str) -> None:
+    done = moat(group, "--help")
+    assert done.exit_code == 0
+    assert "\nCommands:\n" in done.output
+
+
+def test_without_a_daemon_the_exit_code_is_3_and_the_next_command_is_told() -> None:
+    done = moat("status")
+    assert done.exit_code == ExitCode.NO_DAEMON
+    assert "no moatd listens there" in done.stderr
+    assert "next: systemctl start moatd" in done.stderr
+
+
+def test_an_error_is_an_object_where_objects_are_wanted() -> None:
+    done = moat("status", "--json")
+    assert done.exit_code == ExitCode.NO_DAEMON
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["code"], told["hint"]) == ("moat.error/1", "no-daemon", "systemctl start moatd")
+
+
+def test_a_connection_that_is_up_is_exit_code_0(server: Server) -> None:
+    server.says(200, status(ConnectionState.UP).model_dump_json())
+    done = moat("status", "office", socket=server.path)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("office: up for ")
+
+
+def test_a_connection_that_is_not_up_is_exit_code_5(server: Server) -> None:
+    server.says(200, status(ConnectionState.DOWN, reason=Reason.PEER_SILENT).model_dump_json())
+    done = moat("status", "office", socket=server.path)
+    assert done.exit_code == ExitCode.NOT_UP
+    assert "the peer does not answer" in done.stdout
+
+
+def test_a_refusal_is_exit_code_1_with_its_text(server: Server) -> None:
+    server.says(404, '{"schema": "moat.error/1", "code": "unknown-connection", "text": "no connection \\"hut\\""}')
+    done = moat("down", "hut", socket=server.path)
+    assert done.exit_code == ExitCode.REFUSED
+    assert 'moat: no connection "hut"' in done.stderr
+
+
+def test_faults_found_by_a_reload_are_exit_code_4(server: Server) -> None:
+    server.says(422, '{"schema": "moat.error/1", "code": "configuration", "text": "moat.toml:1: not TOML"}')
+    assert moat("reload", socket=server.path).exit_code == ExitCode.FAULTY
+
+
+def test_up_without_waiting_says_what_moatd_said(server: Server) -> None:
+    server.says(200, Done(text="office: going up").model_dump_json())
+    done = moat("up", "office", "--wait", "0", socket=server.path)
+    assert (done.exit_code, done.stdout) == (0, "office: going up\n")
+
+
+def test_json_of_a_reply_is_the_reply(server: Server) -> None:
+    server.says(200, Connections(connections=(status(ConnectionState.UP),)).model_dump_json())
+    told = json.loads(moat("connections", "--json", socket=server.path).stdout)
+    assert told["schema"] == "moat.connections/1"
+    assert told["connections"][0]["state"] == "up"
+
+
+def test_the_log_is_one_line_an_entry(server: Server) -> None:
+    entry = Entry(number=1, at=0.0, level="info", kind="x", text="IKE SA is up")
+    server.says(200, Log(entries=(entry, entry)).model_dump_json())
+    done = moat("log", "--last", "2", socket=server.path)
+    assert len(done.stdout.splitlines()) == 2
+    assert server.requests == ["GET /v1/log?last=2 HTTP/1.1"]
+
+
+def test_events_are_followed_until_the_daemon_ends(server: Server) -> None:
+    entry = Entry(number=1, at=0.0, level="error", kind="x", text="no more keys").model_dump_json()
+    server.says(200, f"data: {entry}\n\n")
+    assert "error: no more keys" in moat("events", socket=server.path).stdout
+    assert json.loads(moat("events", "--json", socket=server.path).stdout)["text"] == "no more keys"
+
+
+def test_waiting_ends_at_a_failure_that_came_after_the_wish(server: Server) -> None:
+    failed = Failure(number=1, at=time.time() + 60, peer="-", reason=Reason.REFUSED, summary="the peer said no")
+    body = json.loads(status(ConnectionState.CONNECTING, failure=failed).model_dump_json())
+    server.says(200, json.dumps({**body, "schema": "moat.connection/1", "text": "x"}))
+    # The server answers `up` and `status` alike, so the reply to `up` must be read first.
+    from openmoat.cli.main import wait_until_up
+    from openmoat.control.client import Client
+
+    with Client(server.path) as client:
+        found = wait_until_up(client, "office", time.time(), 30.0)
+    assert found.failure == failed
+
+
+def test_connections_are_completed_by_name(server: Server) -> None:
+    server.says(200, Connections(connections=(status(ConnectionState.UP),)).model_dump_json())
+    moat("version", socket=server.path)
+    assert complete_connection("of") == ["office"]
+    assert complete_connection("x") == []
+
+
+def test_version_names_both_sides() -> None:
+    done = moat("version", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["daemon"] is None
+
+
+def test_check_tells_all_faults_and_exit_code_4(tmp_path: Path) -> None:
+    file = tmp_path / "moat.toml"
+    file.write_text('[daemon]\ndevise = 1\non-stop = "x"\n')
+    done = moat("check", str(file))
+    assert done.exit_code == ExitCode.FAULTY
+    assert done.stdout.splitlines()[-1] == "2 faults"
+    assert f"{file}:2: daemon: no option" in done.stdout
+    told = json.loads(moat("check", str(file), "--json").stdout)
+    assert (told["schema"], told["ok"], len(told["faults"])) == ("moat.check/1", False, 2)
+
+
+def test_check_of_a_good_file_is_exit_code_0(tmp_path: Path) -> None:
+    file = tmp_path / "moat.toml"
+    file.write_text("")
+    done = moat("check", str(file))
+    assert (done.exit_code, done.stdout) == (0, f"{file}: no faults; 0 connections\n")
+
+
+def test_cleanup_while_the_daemon_answers_is_refused(server: Server) -> None:
+    server.says(200, '{"schema": "moat.version/1", "version": "1"}')
+    done = moat("cleanup", socket=server.path)
+    assert done.exit_code == ExitCode.REFUSED
+    assert "systemctl stop moatd" in done.stderr
