@@ -12,6 +12,7 @@ from openmoat.daemon.hoststate import host_state
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
+from openmoat.net import IKE_PORT, NATT_PORT
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
 from openmoat.system.links import read_addresses
@@ -36,10 +37,18 @@ class HostKeeper:
     """Owns the `Reconciler`; one call at a time, in a thread."""
 
     def __init__(
-        self, reconciler: Reconciler, device: str, policies: Policies, beside: Beside, journal: Journal
+        self,
+        reconciler: Reconciler,
+        device: str,
+        policies: Policies,
+        beside: Beside,
+        journal: Journal,
+        ports: tuple[int, ...] = (IKE_PORT, NATT_PORT),
     ) -> None:
+        """`ports`: where IKE and encapsulated ESP come in on this host."""
         self._reconciler = reconciler
         self._device = device
+        self._ports = ports
         self._policies = policies
         self._beside = beside
         self._journal = journal
@@ -138,7 +147,7 @@ class HostKeeper:
         self._reconciler.heed(changes)
         with Netlink() as netlink:
             addresses = read_addresses(netlink)
-        applied = self._reconciler.apply(host_state(self._device, protected, addresses, reserved))
+        applied = self._reconciler.apply(host_state(self._device, protected, addresses, reserved, self._ports))
         if not self._is_guarded or EverythingChanged() in changes:
             self._foreign = self._reconciler.inspect(self._device) if protected or reserved else ()
         return replace(applied, notes=(*applied.notes, *self._foreign))

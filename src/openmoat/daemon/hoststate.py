@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from openmoat.daemon.policies import Protected
 from openmoat.mtu.plan import route_sizes
-from openmoat.net import Network
+from openmoat.net import IKE_PORT, NATT_PORT, Network
 from openmoat.policy.selectors import Selectors, to_prefixes
 from openmoat.system.links import InterfaceAddress, address_inside
 from openmoat.system.state import HostState, TunnelRoute
@@ -17,6 +17,7 @@ def host_state(
     protected: Iterable[Protected],
     addresses: Sequence[InterfaceAddress],
     reserved: Iterable[tuple[Selectors, Selectors]] = (),
+    ports: tuple[int, ...] = (IKE_PORT, NATT_PORT),
 ) -> HostState:
     """The state of the host for what is protected, given the addresses it has now.
 
@@ -37,7 +38,11 @@ def host_state(
         local.update(to_prefixes(ours))
         guarded.update(dict.fromkeys(prefix for prefix in to_prefixes(theirs) if prefix.prefixlen))
     return HostState(
-        device=device, routes=tuple(routes.values()), guarded=tuple(guarded), local=tuple(sorted(local, key=str))
+        device=device,
+        routes=tuple(routes.values()),
+        guarded=tuple(guarded),
+        local=tuple(sorted(local, key=str)),
+        ports=ports,
     )
 
 

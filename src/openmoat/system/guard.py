@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from openmoat.net import Network
+from openmoat.net import IKE_PORT, NATT_PORT, Network
 from openmoat.system.names import GUARD_TABLE, OUTER_MARK, OUTER_MARK_MASK
 
 __all__ = [
@@ -79,6 +79,8 @@ class Guard:
     sets: Mapping[str, frozenset[Range]]
     """By the names of `SETS`."""
     kept: tuple[Kept, ...] = ()
+    ports: tuple[int, ...] = (IKE_PORT, NATT_PORT)
+    """UDP ports of our own outer packets."""
     pairs: tuple[tuple[Network, Network], ...] = ()
     """(source, destination) on our side and beyond, guarded although neither is by itself."""
     restore: tuple[str, ...] = ()
@@ -234,6 +236,7 @@ def _frame(guard: Guard, stamp: str) -> str:
         about="".join(f'\t\treturn comment "{row}"\n' for row in about),
         device=guard.device,
         marked=marked,
+        ports=", ".join(str(port) for port in guard.ports),
         own_socket=own_socket,
         kept_out=_kept_rules(guard.kept, "oifname", "daddr"),
         kept_in=_kept_rules(guard.kept, "iifname", "saddr"),
@@ -260,7 +263,7 @@ FRAME: Final = """table inet {table} {{
 \t}}
 \tchain judge_leaving {{
 \t\t{marked} meta l4proto esp accept
-\t\t{marked} udp sport {{ 500, 4500 }} accept
+\t\t{marked} udp sport {{ {ports} }} accept
 \t\t{marked} meta l4proto {{ tcp, udp }} th dport 53 accept
 \t\tmeta nfproto ipv4 udp sport 68 udp dport 67 accept
 \t\tjump neighbours
@@ -269,7 +272,7 @@ FRAME: Final = """table inet {table} {{
 \t}}
 \tchain judge_arriving {{
 \t\tmeta l4proto esp accept
-\t\tudp dport {{ 500, 4500 }} accept
+\t\tudp dport {{ {ports} }} accept
 \t\tmeta l4proto {{ tcp, udp }} th sport 53 {own_socket} accept
 \t\tmeta nfproto ipv4 udp sport 67 udp dport 68 accept
 \t\tjump neighbours

@@ -248,6 +248,7 @@ def _guard(draft: _Draft) -> Guard:
     return Guard(
         device=state.device,
         sets=guard_sets(draft.guarded, state.passes),
+        ports=state.ports,
         kept=tuple(sorted(set(kept))),
         pairs=tuple((row.source, row.route.prefix) for row in state.source_routes),
     )

@@ -61,7 +61,7 @@ class Descriptors:
                 os.close(descriptor)
 
 
-def open_all(device: str = DEVICE, queues: int = 1) -> Descriptors:
+def open_all(device: str = DEVICE, queues: int = 1, ports: tuple[int, ...] = (IKE_PORT, NATT_PORT)) -> Descriptors:
     """Everything at once, or nothing: raises `DeviceError` or `SystemFault` with the remedy. IPv6 only where there is any."""
     opened: list[int] = []
 
@@ -71,7 +71,7 @@ def open_all(device: str = DEVICE, queues: int = 1) -> Descriptors:
 
     families = [socket.AF_INET, socket.AF_INET6] if _has_ipv6() else [socket.AF_INET]
     try:
-        udp = tuple((keep(open_udp(port, family)), port) for port in (IKE_PORT, NATT_PORT) for family in families)
+        udp = tuple((keep(open_udp(port, family)), port) for port in ports for family in families)
         raw = tuple(keep(open_raw(family)) for family in families)
         tun = open_tun(device, queues)
     except BaseException:

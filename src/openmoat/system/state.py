@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openmoat.net import Address, Network
+from openmoat.net import IKE_PORT, NATT_PORT, Address, Network
 from openmoat.system.names import DEVICE
 
 __all__ = ["HostState", "SourceRoute", "TunnelRoute"]
@@ -49,6 +49,8 @@ class HostState:
     """Remote prefixes that go around the tunnel although a guarded prefix holds them (PASS shunts)."""
     local: tuple[Network, ...] = ()
     """Prefixes on our own side of the policies: networks of this host among them stay reachable inside a guarded prefix."""
+    ports: tuple[int, ...] = (IKE_PORT, NATT_PORT)
+    """UDP ports of this host by which IKE and encapsulated ESP come and go."""
     forwards: bool = True
     """Whether packets of others pass through this host: it is a gateway and needs forwarding."""
 

@@ -68,6 +68,13 @@ def test_another_frame_replaces_the_table_within_one_transaction() -> None:
     assert 'comment "before: net/ipv4/ip_forward: 0 -> 1"' in text
 
 
+def test_other_ports_of_our_own_pass_instead_of_the_usual_ones() -> None:
+    text = change_text(NO_GUARD, replace(guard("0.0.0.0/0"), ports=(10500, 14500)))
+    assert "udp sport { 10500, 14500 } accept" in text
+    assert "udp dport { 10500, 14500 } accept" in text
+    assert "4500 }" not in text.replace("14500 }", "")
+
+
 def test_a_table_nobody_can_read_is_replaced_and_one_without_purpose_is_removed() -> None:
     unreadable = parse_guard({"nftables": [{"table": {"name": "openmoat"}}]})
     assert change_text(unreadable, guard("10.2.0.0/16")).startswith("add table")
