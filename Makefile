@@ -27,8 +27,9 @@ lint: setup ## ruff, cargo fmt and clippy, without a warning
 	cargo clippy --manifest-path rust/Cargo.toml --workspace --all-targets --release --quiet -- -D warnings
 
 .PHONY: types
-types: setup ## mypy --strict
+types: setup ## mypy --strict, and the stub of the Rust module beside the module
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest openmoat._native
 
 .PHONY: quick
 quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing

@@ -50,17 +50,18 @@ class Engine:
         """See `Backend.release_spis`."""
 
     def apply(self, batch: Batch) -> list[SaCounters]:
-        """Carry out a batch in order; all its policies and SAs become visible to the packet threads at once.
+        """Carry out a batch in order and empty it; its policies become visible to the packet threads at once.
 
-        Raises `UnknownSpi`, or `DataplaneError` for a suite or size it does not have; commands before the failing one
-        stand. Answers with final counters of removed pairs.
+        Raises `UnknownSpi`, `DeviceError` where no socket carries a path, `DataplaneError` for an SPI that is not
+        reserved or keys and sizes that cannot be; commands before the failing one stand. Answers with final counters
+        of removed pairs, exact because no packet thread still holds them.
         """
 
     def read_counters(self, handles: Sequence[int] | None) -> list[SaCounters]:
         """See `Backend.read_counters`."""
 
     def read_drops(self) -> dict[str, int]:
-        """All drop reasons that have happened, wire queues included."""
+        """All drop reasons that have happened: of no pair, of all pairs there are, of all that have been removed."""
 
     def fileno(self) -> int:
         """An eventfd, readable while `drain` has something."""
@@ -82,7 +83,10 @@ class Engine:
 
 @final
 class Batch:
-    """Commands for `Engine.apply`, one method a command, fields as in `dataplane.backend`."""
+    """Commands for `Engine.apply`, one method a command, fields as in `dataplane.backend`.
+
+    `ValueError` for words, addresses or selectors that cannot be, `DataplaneError` for a suite the engine lacks.
+    """
 
     def __init__(self) -> None: ...
     def add_inbound(
