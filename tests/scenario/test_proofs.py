@@ -172,14 +172,8 @@ def test_a_peer_that_did_not_prove_itself_is_given_nothing_while_the_sa_ends() -
     link = Link()
     home = KeyedHost(link, "home", HOME, {"key": KEYS[0]})
     portal = KeyedHost(link, "portal", PORTAL, {"key": KEYS[2]})
-    portal.endpoint.load(
-        [proving(connection("portal.example", "home.example", HOME), own, RawKey(spki_of(KEYS[0])))], 0
-    )
-    portal.connections = {
-        "home": proving(connection("portal.example", "home.example", HOME), own, RawKey(spki_of(KEYS[0])))
-    }
-    portal.flush()
-    link.flights.clear()
+    portal.load(proving(connection("portal.example", "home.example", HOME), own, RawKey(spki_of(KEYS[0]))))
+    link.flights.clear()  # home begins
     home.load(proving(connection("home.example", "portal.example", PORTAL, retry=False), own, trust))
     link.settle()
     assert home.sas == {}
