@@ -5,7 +5,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_address
 from typing import TypeVar
 
@@ -111,6 +111,8 @@ def connection(
     fragmentation: bool = True,
     force_encapsulation: bool = False,
 ) -> Connection:
+    if address is None:
+        children = tuple(replace(row, start=Start.NONE) for row in children)
     return Connection(
         name=name or peer.split(".")[0],
         local_identity=Identity.parse(local),
@@ -120,7 +122,7 @@ def connection(
             identity=IdentityPattern.parse(peer),
             credential=Psk("psk"),
         ),
-        children=children or (child(),),
+        children=children or (child(start=Start.AUTO if address else Start.NONE),),
         proposals=proposals,
         lifetimes=lifetimes or IkeLifetimes(),
         retry=retry,
@@ -150,6 +152,9 @@ class Host:
         self.name = name
         self.address: Address = ip_address(address)
         self.psk = PSK
+        """What the peer must prove."""
+        self.own_psk = PSK
+        """What we prove."""
         self.rng = random.Random(f"{link.seed}/{name}")  # noqa: S311  a test must replay
         self.sas: dict[int, Sa] = {}
         self.events: list[Event] = []
@@ -171,12 +176,17 @@ class Host:
     def load(self, *connections: Connection) -> None:
         for row in connections:
             self.connections[row.name] = row
-        self.endpoint.load(connections, self.link.now)
-        self.flush()
+        self.call("load", connections, now=self.link.now)
 
     def do(self, verb: str, *arguments: object) -> None:
-        getattr(self.endpoint, verb)(*arguments, now=self.link.now)
+        self.call(verb, *arguments, now=self.link.now)
+
+    def call(self, method: str, *arguments: object, now: float) -> None:
+        """Call the endpoint and carry out what it says."""
+        acting, self.link.acting = self.link.acting, self
+        getattr(self.endpoint, method)(*arguments, now=now)
         self.flush()
+        self.link.acting = acting
 
     def restart(self) -> None:
         """Killed and started again: everything is forgotten, nobody is told."""
@@ -258,7 +268,7 @@ class Host:
                 except BadPublicValue as error:
                     return WeakPublicValue(t, str(error))
             case AskOwnAuth(ticket=t):
-                octets = psk_octets(question.prf, self.psk, question.signed_octets)
+                octets = psk_octets(question.prf, self.own_psk, question.signed_octets)
                 return OwnAuth(t, AuthMethod.PSK, octets, self.certificates)
             case AskPeerAuth(ticket=t):
                 try:
@@ -316,6 +326,8 @@ class Link:
         self.seed = seed
         self.rng = random.Random(seed)  # noqa: S311
         self.now = 1000.0
+        self.acting: Host | None = None
+        """Whose endpoint is at work."""
         self.hosts: list[Host] = []
         self.nats: dict[Host, Nat] = {}
         self.flights: list[Flight] = []
@@ -364,8 +376,7 @@ class Link:
         flight = heapq.heappop(self.flights)
         self.now = max(self.now, flight.at)
         self.carried += 1
-        flight.target.endpoint.handle_datagram(flight.octets, flight.path, self.now)
-        flight.target.flush()
+        flight.target.call("handle_datagram", flight.octets, flight.path, now=self.now)
         return Header.parse(flight.octets)
 
     def exchanges(self) -> Iterator[ExchangeType]:
@@ -396,8 +407,7 @@ class Link:
             for host in self.hosts:
                 at = host.endpoint.poll_timeout()
                 if at is not None and at <= self.now:
-                    host.endpoint.handle_timeout(self.now)
-                    host.flush()
+                    host.call("handle_timeout", now=self.now)
         self.now = end
 
     def next_event(self) -> float | None:
@@ -424,8 +434,7 @@ class Link:
                 other.received += 1
                 if not other.has_received:
                     other.has_received = True
-                    receiver.endpoint.handle_first_packet(other.child.local_spi, self.now)
-                    receiver.flush()
+                    receiver.call("handle_first_packet", other.child.local_spi, now=self.now)
 
 
 def two_hosts(link: Link, *, retry: bool = True) -> tuple[Host, Host]:

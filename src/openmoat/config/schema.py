@@ -181,7 +181,7 @@ class IkeLifetimesTable(Table):
         description="Part of `rekey-after` that is subtracted by chance, so that thousands do not rekey at once.",
     )
     liveness_after: Seconds = Field(
-        default=30.0, description="Ask the peer after so long without a sign of life (RFC 7296 2.4). Default: 30s."
+        default=15.0, description="Ask the peer after so long without a sign of life (RFC 7296 2.4). Default: 15s."
     )
 
 

@@ -59,6 +59,7 @@ class IkeSa:
         "connection",
         "context",
         "created",
+        "end_wanted",
         "exchange",
         "heard",
         "incoming",
@@ -117,6 +118,8 @@ class IkeSa:
         self.created = context.now
         self.heard = context.now
         """When an authenticated, fresh message last came in."""
+        self.end_wanted: tuple[DownReason, str] | None = None
+        """Delete it, or rather its successor, once our open rekey has shown which IKE SA that is."""
         self.activity = (0, 0)
         """Packets in and out of its children, as last told."""
         self.is_owed = False
@@ -390,7 +393,9 @@ class IkeSa:
     def hear(self, path: Path) -> None:
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
         self.heard = self.context.now
-        if self.lineage is not None and not self.is_over:
+        if self.lineage is None:
+            self.path = path  # an initiator goes over to port 4500 with IKE_AUTH
+        elif not self.is_over:
             self.follow(path)
 
     def follow(self, path: Path) -> None:
@@ -493,6 +498,9 @@ class IkeSa:
         """The exchange is over; the next one may start."""
         if self.exchange is exchange:
             self.exchange = None
+        if self.end_wanted is not None and self.lineage is not None:
+            (reason, text), self.end_wanted = self.end_wanted, None
+            self.lineage.carrier.delete(reason, text)
         self.pump()
 
     def pause(self, seconds: float) -> None:
@@ -505,9 +513,13 @@ class IkeSa:
         """Tell the peer that this IKE SA is over, and forget it when it has answered, or does not."""
         if isinstance(self.state, (Deleting, Closed, Dead)):
             return
+        if self.exchange is not None and self.exchange.is_sent and self.exchange.delays_delete:
+            self.end_wanted = (reason, text)
+            return
         self._release(reason, text)
         self.step(Deleting())
-        self.want(dispatch.farewell(error))
+        self.queue.append(dispatch.farewell(error))
+        self.pump()
 
     def close(self, reason: DownReason, text: str = "") -> None:
         """The peer knows that this IKE SA is over; its last request may come again."""
@@ -561,9 +573,9 @@ class IkeSa:
             return
         exchange, self.exchange = self.exchange, None
         answering, self.answering = self.answering, None
-        self.queue.clear()
         if exchange is not None:
-            exchange.on_end(self, reason)
+            exchange.on_end(self, reason)  # a successor may take the queue over
+        self.queue.clear()
         if answering is not None:
             answering.on_end(self)
         self.window.abandon_answer()

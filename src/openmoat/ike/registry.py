@@ -205,6 +205,7 @@ class Registry:
         owners = self._owners.setdefault(key, {})
         peer = lineage.peer.folded()
         owners[peer] = owners.get(peer, 0) + 1
+        self.upkeep.look(lineage.connection.name)
 
     def child_gone(self, lineage: Lineage, child: LiveChild, reason: DownReason, text: str) -> None:
         """It is out of the data plane."""

@@ -16,7 +16,7 @@ from openmoat.ike.exchanges.rekey_ike import RekeyIke
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.registry import Registry
-from openmoat.ike.states import Established
+from openmoat.ike.states import DerivingKeys, Established, FindingPath, InitSent, MakingKeyPair, ProvingSelf
 from openmoat.model.connection import Connection, Start
 from openmoat.net import HostPort, Path
 
@@ -35,6 +35,8 @@ REFUSALS = frozenset(
         DownReason.PEER_MISBEHAVED,
     }
 )
+BEFORE_AUTH = (FindingPath, MakingKeyPair, InitSent, DerivingKeys, ProvingSelf)
+"""Initiator's states in which the peer holds no more than a half-open IKE SA: to go away does it no harm."""
 
 
 class Phase(Enum):
@@ -243,7 +245,7 @@ class Upkeep:
         if record is None or record.is_down:
             return
         if sa.lineage is None:
-            if sa.is_initiator:
+            if sa.is_initiator and reason is not DownReason.COLLISION:
                 self._later(record, reason, text)
         elif record.wanted:
             self._later(record, reason, text, wait=RECOVERY_SECONDS * self.context.chance())
@@ -254,6 +256,9 @@ class Upkeep:
         """Set the timers of an IKE SA that is up; attempts of ours that have not come so far are pointless now."""
         if sa.connection is None:
             return
+        for other in () if sa.connection.is_template else self.all_of(sa.connection.name):
+            if other.lineage is None and isinstance(other.state, BEFORE_AUTH):
+                other.forget(DownReason.COLLISION, "the peer was faster")
         lifetimes, now, timers = sa.connection.lifetimes, self.context.now, self.context.timers
         if lifetimes.rekey_after:
             early = lifetimes.rekey_after * lifetimes.jitter * self.context.chance()

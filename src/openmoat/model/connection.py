@@ -141,7 +141,7 @@ class IkeLifetimes:
     """The SA is deleted at this age, rekeyed or not."""
     jitter: float = 0.1
     """Part of `rekey_after` that is subtracted by chance, so that thousands do not rekey at once."""
-    liveness_after: float = 30.0
+    liveness_after: float = 15.0
     """Without a sign of life for so long, and with something sent, the peer is asked (RFC 7296 2.4)."""
 
     def __post_init__(self) -> None:

@@ -206,6 +206,7 @@ def _on_own_auth_back(sa: "IkeSa", answer: Answer) -> None:
     nonces = (state.initials.nonce_i, state.initials.nonce_r)
     if message.first(SecurityAssociation) is None:
         _answer(sa, payloads, [])
+        sa.registry.settle(sa)
         return
     create_child.answer_first(sa, message, nonces, lambda extra: _answer(sa, payloads, extra))
 
@@ -214,7 +215,6 @@ def _answer(sa: "IkeSa", payloads: list[Payload], child: list[Payload]) -> None:
     """Send the response; what failed of the Child SA does not fail the IKE SA (RFC 7296 2.21.2)."""
     sa.step(Established())
     sa.respond(ExchangeType.IKE_AUTH, [*payloads, *child])
-    sa.registry.settle(sa)
 
 
 # Both.

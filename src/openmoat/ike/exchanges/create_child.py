@@ -1,7 +1,6 @@
 """CREATE_CHILD_SA for Child SAs, both roles, new ones and rekeys; also the Child SA that IKE_AUTH makes (RFC 7296 1.3, 2.8)."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openmoat.crypto.kex import seed_size
@@ -30,10 +29,8 @@ from openmoat.ike.errors import (
 )
 from openmoat.ike.events import (
     Answer,
-    AskInstall,
     AskKeyPair,
     AskSharedSecret,
-    ChildKeys,
     ChildSa,
     DownReason,
     Installed,
@@ -41,15 +38,19 @@ from openmoat.ike.events import (
     Refused,
     RemoveChildSa,
     SharedSecret,
-    Unanswerable,
-    WeakPublicValue,
 )
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, is_lowest, judge
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteChildren
-from openmoat.ike.lineage import Lineage
+from openmoat.ike.exchanges.installation import (
+    ask_install,
+    child_sa,
+    lineage_of,
+    reason_of_notify,
+    refreshed,
+    refusal_text,
+)
 from openmoat.ike.message import Message
-from openmoat.ike.natt import esp_path
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import KeyExchange, Nonce, Notify, Payload
 from openmoat.model.connection import Child
@@ -63,7 +64,6 @@ __all__ = [
     "FirstChild",
     "NewChild",
     "answer_first",
-    "lineage_of",
     "on_request",
     "ours",
     "temporary_failure",
@@ -79,17 +79,10 @@ RETRY_REKEY = 20.0
 """Seconds after which a rekey that failed is tried again, while the old SA lives."""
 
 
-def lineage_of(sa: "IkeSa") -> Lineage:
-    """What an authenticated IKE SA has."""
-    if sa.lineage is None:
-        raise ValueError("IKE SA: not authenticated yet")
-    return sa.lineage
-
-
 class Creation(Exchange):
     """What the first Child SA and further ones have in common: terms, keys, installation."""
 
-    __slots__ = ("deleted", "installing", "replaces", "spec", "spi")
+    __slots__ = ("deleted", "installing", "replaces", "rival", "spec", "spi")
 
     def __init__(self, spec: Child, spi: int, replaces: int | None) -> None:
         super().__init__()
@@ -97,6 +90,8 @@ class Creation(Exchange):
         self.spi = spi
         self.replaces = replaces
         self.installing: ChildSa | None = None
+        self.rival: tuple[bytes, bytes] | None = None
+        """Nonces of an exchange of the peer with the same purpose. They decide even when its Child SA is gone again."""
         self.deleted: set[int] = set()
         """SPIs the peer has deleted before our response came: it may have made and deleted what we still wait for."""
 
@@ -130,12 +125,11 @@ class Creation(Exchange):
     def conclude(self, sa: "IkeSa", child: LiveChild) -> None:
         """The new SA is installed: send with it, unless the peer's exchange has won (RFC 7296 2.8.1)."""
         lineage = lineage_of(sa)
-        rival = self.rival(lineage)
         lineage.add(child)
         self.spi = 0
         if child.sa.remote_spi in self.deleted:
             lineage.remove(child.sa.local_spi, DownReason.PEER_DELETED)
-        elif rival is not None and is_lowest(child.nonces, rival.nonces):
+        elif self.rival is not None and is_lowest(child.nonces, self.rival):
             child.is_closing = True
             sa.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
         else:
@@ -143,16 +137,12 @@ class Creation(Exchange):
             close_old(sa, self.replaces)
         sa.finish(self)
 
-    def rival(self, lineage: Lineage) -> LiveChild | None:
-        """A Child SA that an exchange of the peer has made for the same purpose meanwhile."""
-        for child in lineage.children.values():
-            if child.is_ours or child.is_closing:
-                continue
-            is_successor = self.replaces is not None and child.sa.replaces == self.replaces
-            is_twin = self.replaces is None and child.spec.name == self.spec.name and not child.is_replaced
-            if is_successor or is_twin:
-                return child
-        return None
+    def meet(self, child: LiveChild) -> None:
+        """The peer has made a Child SA: is it for the same purpose, while our request is on its way?"""
+        is_successor = self.replaces is not None and child.sa.replaces == self.replaces
+        is_twin = self.replaces is None and child.sa.replaces is None and child.spec.name == self.spec.name
+        if self.is_sent and (is_successor or is_twin):
+            self.rival = child.nonces
 
     def fail(self, sa: "IkeSa", reason: DownReason, notify: int | None, text: str) -> None:
         """Tell why, and let whoever looks after the connection try again."""
@@ -298,7 +288,7 @@ class NewChild(Creation):
 
     def _on_error(self, sa: "IkeSa", error: Notify) -> None:
         lineage = lineage_of(sa)
-        if self.rival(lineage) is not None or (self.replaces is not None and not self._is_wanted(sa)):
+        if self.rival is not None or (self.replaces is not None and not self._is_wanted(sa)):
             # RFC 7296 2.8.1: the peer has done it before us, or what we wanted to rekey is gone.
             self._return_spi(sa)
             sa.finish(self)
@@ -362,7 +352,8 @@ def close_old(sa: "IkeSa", spi: int | None) -> None:
 
 def ours(sa: "IkeSa", spi: int | None) -> Ours:
     """What we are at, seen from the Child SA with this SPI of ours."""
-    if sa.is_over:
+    if sa.is_over or not sa.is_carrier:
+        # Not the carrier: a successor about which both sides' nonces have yet to decide. The peer must wait for that.
         return Ours.CLOSING_IKE
     child = sa.lineage.children.get(spi) if sa.lineage is not None and spi is not None else None
     if child is not None and (child.is_closing or child.is_replaced):
@@ -531,6 +522,8 @@ def adopt(sa: "IkeSa", child: LiveChild) -> None:
     lineage = lineage_of(sa)
     twin = lineage.lasting(child.spec.name) if child.sa.replaces is None else None
     lineage.add(child)
+    if isinstance(sa.exchange, Creation):
+        sa.exchange.meet(child)
     if child.sa.replaces is not None:
         if child.sa.replaces not in lineage.children:
             lineage.activate(child)
@@ -561,6 +554,7 @@ def answer_first(
     def on_live(child: LiveChild) -> None:
         respond(list(answer_payloads(terms, choice)))
         adopt(sa, child)
+        sa.registry.settle(sa)
 
     answering.install(sa, b"", on_live)
 
@@ -568,52 +562,4 @@ def answer_first(
 def _refuse_first(sa: "IkeSa", error: ProtocolError, respond: Callable[[list[Payload]], None]) -> None:
     sa.report(error, ExchangeType.IKE_AUTH, notify_sent=True)
     respond([Notify(error.notify, error.data)] if error.notify is not None else [])
-
-
-# Both.
-
-
-def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
-    """The Child SA as events tell it."""
-    lineage = lineage_of(sa)
-    return ChildSa(
-        connection=lineage.connection.name,
-        child=terms.spec.name,
-        peer=lineage.peer,
-        ike=sa.own_spi,
-        local_spi=terms.local_spi,
-        remote_spi=terms.remote_spi,
-        suite=terms.suite,
-        local=terms.local,
-        remote=terms.remote,
-        path=esp_path(sa.path, udp=sa.uses_udp),
-        udp=sa.uses_udp,
-        keepalive=sa.nat.own,
-        replaces=terms.replaces,
-    )
-
-
-def refreshed(sa: "IkeSa", child: ChildSa) -> ChildSa:
-    """The same after the installation: the peer may have moved meanwhile."""
-    path = esp_path(sa.path, udp=sa.uses_udp)
-    return child if path == child.path else replace(child, path=path)
-
-
-def ask_install(
-    sa: "IkeSa", child: ChildSa, keys: ChildKeys, on_answer: Callable[[Answer], None], *, for_peer: bool
-) -> None:
-    """Question with the keys; they are kept nowhere else."""
-    sa.ask(lambda t: AskInstall(t, child, keys), on_answer, for_peer=for_peer)
-
-
-def reason_of_notify(kind: NotifyType) -> DownReason:
-    """What an error notify of the peer means for a Child SA."""
-    common = {NotifyType.NO_PROPOSAL_CHOSEN, NotifyType.TS_UNACCEPTABLE, NotifyType.INVALID_KE_PAYLOAD}
-    return DownReason.NO_COMMON_GROUND if kind in common else DownReason.REFUSED
-
-
-def refusal_text(answer: Answer) -> str:
-    """Why a question was not answered as hoped."""
-    if isinstance(answer, (Refused, Unanswerable, WeakPublicValue)):
-        return answer.text
-    return f"answered with {type(answer).__name__}"
+    sa.registry.settle(sa)

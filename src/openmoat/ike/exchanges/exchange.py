@@ -1,7 +1,7 @@
 """What an exchange of ours on an established IKE SA is: an object that asks, sends, hears, and then is over."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from openmoat.ike.events import DownReason
 from openmoat.ike.exchanges.collisions import Ours
@@ -17,6 +17,9 @@ class Exchange(ABC):
     """At most one of ours is open on an IKE SA; others wait their turn."""
 
     __slots__ = ("is_sent",)
+
+    delays_delete: ClassVar[bool] = False
+    """An IKE SA is not deleted while it is open: what would be deleted is not known before it is over."""
 
     def __init__(self) -> None:
         self.is_sent = False

@@ -12,20 +12,14 @@ from openmoat.ike.context import Timer
 from openmoat.ike.errors import Busy, MalformedMessage, PeerMisbehaved, WrongKeyExchange
 from openmoat.ike.events import Answer, AskKeyPair, AskSharedSecret, DownReason, KeyPair, SharedSecret
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.exchanges.create_child import (
-    NONCE_SIZE,
-    lineage_of,
-    ours,
-    reason_of_notify,
-    refusal_text,
-    temporary_failure,
-)
+from openmoat.ike.exchanges.create_child import NONCE_SIZE, ours, temporary_failure
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteIke
+from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import KeyExchange, Nonce, Notify, SecurityAssociation
-from openmoat.ike.states import Dead, Deleting, Established, Superseded
+from openmoat.ike.states import Closed, Dead, Deleting, Established, Superseded
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
@@ -41,6 +35,7 @@ class RekeyIke(Exchange):
     """Give the IKE SA a successor, which inherits its Child SAs."""
 
     __slots__ = ("attempts", "changes", "method", "new_spi", "nonce", "private", "rival")
+    delays_delete = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +58,7 @@ class RekeyIke(Exchange):
 
     def start(self, sa: "IkeSa") -> None:
         """See `Exchange.start`."""
-        if not isinstance(sa.state, Established):
+        if not isinstance(sa.state, Established) or not sa.is_carrier:
             sa.finish(self)
             return
         method = self.method or lineage_of(sa).connection.proposals[0].key_exchanges[0].id
@@ -113,15 +108,15 @@ class RekeyIke(Exchange):
             raise PeerMisbehaved(f"KE response: {refusal_text(answer)}")
         new = successor(sa, self.new_spi, peer_spi, suite, nonces, answer.secret, is_initiator=True)
         rival = self.rival
-        if rival is not None and not isinstance(rival.state, (Deleting, Dead)) and is_lowest(nonces, rival.nonces):
-            inherit(sa, rival)
+        if rival is not None and is_lowest(nonces, rival.nonces):
             new.delete(DownReason.COLLISION)
-        else:
-            inherit(sa, new)
-            if rival is not None:
-                # Its creator deletes it; if that news is lost with the old IKE SA, we forget it by ourselves.
-                rival.expire()
-            sa.want(DeleteIke(), first=True)
+            self._yield(sa)
+            return
+        inherit(sa, new)
+        if rival is not None:
+            # Its creator deletes it; if that news is lost with the old IKE SA, we forget it by ourselves.
+            rival.expire()
+        sa.want(DeleteIke(), first=True)
         sa.finish(self)
 
     def _on_error(self, sa: "IkeSa", error: Notify) -> None:
@@ -140,10 +135,13 @@ class RekeyIke(Exchange):
             self._fail(sa, reason_of_notify(error.type), int(error.type), text)
 
     def _yield(self, sa: "IkeSa") -> None:
+        """The peer's successor is the one; if the peer has deleted it already, all of it is over."""
         rival, self.rival = self.rival, None
-        if rival is not None and not isinstance(rival.state, (Deleting, Dead)):
+        if rival is not None and not is_gone(rival):
             inherit(sa, rival)
-        sa.finish(self)
+            sa.finish(self)
+        else:
+            sa.delete(DownReason.PEER_DELETED)
 
     def _change_method(self, sa: "IkeSa", error: Notify) -> bool:
         wanted = KeMethod(int.from_bytes(error.data, "big"))
@@ -163,8 +161,15 @@ class RekeyIke(Exchange):
         """See `Exchange.on_end`."""
         # The old IKE SA ends while both sides rekey it: what the peer made carries on (2.8.2).
         rival, self.rival = self.rival, None
-        if rival is not None and sa.is_carrier and not isinstance(rival.state, (Deleting, Dead)):
+        if rival is not None and sa.is_carrier and not is_gone(rival):
             adopt(sa, rival)
+            if sa.end_wanted is not None:
+                rival.delete(*sa.end_wanted)
+
+
+def is_gone(sa: "IkeSa") -> bool:
+    """Whether it cannot carry anything any more."""
+    return isinstance(sa.state, (Deleting, Closed, Dead))
 
 
 class AnswerRekey(PeerExchange):

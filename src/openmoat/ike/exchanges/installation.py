@@ -1,0 +1,78 @@
+"""What every exchange that makes a Child SA needs: the Child SA as events tell it, and the question that installs it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from openmoat.ike.child_sa import ChildTerms
+from openmoat.ike.events import (
+    Answer,
+    AskInstall,
+    ChildKeys,
+    ChildSa,
+    DownReason,
+    Refused,
+    Unanswerable,
+    WeakPublicValue,
+)
+from openmoat.ike.lineage import Lineage
+from openmoat.ike.natt import esp_path
+from openmoat.ike.numbers import NotifyType
+
+if TYPE_CHECKING:
+    from openmoat.ike.ike_sa import IkeSa
+
+__all__ = ["ask_install", "child_sa", "lineage_of", "reason_of_notify", "refreshed", "refusal_text"]
+
+
+def lineage_of(sa: "IkeSa") -> Lineage:
+    """What an authenticated IKE SA has."""
+    if sa.lineage is None:
+        raise ValueError("IKE SA: not authenticated yet")
+    return sa.lineage
+
+
+def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
+    """The Child SA as events tell it."""
+    lineage = lineage_of(sa)
+    return ChildSa(
+        connection=lineage.connection.name,
+        child=terms.spec.name,
+        peer=lineage.peer,
+        ike=sa.own_spi,
+        local_spi=terms.local_spi,
+        remote_spi=terms.remote_spi,
+        suite=terms.suite,
+        local=terms.local,
+        remote=terms.remote,
+        path=esp_path(sa.path, udp=sa.uses_udp),
+        udp=sa.uses_udp,
+        keepalive=sa.nat.own,
+        replaces=terms.replaces,
+    )
+
+
+def refreshed(sa: "IkeSa", child: ChildSa) -> ChildSa:
+    """The same after the installation: the peer may have moved meanwhile."""
+    path = esp_path(sa.path, udp=sa.uses_udp)
+    return child if path == child.path else replace(child, path=path)
+
+
+def ask_install(
+    sa: "IkeSa", child: ChildSa, keys: ChildKeys, on_answer: Callable[[Answer], None], *, for_peer: bool
+) -> None:
+    """Question with the keys; they are kept nowhere else."""
+    sa.ask(lambda t: AskInstall(t, child, keys), on_answer, for_peer=for_peer)
+
+
+def reason_of_notify(kind: NotifyType) -> DownReason:
+    """What an error notify of the peer means for a Child SA."""
+    common = {NotifyType.NO_PROPOSAL_CHOSEN, NotifyType.TS_UNACCEPTABLE, NotifyType.INVALID_KE_PAYLOAD}
+    return DownReason.NO_COMMON_GROUND if kind in common else DownReason.REFUSED
+
+
+def refusal_text(answer: Answer) -> str:
+    """Why a question was not answered as hoped."""
+    if isinstance(answer, (Refused, Unanswerable, WeakPublicValue)):
+        return answer.text
+    return f"answered with {type(answer).__name__}"

@@ -1,0 +1,157 @@
+"""Exchanges of both sides that touch the same SA (RFC 7296 2.8.1, 2.8.2, 2.25), and who wins."""
+
+import itertools
+
+import pytest
+
+from openmoat.ike.events import ChildSaDown, DownReason
+from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, is_lowest, judge
+from openmoat.ike.message import Header
+from scenario.chaos import faults
+from scenario.link import Host, Link, two_hosts
+
+VERBS = ("rekey_child", "rekey_ike", "delete_child", "delete_ike", "probe")
+
+
+def establish(link: Link) -> tuple[Host, Host]:
+    home, portal = two_hosts(link)
+    link.settle()
+    return home, portal
+
+
+def do(host: Host, verb: str) -> None:
+    host.do(verb, host.child().local_spi if verb.endswith("child") else host.ike().ike)
+
+
+def test_the_table_has_a_verdict_for_every_pair() -> None:
+    assert set(COLLISIONS) == set(itertools.product(Ours, Theirs))
+
+
+def test_the_table_says_what_the_rfc_says() -> None:
+    assert judge(Ours.CLOSING_THIS_CHILD, Theirs.REKEY_CHILD) is Verdict.TEMPORARY_FAILURE
+    assert judge(Ours.REKEYING_THIS_CHILD, Theirs.REKEY_CHILD) is Verdict.ANSWER_AND_COMPARE
+    assert judge(Ours.NOTHING, Theirs.REKEY_MISSING_CHILD) is Verdict.CHILD_SA_NOT_FOUND
+    assert judge(Ours.CLOSING_THIS_CHILD, Theirs.DELETE_CHILD) is Verdict.ANSWER_WITHOUT_DELETE
+    assert judge(Ours.REKEYING_THIS_CHILD, Theirs.DELETE_CHILD) is Verdict.ANSWER
+    assert judge(Ours.NOTHING, Theirs.DELETE_MISSING_CHILD) is Verdict.ANSWER_WITHOUT_DELETE
+    for busy in (Ours.CREATING_CHILD, Ours.REKEYING_THIS_CHILD, Ours.CLOSING_CHILD):
+        assert judge(busy, Theirs.REKEY_IKE) is Verdict.TEMPORARY_FAILURE
+    assert judge(Ours.REKEYING_IKE, Theirs.REKEY_IKE) is Verdict.ANSWER_AND_COMPARE
+    assert judge(Ours.CLOSING_IKE, Theirs.REKEY_IKE) is Verdict.TEMPORARY_FAILURE
+    assert judge(Ours.REKEYING_IKE, Theirs.DELETE_IKE) is Verdict.ANSWER_AND_FORGET_OURS
+    assert judge(Ours.CLOSING_IKE, Theirs.DELETE_IKE) is Verdict.ANSWER_AND_FORGET_OURS
+    for theirs in (Theirs.CREATE_CHILD, Theirs.REKEY_CHILD):
+        assert judge(Ours.REKEYING_IKE, theirs) is Verdict.TEMPORARY_FAILURE
+    assert judge(Ours.REKEYING_IKE, Theirs.DELETE_CHILD) is Verdict.ANSWER
+
+
+def test_the_lowest_nonce_is_found_octet_by_octet_and_the_shorter_is_the_lower() -> None:
+    assert is_lowest((b"\x01\xff", b"\x09"), (b"\x02\x00", b"\x03"))
+    assert not is_lowest((b"\x02\x00", b"\x03"), (b"\x01\xff", b"\x09"))
+    assert is_lowest((b"\x01\x02", b"\x09"), (b"\x01\x02\x00", b"\x09"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_child_rekey_collision_leaves_the_sa_without_the_lowest_nonce(seed: int) -> None:
+    link = Link(seed)
+    home, portal = establish(link)
+    do(home, "rekey_child")
+    do(portal, "rekey_child")
+    link.deliver()  # req1: N(REKEY_SA), SA, Ni1 -->
+    link.deliver()  # <-- req2: N(REKEY_SA), SA, Ni2
+    link.deliver()  # resp1
+    link.deliver()  # resp2
+    assert len(home.sas) == len(portal.sas) == 3
+    link.settle()  # each deletes what is its own to delete
+    assert faults(home, portal) == []
+    reasons = sorted(event.reason.name for host in (home, portal) for event in host.told(ChildSaDown))
+    assert reasons == ["COLLISION", "PEER_DELETED", "REKEYED", "REKEYED"]
+
+
+def test_a_rekey_the_peer_has_not_noticed_is_answered_with_temporary_failure_and_dropped() -> None:
+    link = Link()
+    home, portal = establish(link)
+    do(home, "rekey_child")
+    link.flights.clear()  # req1 is lost
+    do(portal, "rekey_child")
+    link.settle()  # the portal's rekey goes through, its Delete too
+    link.run(2)  # req1 comes again: CHILD_SA_NOT_FOUND, which home can ignore
+    assert faults(home, portal) == []
+    assert len(home.told(ChildSaDown)) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_ike_rekey_collision_leaves_one_ike_sa_with_all_children(seed: int) -> None:
+    link = Link(seed)
+    home, portal = establish(link)
+    spi = home.child().local_spi
+    do(home, "rekey_ike")
+    do(portal, "rekey_ike")
+    link.settle()
+    assert faults(home, portal) == []
+    assert home.child().local_spi == spi
+    assert not home.told(ChildSaDown)
+
+
+def test_an_ike_rekey_that_only_one_side_noticed_ends_with_the_delete_of_the_other() -> None:
+    link = Link()
+    home, portal = establish(link)
+    do(home, "rekey_ike")
+    do(portal, "rekey_ike")
+    lost = next(f for f in link.flights if f.target is home)
+    link.flights.remove(lost)  # req2 is lost: only the portal knows of both
+    link.settle()
+    link.run(3)
+    assert faults(home, portal) == []
+
+
+@pytest.mark.parametrize("ours", VERBS)
+@pytest.mark.parametrize("theirs", VERBS)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
+def test_every_pair_of_exchanges_in_every_order_leaves_one_child(
+    ours: str, theirs: str, order: tuple[int, int]
+) -> None:
+    for lost in (None, 0, 1):
+        link = Link()
+        home, portal = establish(link)
+        do(home, ours)
+        do(portal, theirs)
+        flights = sorted(link.flights)
+        for place, index in enumerate(order):
+            if index < len(flights):
+                flights[index].at = link.now + 0.001 * (place + 1)
+        if lost is not None and lost < len(flights):
+            flights.pop(lost)
+        link.flights = flights
+        link.flights.sort()
+        link.run(60)
+        assert faults(home, portal) == [], (lost, home.events, portal.events)
+
+
+def test_a_child_rekeyed_twice_before_its_delete_has_one_successor() -> None:
+    link = Link()
+    home, portal = establish(link)
+    old = home.child().local_spi
+    home.do("rekey_child", old)
+    link.deliver()
+    link.deliver()
+    home.do("rekey_child", old)  # it is about to be deleted: nothing happens
+    link.settle()
+    assert faults(home, portal) == []
+
+
+def test_a_delete_that_overtakes_the_response_which_made_the_child_is_remembered() -> None:
+    link = Link()
+    home, portal = establish(link)
+    home.do("rekey_child", home.child().local_spi)
+    link.deliver()  # the request arrives, the response is on its way
+    response = link.flights[0]
+    new = max(portal.sas)
+    portal.do("delete_child", new)
+    request = next(f for f in link.flights if f is not response)
+    assert not Header.parse(request.octets).is_response
+    response.at, request.at = request.at + 1, response.at
+    link.flights.sort()
+    link.run(5)
+    assert faults(home, portal) == []
+    assert DownReason.PEER_DELETED in {event.reason for event in home.told(ChildSaDown)}
