@@ -1,5 +1,6 @@
 """The guard in a real kernel: what goes around the tunnel, with the device there, gone, and never there."""
 
+import asyncio
 import ipaddress
 import os
 import subprocess
@@ -10,9 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import dns.asyncquery
+import dns.exception
+import dns.message
 import pytest
 
 from interop.hosts import Host, hosts, link
+from openmoat.daemon.lookups import outer_backend
 from openmoat.net import Network
 from openmoat.system.names import OUTER_MARK
 from openmoat.system.reconcile import HostState, OnStop, Reconciler, SourceRoute, TunnelRoute
@@ -247,6 +252,29 @@ def test_a_whole_house_tunnel_keeps_dhcp(street: Street, tmp_path: Path) -> None
         time.sleep(0.05)
     assert "lease" in street.gateway.run(f'python3 -c "{renew}"')
     assert server.wait() == 0
+
+
+def test_a_whole_house_tunnel_lets_our_own_look_up_of_a_peer_out_and_no_other(street: Street) -> None:
+    serve = (
+        "import socket as s, dns.message as m, dns.rrset as r; k = s.socket(s.AF_INET, s.SOCK_DGRAM);"
+        "k.bind(('203.0.113.5', 53)); k.settimeout(9); o, a = k.recvfrom(999); q = m.from_wire(o); x = m.make_response(q);"
+        "x.answer = [r.from_text(q.question[0].name, 60, 'IN', 'A', '192.0.2.7')]; k.sendto(x.to_wire(), a)"
+    )
+    street.gateway.run("sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    question = dns.message.make_query("portal.example", "A")
+    with street.gateway.inside():
+        tun = guarded_tun(WHOLE_HOUSE)
+        server = subprocess.Popen(["ip", "netns", "exec", street.isp.name, sys.executable, "-c", serve])
+        for _ in range(100):
+            if "203.0.113.5:53 " in street.isp.run("ss -ulnH"):
+                break
+            time.sleep(0.05)
+        with pytest.raises(dns.exception.Timeout):
+            asyncio.run(dns.asyncquery.udp(question, "203.0.113.5", timeout=0.5))
+        answer = asyncio.run(dns.asyncquery.udp(question, "203.0.113.5", timeout=5, backend=outer_backend()))
+        assert "192.0.2.7" in answer.to_text()
+        assert server.wait() == 0
+        os.close(tun)
 
 
 def test_a_private_network_outside_stays_but_a_public_one_a_stranger_gave_does_not(street: Street) -> None:

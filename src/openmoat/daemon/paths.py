@@ -15,6 +15,7 @@ import dns.asyncresolver
 import dns.exception
 import dns.resolver
 
+from openmoat.daemon.lookups import outer_backend
 from openmoat.ike.events import AskPath, Paths
 from openmoat.model.connection import Connection
 from openmoat.net import IKE_PORT, Address, HostPort, Path
@@ -69,8 +70,9 @@ class Names:
         except dns.resolver.NoResolverConfiguration:
             return (), 0.0
         resolver.lifetime = LOOKUP_SECONDS
+        backend = outer_backend()
         answers = await asyncio.gather(
-            *(resolver.resolve(name, kind) for kind in ("AAAA", "A")), return_exceptions=True
+            *(resolver.resolve(name, kind, backend=backend) for kind in ("AAAA", "A")), return_exceptions=True
         )
         found: list[Address] = []
         ttl = MAX_TTL
