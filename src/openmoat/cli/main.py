@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -249,6 +250,36 @@ def check(
     print_json_or_text(
         {"schema": "moat.check/1", "ok": True, "faults": [], "connections": names}, text, as_json=as_json
     )
+
+
+@app.command(epilog=EXIT_HELP)
+def init(
+    directory: Annotated[Path, typer.Option(help="Where configuration and key go.")] = Path("/etc/openmoat"),
+    identity: Annotated[str, typer.Option(help="Who this host says it is; its full name by default.")] = "",
+    unit: Annotated[str, typer.Option(help="Unit file for systemd; empty makes none.")] = (
+        "/etc/systemd/system/moatd.service"
+    ),
+    users: Annotated[bool, typer.Option(help="Make the user moatd and the group moat.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Make this host ready for moatd.
+
+    User and groups, a key, a first configuration and the systemd unit, where they are not there yet.
+    """
+    from openmoat.cli.init import initialize
+
+    try:
+        done = initialize(directory, Path(unit) if unit else None, identity, with_users=users)
+    except SystemFault as error:
+        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), "become root"), as_json=as_json)
+    lines = [
+        *(done.steps or ("everything was there already",)),
+        f'the other side needs, as its peer: identity = "{done.identity}"',
+        f'                                   key = "{done.public_key}"',
+        f"next: write a connection into {directory}/moat.toml, then: systemctl enable --now moatd",
+    ]
+    fields = {"schema": "moat.init/1", "steps": done.steps, "identity": done.identity, "key": done.public_key}
+    print_json_or_text(fields, "\n".join(lines), as_json=as_json)
 
 
 def main() -> None:

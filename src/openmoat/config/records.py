@@ -44,6 +44,8 @@ Place = tuple[KeyPath, str]
 class Files:
     """Key files that were read, each once; thousands of connections may name the same one."""
 
+    owners: frozenset[int] = frozenset()
+    """Users beside root and us whose secrets are taken: whoever owns the configuration decides everything anyway."""
     psks: dict[str, Secret] = field(default_factory=dict)
     private_keys: dict[str, Secret] = field(default_factory=dict)
     public_keys: dict[str, bytes] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Files:
         """Read a shared secret: the text of the file without the end of its last line. `ValueError` says what is wrong."""
         name = str(file)
         if name not in self.psks:
-            octets = _read(file, MAX_KEY_FILE, is_secret=True).rstrip(b"\r\n")
+            octets = _read(file, MAX_KEY_FILE, owners=self.owners | {0, os.geteuid()}).rstrip(b"\r\n")
             if not MIN_PSK <= len(octets) <= MAX_PSK:
                 raise ValueError(f"{file}: a shared secret of {MIN_PSK} to {MAX_PSK} octets, {len(octets)} came")
             self.psks[name] = Secret(octets)
@@ -65,7 +67,7 @@ class Files:
         """Read a private key and check that it is one."""
         name = str(file)
         if name not in self.private_keys:
-            octets = _read(file, MAX_KEY_FILE, is_secret=True)
+            octets = _read(file, MAX_KEY_FILE, owners=self.owners | {0, os.geteuid()})
             try:
                 self.public_keys[name] = spki_of(load_private_key(octets))
             except CryptoError as error:
@@ -279,16 +281,16 @@ def _times(soft: float | None, hard: float | None, default_soft: float, default_
     return soft, soft * default_hard / default_soft if hard is None else hard
 
 
-def _read(file: Path, limit: int, *, is_secret: bool = False) -> bytes:
-    """Octets of a regular file. One that others may read is refused as a secret (as ssh does, for the same reason)."""
+def _read(file: Path, limit: int, *, owners: frozenset[int] = frozenset()) -> bytes:
+    """Octets of a regular file. With `owners` it is a secret: one that others may read or own is refused (as ssh does)."""
     try:
         # Without O_NONBLOCK a named pipe in the place of a key would hold the daemon for ever.
         with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{file} is not a file")
-            if is_secret:
-                _check_owner(file, status)
+            if owners:
+                _check_owner(file, status, owners)
             octets = stream.read(limit + 1)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
@@ -297,8 +299,10 @@ def _read(file: Path, limit: int, *, is_secret: bool = False) -> bytes:
     return octets
 
 
-def _check_owner(file: Path, status: os.stat_result) -> None:
+def _check_owner(file: Path, status: os.stat_result, owners: frozenset[int]) -> None:
     if status.st_mode & 0o077:
         raise ValueError(f"{file} can be read by others (mode {status.st_mode & 0o777:03o}); chmod 600 {file}")
-    if status.st_uid not in {0, os.geteuid()}:
-        raise ValueError(f"{file} belongs to user {status.st_uid}, not to root or to us; chown root {file}")
+    if status.st_uid not in owners:
+        raise ValueError(
+            f"{file} belongs to user {status.st_uid}, not to root, to us or to the owner of the configuration; chown root {file}"
+        )

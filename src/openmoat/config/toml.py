@@ -4,6 +4,7 @@ Relative file names are relative to the file they stand in. Reading is all that 
 """
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,9 +51,10 @@ def load(file: Path | str) -> Configuration:
 class _Text:
     """One file: its octets as a tree, and the lines of its keys."""
 
-    def __init__(self, file: Path, text: str, tree: dict[str, Any]) -> None:
+    def __init__(self, file: Path, text: str, tree: dict[str, Any], owner: int) -> None:
         self.file = file
         self.tree = tree
+        self.owner = owner
         self._text = text
         self._index: LineIndex | None = None
 
@@ -76,6 +78,7 @@ class _Loader:
         settings = Settings()
         main = self._read(self._file)
         if main is not None:
+            self._files.owners = frozenset({main.owner})
             settings = self._settings(main)
             self._take_connections(main)
             for included in self._included(main):
@@ -88,11 +91,13 @@ class _Loader:
 
     def _read(self, file: Path) -> _Text | None:
         try:
-            octets = file.read_bytes()
+            with file.open("rb") as stream:
+                owner = os.fstat(stream.fileno()).st_uid
+                octets = stream.read(MAX_FILE + 1)
             if len(octets) > MAX_FILE:
-                raise ValueError(f"at most {MAX_FILE} octets, {len(octets)} came")
+                raise ValueError(f"at most {MAX_FILE} octets, more came")
             text = octets.decode()
-            return _Text(file, text, tomllib.loads(text))
+            return _Text(file, text, tomllib.loads(text), owner)
         except OSError as error:
             self._faults.append(Fault(str(file), 0, f"cannot be read: {error.strerror}"))
         except UnicodeDecodeError as error:

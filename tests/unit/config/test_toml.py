@@ -229,7 +229,14 @@ def test_a_secret_of_somebody_else_is_refused(folder: Folder, monkeypatch: pytes
         os.chown(folder.path / "home.psk", 12345, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert "not to root or to us" in folder.faults(RECORD)[0]
+    assert "not to root, to us or to the owner" in folder.faults(RECORD)[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_may_read_the_secrets_of_whoever_owns_the_configuration(folder: Folder) -> None:
+    os.chown(folder.path / "home.psk", 12345, -1)
+    os.chown(folder.write("moat.toml", RECORD), 12345, -1)
+    assert load(folder.path / "moat.toml").psks
 
 
 def test_a_short_secret_is_refused(folder: Folder) -> None:
