@@ -84,7 +84,9 @@ class HostKeeper:
         """Until cancelled."""
         while True:
             try:
-                await asyncio.wait_for(self._is_wanted.wait(), RETRY_SECONDS if self.fault else PERIOD_SECONDS)
+                # Not wait_for: in Python 3.11 it can swallow a cancellation that comes with the event.
+                async with asyncio.timeout(RETRY_SECONDS if self.fault else PERIOD_SECONDS):
+                    await self._is_wanted.wait()
                 # Changes come in swarms: an interface brings its addresses, and they their routes.
                 await asyncio.sleep(SWARM_SECONDS)
             except TimeoutError:

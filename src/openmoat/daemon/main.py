@@ -31,8 +31,10 @@ from openmoat.daemon.policies import Policies
 from openmoat.daemon.server import Server, open_socket
 from openmoat.daemon.watchdog import Watchdog
 from openmoat.dataplane.backend import Acquire, Backend
+from openmoat.dataplane.engine_wire import EngineWire
+from openmoat.dataplane.userspace import UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Wire
-from openmoat.errors import ConfigError, DeviceError, MoatError
+from openmoat.errors import ConfigError, MoatError
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import Endpoint
 from openmoat.ike.events import ChildSaDown, ChildSaUp, Event, IkeSaDown, IkeSaKeys, IkeSaUp
@@ -41,6 +43,7 @@ from openmoat.net import Address
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
 from openmoat.system.routes import route_to
+from openmoat.system.sockets import open_all
 
 __all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "main"]
 
@@ -138,9 +141,9 @@ class Daemon:
             self.watchdog.tell("READY=1")
             await should_stop.wait()
             self.watchdog.tell("STOPPING=1")
-            await self.stop()
             for task in running:
                 task.cancel()
+            await self.stop()
 
     async def stop(self) -> None:
         """Delete all SAs, with some patience; then close what was opened."""
@@ -283,5 +286,14 @@ def set_up_logging(level: str) -> None:
 
 
 def open_data_plane(settings: Settings) -> tuple[Backend, Wire]:
-    """The packet engine over a TUN device and the outer sockets."""
-    raise DeviceError(f"{settings.device}: no packet engine is built in")
+    """The packet engine over a TUN device and the outer sockets; it keeps duplicates of the descriptors."""
+    descriptors = open_all(settings.device, ports=(settings.ike_port, settings.natt_port))
+    try:
+        engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw)
+    finally:
+        descriptors.close()
+    return UserspaceBackend(engine), EngineWire(engine)
+
+
+if __name__ == "__main__":
+    main()

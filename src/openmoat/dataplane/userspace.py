@@ -228,7 +228,7 @@ def _integrity(suite: EspSuite) -> int:
     return int(suite.integrity.id) if suite.integrity else 0
 
 
-def _selectors(selectors: Selectors) -> list[_native.Selector]:
+def _selectors(selectors: Selectors) -> "list[_native.Selector]":
     return [(s.start.packed, s.end.packed, s.protocol, s.start_port, s.end_port) for s in selectors]
 
 
