@@ -96,8 +96,9 @@ def check_chain(
         raise BadCertificate("certificate: the peer sent none")
     if len(certificates) > MAX_CERTIFICATES:
         raise BadCertificate(f"certificates: at most {MAX_CERTIFICATES}, {len(certificates)} came")
-    leaf, *others = (_Parsed.read(octets) for octets in certificates)
-    search = _Search([_parsed_root(octets) for octets in roots], others, datetime.fromtimestamp(at, UTC))
+    leaf = _Parsed.read(certificates[0])
+    search = _Search([_parsed_root(octets) for octets in roots], datetime.fromtimestamp(at, UTC))
+    search.add(certificates[1:])
     _check_end_entity(leaf)
     check_identity(leaf.certificate, identity)
     search.find(leaf)
@@ -194,11 +195,19 @@ class _Search:
     """A path from an end entity to one of the roots, by names and signatures, depth first."""
 
     roots: list[_Parsed]
-    others: list[_Parsed]
     now: datetime
+    others: list[_Parsed] = field(default_factory=list)
     checks_left: int = MAX_SIGNATURE_CHECKS
     reasons: list[str] = field(default_factory=list)
     """Why a path that came nearest to a root did not reach it; the first is told."""
+
+    def add(self, certificates: Iterable[bytes]) -> None:
+        """Authorities that the peer sent beside its own certificate. One that is of no use may stand beside a better path."""
+        for octets in certificates:
+            try:
+                self.others.append(_Parsed.read(octets))
+            except BadCertificate as error:
+                self.reasons.append(str(error))
 
     def find(self, leaf: _Parsed) -> None:
         """`BadCertificate` unless there is a path that is good as a whole."""
