@@ -193,7 +193,7 @@ fn a_packet_larger_than_the_plan_is_treated_as_its_rungs_say() {
             Rung::Refuse => {
                 let answer = first.expect();
                 assert!(is_checksummed(&answer));
-                assert_eq!(answer[12..16], [10, 1, 255, 1]);
+                assert_eq!(answer[12..16], [10, 2, 0, 1]);
                 assert_eq!(answer[26..28], 1_422_u16.to_be_bytes());
                 assert_eq!(first.drops("too-big"), 1);
             }

@@ -300,8 +300,12 @@ impl OutboundWorker {
         if reason != DropReason::TooBig {
             return;
         }
-        let source = plan.icmp_source(inner.packet.flow.source.is_ipv6());
-        if source.is_some() {
+        // The error goes to the host itself, which would not believe a packet from one of its own addresses: so it comes
+        // from where the packet was to go. The address of the plan only says whether errors are wanted.
+        if plan
+            .icmp_source(inner.packet.flow.source.is_ipv6())
+            .is_some()
+        {
             let complaint = Complaint::TooBig(plan.inner_room);
             let (shared, now, rate) = (&self.shared, self.now, plan.too_big_per_second);
             self.answers.complain(
@@ -310,7 +314,7 @@ impl OutboundWorker {
                 complaint,
                 &inner.packet,
                 inner.octets,
-                source,
+                None,
                 rate,
             );
         }
