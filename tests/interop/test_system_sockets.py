@@ -58,6 +58,15 @@ def test_the_tun_device_takes_packets_of_any_size_and_vanishes_with_its_descript
     assert "moat7" not in gateway.run("ip link")
 
 
+def test_the_tun_device_has_ipv6_although_the_host_gives_it_to_no_interface(pair: tuple[Host, Host]) -> None:
+    gateway, _ = pair
+    gateway.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+    [tun] = open_tun("moat0")
+    gateway.run("ip -6 route add fd02::/16 dev moat0 table 7700")
+    assert "inet6" not in gateway.run("ip addr show moat0")
+    os.close(tun)
+
+
 def test_a_taken_port_500_names_the_likely_culprit_and_the_remedy(pair: tuple[Host, Host]) -> None:
     first = open_udp(500)
     try:

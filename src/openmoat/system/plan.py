@@ -41,6 +41,8 @@ class HostView:
     addresses: tuple[InterfaceAddress, ...] = ()
     routes: tuple[HostRoute, ...] = ()
     """Of the main table; left empty where the plan does not need them (see `needs_routes`)."""
+    has_ipv6: bool = True
+    """Without it, there is nothing to route by IPv6, and nothing to leak."""
     settings: Mapping[str, int] = field(default_factory=dict)
     """Values of those that `sysctls` has names for."""
 
@@ -76,6 +78,8 @@ class _Draft:
 
     def put(self, route: Route) -> None:
         """Put a route in its place; of two with sizes there, the smaller sizes stay."""
+        if route.prefix.version == 6 and not self.view.has_ipv6:
+            return
         known = self.routes.setdefault((route.table, route.metric), {}).setdefault(route.prefix, route)
         if known is not route and not 0 < known.mtu < route.mtu:
             self.routes[route.table, route.metric][route.prefix] = route
@@ -228,7 +232,8 @@ def _inside(inner: Network, outer: Network) -> bool:
 
 def _rules(draft: _Draft) -> frozenset[Rule]:
     rules = {table_rule(version) for version in draft.versions(ROUTE_TABLE)}
-    rules |= {source_rule(row.source, row.route.prefix) for row in draft.state.source_routes}
+    versions = draft.versions(SOURCE_TABLE)
+    rules |= {source_rule(r.source, r.route.prefix) for r in draft.state.source_routes if r.source.version in versions}
     if ALL_IPV4 in draft.guarded or any(row.route.prefix == ALL_IPV4 for row in draft.state.source_routes):
         rules |= {dhcp_rule(), end_rule()}
     return frozenset(rules)

@@ -178,6 +178,7 @@ def _look(netlink: Netlink, state: HostState) -> HostView:
         links=links,
         addresses=read_addresses(netlink),
         routes=read_host_routes(netlink) if needs_routes(state) else (),
+        has_ipv6=sysctls.has_ipv6(),
         settings=sysctls.read(names),
     )
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from openmoat.errors import DeviceError, SystemFault
 from openmoat.net import IKE_PORT, NATT_PORT
+from openmoat.system import sysctls
 from openmoat.system.links import set_up_tun
 from openmoat.system.names import DEVICE, OUTER_MARK
 from openmoat.system.netlink import Netlink
@@ -91,6 +92,8 @@ def open_tun(device: str = DEVICE, queues: int = 1) -> tuple[int, ...]:
             opened.append(os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
             flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE
             fcntl.ioctl(opened[-1], TUNSETIFF, IFREQ.pack(device.encode(), flags))
+        # Some hosts switch IPv6 off on all new interfaces; what is carried inside ours is not their concern.
+        sysctls.write(sysctls.disable_ipv6(device), 0)
         with Netlink() as netlink:
             set_up_tun(netlink, socket.if_nametoindex(device))
     except BaseException as error:

@@ -11,6 +11,8 @@ __all__ = [
     "IPV6_FORWARD",
     "Setting",
     "accept_ra",
+    "disable_ipv6",
+    "has_ipv6",
     "parse_restore",
     "read",
     "restore_row",
@@ -46,6 +48,16 @@ def rp_filter(device: str) -> str:
 def accept_ra(device: str) -> str:
     """Name of the wish to hear router advertisements: 1 as long as the host does not forward, 2 always."""
     return f"net/ipv6/conf/{device}/accept_ra"
+
+
+def disable_ipv6(device: str) -> str:
+    """Name of the switch that takes IPv6 from an interface."""
+    return f"net/ipv6/conf/{device}/disable_ipv6"
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all (`ipv6.disable=1` takes it away as a whole)."""
+    return (ROOT / "net/ipv6").exists()
 
 
 def read(names: Iterable[str]) -> dict[str, int]:

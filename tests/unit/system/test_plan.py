@@ -109,6 +109,12 @@ def test_a_whole_house_tunnel_for_ipv4_alone_refuses_ipv6_and_not_the_other_way_
     assert {route.prefix.version for route in plan(only_ipv6, VIEW).routes} == {6}
 
 
+def test_a_kernel_without_ipv6_gets_no_ipv6_routes_and_rules() -> None:
+    made = plan(WHOLE_HOUSE, replace(VIEW, has_ipv6=False))
+    assert {route.prefix.version for route in made.routes} == {4}
+    assert {rule.version for rule in made.rules} == {4}
+
+
 def test_a_whole_house_tunnel_lets_dhcp_around_by_a_rule() -> None:
     rules = plan(WHOLE_HOUSE, VIEW).rules
     assert {rule.action for rule in rules if rule.own_dhcp} == {RuleAction.GOTO}
