@@ -92,8 +92,9 @@ class Daemon:
         self.driver = Driver(self.core, wire, self.installer, self._answers.ask, self.journal, clock)
         self.driver.on_event = self._hear
         self.driver.on_acquire = self._acquire
+        ports = (settings.ike_port, settings.natt_port)
         self.host = (
-            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
+            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal, ports) if reconciler else None
         )
         self.desired = Desired(
             file,
