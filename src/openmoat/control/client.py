@@ -144,6 +144,9 @@ class Client:
                 f"{self._socket}: you may not use this socket",
                 "become root, or join its group",
             )
+        if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError):
+            text = f"{self._socket}: moatd hung up; it answers root and the members of its groups"
+            return ControlError(ErrorCode.NOT_PERMITTED, text, "become root, or join its group")
         return ControlError(
             ErrorCode.NO_DAEMON, f"{self._socket}: no moatd listens there ({error})", "systemctl start moatd"
         )

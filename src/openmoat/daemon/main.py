@@ -232,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def serve(file: Path, configuration: Configuration) -> None:
     """Open what is needed, and run."""
     settings = configuration.settings
-    listener = open_socket(Path(settings.control_socket), settings.control_group)
+    has_readers = bool(settings.control_read_group)
+    listener = open_socket(Path(settings.control_socket), settings.control_group, has_readers=has_readers)
     with contextlib.closing(listener), contextlib.ExitStack() as opened:
         opened.callback(Path(settings.control_socket).unlink, missing_ok=True)
         backend, wire = open_data_plane(settings)

@@ -101,7 +101,7 @@ class Server:
         config.load()
         state = ServerState()
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: _Protocol(config, state, {}), sock=self._listener)
+        server = await loop.create_unix_server(lambda: _Protocol(config, state, self.is_admitted), sock=self._listener)
         try:
             await loop.create_future()
         finally:
@@ -138,6 +138,10 @@ class Server:
 
         return WebRoute(route.path, endpoint, methods=[route.method])
 
+    def is_admitted(self, caller: Caller) -> bool:
+        """Whether the caller may do anything at all."""
+        return caller.user in {0, os.geteuid()} or bool(caller.groups & self._groups[Access.READ])
+
     def check(self, caller: Caller, access: Access) -> None:
         """Raise `ControlError` where the caller may not."""
         if caller.user in {0, os.geteuid()} or caller.groups & self._groups[access]:
@@ -152,6 +156,10 @@ class Server:
 class _Protocol(H11Protocol):
     """Tells the application who calls, and bounds how many do."""
 
+    def __init__(self, config: Config, state: ServerState, is_admitted: Callable[[Caller], bool]) -> None:
+        super().__init__(config, state, {})
+        self._is_admitted = is_admitted
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
@@ -161,6 +169,10 @@ class _Protocol(H11Protocol):
         try:
             caller = caller_of(transport.get_extra_info("socket"))
         except OSError:
+            transport.abort()
+            return
+        if not self._is_admitted(caller):
+            # Where readers have a group of their own everybody can connect: nobody else may hold a place.
             transport.abort()
             return
         self.app_state = {"caller": caller}
@@ -188,8 +200,11 @@ def group_ids(name: str) -> frozenset[int]:
         return frozenset()
 
 
-def open_socket(file: FilePath, group: str = "") -> socket.socket:
-    """A listening socket at this place; one left over by a dead daemon is replaced, that of a living one is not."""
+def open_socket(file: FilePath, group: str = "", *, has_readers: bool = False) -> socket.socket:
+    """A listening socket at this place; one left over by a dead daemon is replaced, that of a living one is not.
+
+    A socket has one group: where readers have another, everybody may connect and strangers are cut off.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -203,7 +218,7 @@ def open_socket(file: FilePath, group: str = "") -> socket.socket:
             with contextlib.suppress(PermissionError):
                 os.chown(file, -1, number)
         # Who may do what is decided for each request; the mode only keeps out those who may do nothing.
-        file.chmod(0o660)
+        file.chmod(0o666 if has_readers else 0o660)
         sock.listen(MAX_CONNECTIONS)
     except OSError as error:
         sock.close()

@@ -1,18 +1,19 @@
 """The control socket, asked by its own client and by callers who send anything at all."""
 
 import asyncio
+import grp
 import ipaddress
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from openmoat.config.toml import Configuration, load
 from openmoat.control.client import Client
-from openmoat.control.messages import ConnectionState, ErrorCode
+from openmoat.control.messages import Access, ConnectionState, ErrorCode
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.server import MAX_CONNECTIONS, Caller, Server, open_socket
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
@@ -196,3 +197,21 @@ def test_a_socket_left_over_is_replaced_and_that_of_the_living_is_not(tmp_path: 
     with pytest.raises(SystemFault, match="another moatd listens"):
         open_socket(place)
     living.close()
+
+
+def test_a_socket_with_readers_lets_everybody_connect_and_strangers_are_not_admitted(tmp_path: Path) -> None:
+    with closing(open_socket(tmp_path / "one.sock")), closing(open_socket(tmp_path / "two.sock", has_readers=True)):
+        modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("one.sock", "two.sock")]
+    assert modes == [0o660, 0o666]
+
+    async def test(one: Daemon, client: Client) -> None:
+        del client
+        reader = grp.getgrall()[0]
+        with closing(socket.socket()) as idle:
+            server = Server(one.desk, idle, read_group=reader.gr_name)
+        assert server.is_admitted(Caller(12345, frozenset({reader.gr_gid})))
+        assert not server.is_admitted(Caller(12345, frozenset({reader.gr_gid + 54321})))
+        with pytest.raises(ControlError, match="may not change"):
+            server.check(Caller(12345, frozenset({reader.gr_gid})), Access.CHANGE)
+
+    ask(tmp_path, test)
