@@ -130,6 +130,22 @@ def test_two_daemons_bring_a_connection_up_and_stop_in_order(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+def test_down_holds_until_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            two.home.daemon.desk.down("portal")
+            await two.until(lambda: not two.home.backend.pairs and not two.portal.backend.pairs)
+            assert two.home.state() is ConnectionState.STOPPED
+            await two.home.daemon.desired.reload()
+            assert two.home.state() is ConnectionState.STOPPED
+            two.home.daemon.desk.up("portal")
+            await two.until(lambda: bool(two.home.active()))
+            assert two.home.state() is ConnectionState.UP
+
+    asyncio.run(run())
+
+
 def test_a_packet_brings_a_trapping_connection_up(tmp_path: Path) -> None:
     async def run() -> None:
         home, portal = record("home", tmp_path, start="trap"), record("portal", tmp_path, start="none")
@@ -148,6 +164,24 @@ def test_a_packet_brings_a_trapping_connection_up(tmp_path: Path) -> None:
                 )
             )
             await two.until(lambda: bool(two.home.active()))
+
+    asyncio.run(run())
+
+
+def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            before = two.home.active()
+            extra = record("portal", tmp_path).replace("connections.home", "connections.other")
+            extra = extra.replace("10.2.0.0/16", "10.7.0.0/16").replace("10.1.0.0/24", "10.8.0.0/16")
+            two.home.configure(record("home", tmp_path) + extra)
+            reloaded = await two.home.daemon.desired.reload()
+            assert (reloaded.added, reloaded.unchanged) == (("other",), 1)
+            assert two.home.active() == before
+            two.home.configure(extra)
+            assert (await two.home.daemon.desired.reload()).removed == ("portal",)
+            await two.until(lambda: not two.portal.backend.pairs)
 
     asyncio.run(run())
 

@@ -4,10 +4,11 @@ Everything the core says leaves it in one ordered queue, and is carried out here
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
@@ -24,6 +25,10 @@ TURN_SECONDS = 0.005
 """A turn ends after so long, whatever waits; the rest goes on in the next one."""
 LONGEST_SLEEP = 30.0
 """The loop's clock stands still while the machine sleeps; so long after waking at most, SAs have aged."""
+
+log = logging.getLogger("openmoat.daemon.driver")
+
+Parameters = ParamSpec("Parameters")
 
 Asked = Callable[[Question, Callable[[Answer], None]], None]
 """Answers a question: calls back with the answer, at once or later in the same thread."""
@@ -93,6 +98,8 @@ class Driver:
         self._waiting: deque[Datagram] = deque()
         self._transmits: list[Datagram] = []
         self._is_flushing = False
+        self.faults = 0
+        """Exceptions that should not have been; each is in the log with its traceback."""
         self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
         self.on_event: Callable[[Event], None] = lambda event: None
 
@@ -120,7 +127,7 @@ class Driver:
             self._waiting.extend(self._wire.receive_batch(BATCH))
         while self._waiting:
             datagram = self._waiting.popleft()
-            self.endpoint.handle_datagram(datagram.octets, datagram.path, self.clock())
+            self._guarded(self.endpoint.handle_datagram, datagram.octets, datagram.path, self.clock())
             self.flush()
             if time.monotonic() - began > TURN_SECONDS:
                 break
@@ -130,12 +137,12 @@ class Driver:
     def backend_readable(self) -> None:
         """Handle up to a batch of what the backend has noticed."""
         for event in self._installer.drain(BATCH):
-            self._handle_backend_event(event)
+            self._guarded(self._handle_backend_event, event)
         self.flush()
 
     def answer(self, answer: Answer) -> None:
         """Hand an answer that came later to the core."""
-        self.endpoint.handle_answer(answer, self.clock())
+        self._guarded(self.endpoint.handle_answer, answer, self.clock())
         self.flush()
 
     def flush(self) -> None:
@@ -145,8 +152,8 @@ class Driver:
         self._is_flushing = True
         try:
             while (output := self.endpoint.poll_output()) is not None:
-                self._carry_out(output)
-            self._send_transmits()
+                self._guarded(self._carry_out, output)
+            self._guarded(self._send_transmits)
         finally:
             self._is_flushing = False
         self._set_timer()
@@ -206,5 +213,13 @@ class Driver:
 
     def _timed_out(self) -> None:
         self._timer = None
-        self.endpoint.handle_timeout(self.clock())
+        self._guarded(self.endpoint.handle_timeout, self.clock())
         self.flush()
+
+    def _guarded(self, step: Callable[Parameters, None], *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        """One step for one peer: whatever goes wrong in it is told with its traceback, and ends nothing else."""
+        try:
+            step(*args, **kwargs)
+        except Exception:
+            self.faults += 1
+            log.exception("a fault of moatd; the exchange it happened in is lost")

@@ -4,6 +4,8 @@ import asyncio
 import ipaddress
 from collections import deque
 
+import pytest
+
 from openmoat.daemon.accounting import Accounting
 from openmoat.daemon.driver import BATCH, Driver
 from openmoat.daemon.installer import Installer
@@ -106,3 +108,26 @@ def test_a_deadline_that_has_passed_is_a_timeout_at_once() -> None:
         assert core.heard == ["timeout"]
 
     asyncio.run(run())
+
+
+def test_a_fault_in_one_step_is_counted_and_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Script):
+        def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+            if datagram == b"bad":
+                raise ZeroDivisionError
+            super().handle_datagram(datagram, path, now)
+
+    async def run() -> None:
+        core = Faulty()
+        bench = Bench(core)
+        for octets in (b"bad", b"good"):
+            bench.wire.deliver(Datagram(octets, PATH))
+        bench.driver.start()
+        while not core.heard:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == [b"good"]
+        assert bench.driver.faults == 1
+
+    asyncio.run(run())
+    assert "ZeroDivisionError" in caplog.text
