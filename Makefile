@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+export KEEP ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
@@ -12,6 +13,10 @@ PACKAGES := charon-systemd cmake ethtool gcc g++ iperf3 iproute2 iputils-ping li
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup packages ## three moats and a portal in namespaces, shown and judged (root); KEEP=1 leaves them up
+	$(BIN)/python -m openmoat.lab.demo
 
 .PHONY: test
 test: setup packages check namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
@@ -47,6 +52,11 @@ fuzz: setup ## any octets against the parsers and the ESP input, for longer than
 .PHONY: namespaces
 namespaces: setup packages ## tests in network namespaces, against real peers (root)
 	$(BIN)/pytest tests/interop
+
+.PHONY: bench
+bench: setup packages ## throughput and round trips beside strongSwan, handshakes beside their floor (root)
+	$(BIN)/python -m openmoat.lab.bench
+	PYTHONPATH=tests $(BIN)/python tests/bench/handshakes.py
 
 .PHONY: setup
 setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date

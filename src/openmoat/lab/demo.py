@@ -13,11 +13,11 @@ from dataclasses import asdict
 from typing import Any
 
 from openmoat.lab.captures import judge
-from openmoat.lab.namespaces import Capture, Lab
+from openmoat.lab.namespaces import Capture, Lab, stop_captures
 from openmoat.lab.networks import DSL_MTU, HOMES
 from openmoat.lab.processes import LabError, wait_until
 from openmoat.lab.scenes.homes import INSIDE, LETTERS, OFFICE, OFFICE6, OUTSIDE, PORTAL, Homes, pc, pc6
-from openmoat.lab.traffic import Place, numbered, ping, probe, transfer
+from openmoat.lab.traffic import Place, numbered, ping, probe, reaches, transfer
 
 __all__ = ["Demo", "main"]
 
@@ -81,19 +81,19 @@ class Demo:
     def start(self) -> None:
         """Captures first, so that they see the very first packet of moatd."""
         self.captures = {f"{host}:{end}": self.lab.capture(host, end) for host, end in OUTSIDE}
-        for daemon in self.homes.all():
-            daemon.start()
-        begun = time.monotonic()
+        self.homes.portal.start()
         seconds = {}
-        for letter in LETTERS:
+        for letter, moat in self.homes.moats.items():
+            begun = time.monotonic()
+            moat.start()
             for target in (OFFICE, OFFICE6):
                 wait_until(f"pc-{letter} reaches {target.address}", self._reach(letter, target), UP_SECONDS)
             seconds[f"moat-{letter}"] = round(time.monotonic() - begun, 2)
-            say(f"   moat-{letter} is up {seconds[f'moat-{letter}']:.1f} s after the last moatd was started")
+            say(f"   pc-{letter} reaches the office {seconds[f'moat-{letter}']:.1f} s after moatd was started")
         self.figures["up_seconds"] = seconds
 
     def _reach(self, letter: str, target: Place) -> Callable[[], bool]:
-        return lambda: ping(self.lab, f"pc-{letter}", target.address, count=1).received == 1
+        return lambda: reaches(self.lab, f"pc-{letter}", target.address)
 
     def pings(self) -> None:
         """Both families, both directions."""
@@ -134,6 +134,7 @@ class Demo:
         """Home a has lifetimes of seconds: wait until its IKE SA and its Child SA have been replaced."""
         moat = self.homes.moats["a"]
         ike, children = moat.spis("office")
+        before = {daemon.host: daemon.drops() for daemon in self.homes.all()}
         with numbered(self.lab, pc("a"), OFFICE, RATE) as stream:
             begun = time.monotonic()
             wait_until("the Child SA is rekeyed", lambda: moat.spis("office")[1].isdisjoint(children), REKEY_SECONDS)
@@ -146,10 +147,13 @@ class Demo:
             self.check(got.missing == 0, f"{host}: {got.missing} of {got.expected} numbered packets are missing")
             say(f"   {host:7} received {got.received} of {got.expected}, longest gap {got.longest_gap * 1000:.0f} ms")
         self.figures["numbered"] = {host: asdict(got) for host, got in results.items()}
-        self._drops()
+        self._drops(before)
 
-    def _drops(self) -> None:
-        drops = {daemon.host: dict(daemon.drops()) for daemon in self.homes.all()}
+    def _drops(self, before: Mapping[str, Mapping[str, int]]) -> None:
+        drops = {}
+        for daemon in self.homes.all():
+            counts = {name: count - before[daemon.host].get(name, 0) for name, count in daemon.drops().items()}
+            drops[daemon.host] = {name: count for name, count in counts.items() if count}
         self.figures["drops"] = drops
         for host, counts in drops.items():
             for name, count in counts.items():
@@ -167,8 +171,8 @@ class Demo:
                 trip = ping(self.lab, f"pc-{letter}", OFFICE.address, count=2)
                 self.check(trip.received == 0, f"pc-{letter} reaches the office without a tunnel")
         self.figures["captures"] = {}
-        for place, capture in self.captures.items():
-            verdict = judge(capture.stop(), INSIDE)
+        for place, file in zip(self.captures, stop_captures(list(self.captures.values())), strict=True):
+            verdict = judge(file, INSIDE)
             self.figures["captures"][place] = {
                 "frames": verdict.frames, "kinds": dict(verdict.kinds), "in_clear": verdict.leaks,
             }  # fmt: skip
@@ -183,7 +187,7 @@ class Demo:
         trips = self.figures.get("round_trip_ms", {})
         say("\nSummary")
         for letter, up in self.figures.get("up_seconds", {}).items():
-            say(f"   {letter}: up after {up:.1f} s")
+            say(f"   {letter}: up {up:.1f} s after its start")
         for name, row in self.figures.get("transfers", {}).items():
             say(f"   {name}: {row['bits_per_second'] / 1e6:.0f} Mbit/s, checksums equal")
         for host, row in self.figures.get("numbered", {}).items():
@@ -232,13 +236,13 @@ def _show(lab: Lab, begun: float, *, keep: bool) -> Mapping[str, Any]:
 
 
 def _say_how_to_look(lab: Lab, demo: Demo) -> None:
-    moat = demo.homes.moats["a"]
+    status = demo.homes.moats["a"].command("status")
     say("\nThe lab is still up. Look around:")
-    say(f"   {moat.command('lab')[0]} lab exec {lab.name} pc-a -- ping {OFFICE.address}")
-    say(f"   {' '.join(moat.command('status', '--socket', str(moat.socket)))}")
-    say(f"   {moat.command('lab')[0]} lab exec {lab.name} isp -- tcpdump -n -i wan host {PORTAL}")
+    say(f"   {status[0]} lab exec {lab.name} pc-a -- ping {OFFICE.address}")
+    say(f"   {' '.join(status)}")
+    say(f"   {status[0]} lab exec {lab.name} isp -- tcpdump -n -i wan host {PORTAL}")
     say(f"   logs, captures, keys for Wireshark: {lab.directory}")
-    say(f"End it: {moat.command('lab')[0]} lab down {lab.name}")
+    say(f"End it: {status[0]} lab down {lab.name}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,24 @@ from typing import Self
 from openmoat.lab.processes import LabError, Process, run, wait_until
 from openmoat.lab.topology import Host, Link, Topology
 
-__all__ = ["STATE", "Capture", "InterfaceCounters", "Lab", "LabEntry", "enter", "labs", "remove", "remove_stale"]
+__all__ = [
+    "STATE",
+    "Capture",
+    "InterfaceCounters",
+    "Lab",
+    "LabEntry",
+    "enter",
+    "labs",
+    "remove",
+    "remove_stale",
+    "stop_captures",
+]
 
 STATE = Path("/var/lib/openmoat-lab")
 """One directory per lab: owner, logs, captures. Not below /run, which peers cover with a file system of their own."""
 PREFIX = "moatlab"
 NAME = re.compile(r"[a-z0-9]{1,12}")
+HAND_OVER_SECONDS = 1.2
 END_SECONDS = 5.0
 """Until killed processes must be gone."""
 
@@ -63,20 +76,33 @@ class Capture:
     def __init__(self, process: Process, file: Path) -> None:
         self._process = process
         self.file = file
-        self._dropped: int | None = None
+        self._is_stopped = False
 
     def stop(self) -> Path:
         """End it and give the file. Raises `LabError` where the kernel dropped frames: such a capture proves nothing."""
-        if self._dropped is None:
-            # tcpdump hands over what is on its way only when it is asked to end by SIGINT.
-            self._process.stop(signal.SIGINT)
-            found = re.search(r"(\d+) packets dropped by kernel", self._process.output())
-            if found is None:
-                raise LabError(f"{self.file.name}: tcpdump did not end properly: {self._process.output()[-500:]}")
-            self._dropped = int(found[1])
-        if self._dropped:
-            raise LabError(f"{self.file.name}: the kernel dropped {self._dropped} frames: the capture is not complete")
-        return self.file
+        return stop_captures([self])[0]
+
+    def end(self) -> None:
+        """End it now; `stop_captures` has waited for what was on its way."""
+        if self._is_stopped:
+            return
+        self._process.stop(signal.SIGINT)
+        self._is_stopped = True
+        found = re.search(r"(\d+) packets? dropped by kernel", self._process.output())
+        if found is None:
+            raise LabError(f"{self.file.name}: tcpdump did not end properly: {self._process.output()[-500:]}")
+        if int(found[1]):
+            raise LabError(f"{self.file.name}: the kernel dropped {found[1]} frames: the capture is not complete")
+
+
+def stop_captures(captures: Sequence[Capture]) -> list[Path]:
+    """End several captures at once and give their files; see `Capture.stop`."""
+    # The kernel hands frames over in blocks, and a block that is not full after a second; tcpdump, once it is asked to
+    # end, does not wait for the last one.
+    time.sleep(HAND_OVER_SECONDS)
+    for capture in captures:
+        capture.end()
+    return [capture.file for capture in captures]
 
 
 class Lab:
@@ -166,7 +192,7 @@ class Lab:
         self._files += 1
         file = self.directory / f"{host}-{interface}-{self._files}.pcap"
         process = self.spawn(
-            host, "tcpdump", "-i", interface, "-n", "-s", "0", "-U", "--immediate-mode", "-B", "16384", "-Z", "root", "-w", str(file),
+            host, "tcpdump", "-i", interface, "-n", "-s", "0", "-U", "-B", "32768", "-Z", "root", "-w", str(file),
             name=f"tcpdump-{interface}-{self._files}",
         )  # fmt: skip
         process.wait_for_output("listening on")

@@ -12,7 +12,7 @@ from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection,
 from openmoat.lab.pki import Authority, Key
 from openmoat.lab.processes import LabError, wait_until
 from openmoat.lab.topology import Topology
-from openmoat.lab.traffic import Place, RoundTrip, Transfer, ping, transfer
+from openmoat.lab.traffic import Place, RoundTrip, Transfer, ping, reaches, transfer
 
 __all__ = [
     "MOAT",
@@ -201,7 +201,7 @@ class Pair:
         return wait_until("an echo request is answered through the tunnel", self._echoes, seconds)
 
     def _echoes(self) -> bool:
-        return ping(self.lab, PC_MOAT.host, PC_SWAN.address, count=1).received == 1
+        return reaches(self.lab, PC_MOAT.host, PC_SWAN.address)
 
     def ping(self, count: int = 5) -> tuple[RoundTrip, RoundTrip]:
         """Echo requests from either PC to the other. Raises `LabError` where one is lost."""

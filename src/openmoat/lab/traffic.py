@@ -126,11 +126,16 @@ def transfer(
         receiver.kill()
 
 
-def ping(lab: Lab, host: str, target: str, *, count: int = 5, interval: float = 0.05, size: int = 56) -> RoundTrip:
-    """Echo requests that carry the marker. Losing some is no error: the caller compares `sent` and `received`."""
+def ping(
+    lab: Lab, host: str, target: str, *, count: int = 5, interval: float = 0.05, size: int = 56, patience: float = 2
+) -> RoundTrip:
+    """Echo requests that carry the marker. Losing some is no error: the caller compares `sent` and `received`.
+
+    `patience` is how many seconds the last answer may take.
+    """
     said = lab.run(
-        host, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", "2", "-s", str(size), "-p", MARKER.hex(), target,
-        check=False,
+        host, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(patience), "-s", str(size),
+        "-p", MARKER.hex(), target, check=False,
     ).stdout  # fmt: skip
     loss, times = LOSS.search(said), ROUND_TRIPS.search(said)
     if loss is None:
@@ -164,6 +169,11 @@ def shouting(lab: Lab, source: Place, target: Place, rate: float = 25) -> Iterat
         process.stop()
         if _answer(process)["sent"] == 0:
             raise LabError(f"{process.log.name}: not one packet was sent, so nothing can be concluded")
+
+
+def reaches(lab: Lab, host: str, target: str) -> bool:
+    """Whether one echo request is answered soon: to be asked again and again."""
+    return ping(lab, host, target, count=1, patience=0.5).received == 1
 
 
 def _answer(process: Process) -> Mapping[str, Any]:

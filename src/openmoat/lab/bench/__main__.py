@@ -18,7 +18,7 @@ from openmoat.lab.bench.tunnels import SUITE, TUNNELS
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.networks import two_gateways
 from openmoat.lab.processes import LabError, run, wait_until
-from openmoat.lab.traffic import ping
+from openmoat.lab.traffic import reaches
 
 __all__ = ["main"]
 
@@ -48,7 +48,7 @@ def _compare(links: str, rounds: int, seconds: int, *, offloads: bool) -> Mappin
             lab = stack.enter_context(Lab(two_gateways(offloads=offloads)))
             raise_tunnel(lab)
             subject = Subject(name, lab, "pc-left", "pc-right", "10.2.0.10")
-            wait_until(f"{name} is up", lambda s=subject: ping(s.lab, s.source, s.target, count=1).received, UP_SECONDS)  # type: ignore[misc]
+            wait_until(f"{name} is up", lambda s=subject: reaches(s.lab, s.source, s.target), UP_SECONDS)  # type: ignore[misc]
             subjects.append(subject)
         sizes = {subject.name: largest_packet(subject, "router", "left") for subject in subjects}
         rows = {name: dict(row.medians()) for name, row in measure(subjects, rounds=rounds, seconds=seconds).items()}

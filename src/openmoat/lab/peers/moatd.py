@@ -72,12 +72,12 @@ class Moatd:
 
     def moat(self, *words: str, check: bool = True, seconds: float = 30.0) -> str:
         """Run a command of `moat` against this daemon; gives its output."""
-        done = run(self.command(*words, "--socket", str(self.socket)), check=check, seconds=seconds)
+        done = run(self.command(*words), check=check, seconds=seconds)
         return done.stdout + done.stderr
 
     def command(self, *words: str) -> list[str]:
-        """A command line of `moat` as it is installed, for a command that needs no daemon."""
-        return [str(BINARIES / "moat"), *words]
+        """A command line of `moat` as it is installed, about this daemon."""
+        return [str(BINARIES / "moat"), "--socket", str(self.socket), *words]
 
     def ask(self, *words: str) -> Mapping[str, Any]:
         """The answer of a reading command as an object."""

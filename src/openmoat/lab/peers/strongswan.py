@@ -5,6 +5,7 @@ TUN device `ipsec0` has an MTU of 1400.
 """
 
 import json
+import re
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -159,6 +160,7 @@ class StrongSwan:
         self._lab = lab
         self.host = host
         self._directory = lab.directory / f"{host}-strongswan"
+        self._log = self._directory / "charon.log"
         self._starts = 0
         self._process: Process | None = None
         self._write(tuple(connections), keys, settings or {})
@@ -208,11 +210,23 @@ class StrongSwan:
         """What `swanctl --list-sas` says."""
         return self.control("--list-sas")
 
+    def spis(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Initiator's SPIs of its established IKE SAs, and inbound SPIs of its installed Child SAs."""
+        ike: set[str] = set()
+        children: set[str] = set()
+        is_installed = False
+        for line in self.sas().splitlines():
+            if found := re.search(r"ESTABLISHED, IKEv2, ([0-9a-f]{16})_i", line):
+                ike.add(found[1])
+            if "reqid" in line:
+                is_installed = "INSTALLED" in line
+            elif is_installed and (found := re.match(r"\s+in  ([0-9a-f]{8})", line)):
+                children.add(found[1])
+        return frozenset(ike), frozenset(children)
+
     def log(self) -> str:
-        """The log of the running daemon, or of the last one."""
-        if self._process is None:
-            raise LabError(f"strongSwan on {self.host} has not been started")
-        return self._process.output()
+        """The log of the daemon, earlier starts included."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would: no SA is deleted, no peer is told."""
@@ -234,7 +248,7 @@ class StrongSwan:
         swanctl = self._directory / "swanctl"
         for folder in FOLDERS:
             (swanctl / folder).mkdir(parents=True, exist_ok=True)
-        (self._directory / "strongswan.conf").write_text(render(_daemon_settings(settings)))
+        (self._directory / "strongswan.conf").write_text(render(_daemon_settings(self._log, settings)))
         sections: dict[str, Section] = {
             "connections": {connection.name: connection.section() for connection in connections},
             "secrets": {
@@ -257,7 +271,7 @@ class StrongSwan:
                 (swanctl / folder / name).write_bytes(octets)
 
 
-def _daemon_settings(settings: Section) -> Section:
+def _daemon_settings(log: Path, settings: Section) -> Section:
     charon: Section = {
         "load_modular": "no",
         "load": PLUGINS,
@@ -266,7 +280,7 @@ def _daemon_settings(settings: Section) -> Section:
         "retransmit_timeout": "2",
         "retransmit_tries": "3",
         "syslog": {"daemon": {"default": "-1"}, "auth": {"default": "-1"}},
-        "filelog": {"stdout": {"default": "1", "flush_line": "yes"}},
+        "filelog": {"all": {"path": str(log), "default": "1", "flush_line": "yes"}},
         "plugins": {"kernel-libipsec": {"allow_peer_ts": "no"}, "vici": {"socket": f"unix:///{SOCKET}"}},
         **settings,
     }
