@@ -48,6 +48,7 @@ fn main() -> Result<(), Failure> {
             );
         }
     }
+    memory()?;
     policies()
 }
 
@@ -57,31 +58,12 @@ struct Bench {
     inbound: InboundSa,
     inner: Vec<u8>,
     packets: Vec<Vec<u8>>,
-    sealed: usize,
+    headroom: usize,
 }
 
 impl Bench {
     fn new(suite: Suite, size: usize) -> Result<Self, Failure> {
-        let (key, integrity_key) = (
-            vec![7; suite.key_material()],
-            vec![9; suite.integrity_key()],
-        );
-        let any = Selector::new([0; 4].into(), [255; 4].into(), 0, 0, u16::MAX)?;
-        let selectors = SelectorPair {
-            local: [any].into(),
-            remote: [any].into(),
-        };
-        let (limits, has_esn, last_sequence) = (Limits::default(), true, 0);
-        let config = |selectors| SaConfig {
-            spi: 0xc0ff_ee01,
-            suite,
-            has_esn,
-            key: &key,
-            integrity_key: &integrity_key,
-            selectors,
-            limits,
-            last_sequence,
-        };
+        let (outbound, inbound) = Self::pair(suite)?;
         let mut inner = vec![0; size];
         inner[..12].copy_from_slice(&[
             0x45,
@@ -97,18 +79,44 @@ impl Bench {
             0,
             0,
         ]);
+        let packets = vec![vec![0; suite.sealed_size(size)]; BATCH];
         Ok(Self {
-            outbound: OutboundSa::new(config(selectors.clone()), true)?,
-            inbound: InboundSa::new(config(selectors), 1024)?,
+            outbound,
+            inbound,
             inner,
-            packets: vec![vec![0; suite.sealed_size(size)]; BATCH],
-            sealed: suite.headroom(),
+            packets,
+            headroom: suite.headroom(),
         })
+    }
+
+    fn pair(suite: Suite) -> Result<(OutboundSa, InboundSa), Failure> {
+        let (key, integrity_key) = (
+            vec![7; suite.key_material()],
+            vec![9; suite.integrity_key()],
+        );
+        let any = Selector::new([0; 4].into(), [255; 4].into(), 0, 0, u16::MAX)?;
+        let config = || SaConfig {
+            spi: 0xc0ff_ee01,
+            suite,
+            has_esn: true,
+            key: &key,
+            integrity_key: &integrity_key,
+            selectors: SelectorPair {
+                local: [any].into(),
+                remote: [any].into(),
+            },
+            limits: Limits::default(),
+            last_sequence: 0,
+        };
+        Ok((
+            OutboundSa::new(config(), true)?,
+            InboundSa::new(config(), 1024)?,
+        ))
     }
 
     fn seal(&mut self) -> Result<(), Failure> {
         for packet in &mut self.packets {
-            packet[self.sealed..self.sealed + self.inner.len()].copy_from_slice(&self.inner);
+            packet[self.headroom..self.headroom + self.inner.len()].copy_from_slice(&self.inner);
             black_box(
                 self.outbound
                     .seal(packet, self.inner.len())
@@ -143,6 +151,34 @@ impl Bench {
         }
         Ok((best_seal, best_open))
     }
+}
+
+/// Octets of memory that one pair of SAs takes, keys and window and counters together.
+fn memory() -> Result<(), Failure> {
+    const PAIRS: usize = 2_000;
+    let resident = || -> Result<usize, Failure> {
+        let pages = std::fs::read_to_string("/proc/self/statm")?;
+        Ok(pages
+            .split_whitespace()
+            .nth(1)
+            .ok_or("statm")?
+            .parse::<usize>()?
+            * 4096)
+    };
+    println!("\n{:<18} {:>16}", "suite", "octets a pair");
+    for suite in SUITES {
+        let before = resident()?;
+        let benches = (0..PAIRS)
+            .map(|_| Bench::pair(suite))
+            .collect::<Result<Vec<_>, _>>()?;
+        println!(
+            "{:<18} {:>16}",
+            suite.name,
+            (resident()? - before) / benches.len()
+        );
+        std::mem::forget(benches); // a freed pair would make the next one look smaller
+    }
+    Ok(())
 }
 
 /// Nanoseconds of one call, the best of several turns.
