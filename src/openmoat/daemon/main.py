@@ -121,11 +121,11 @@ class Daemon:
         )
 
     async def start(self, configuration: Configuration) -> None:
-        """Guard first, then listen, then negotiate."""
+        """Guard first, then load, then listen: until then peers wait, instead of being told that nobody knows them."""
         if self.host is not None:
             await self.host.start()
-        self.driver.start()
         reloaded = await self.desired.bring_about(configuration)
+        self.driver.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
         self.journal.note(

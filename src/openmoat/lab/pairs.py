@@ -40,7 +40,7 @@ class Terms:
     """What both ends agree on. The moat is `left`, and behind the NAT where there is one; strongSwan is `right`."""
 
     auth: str = "psk"
-    """`psk`, `rsa`, `ecdsa` (certificates of one authority) or `ed25519` (raw public keys)."""
+    """`psk`, `ed25519` (raw public keys), or certificates of one authority: `rsa`, `ecdsa`, or any of `pki.KINDS`."""
     ike: str = "aes128gcm16-prfsha256-x25519"
     esp: str = "aes128gcm16-x25519"
     moat_begins: bool = True
@@ -79,7 +79,7 @@ def credentials(auth: str, chain: int = 0) -> Credentials:
         )  # fmt: skip
     if auth == "ed25519":
         return _raw_keys(auth)
-    kind = {"rsa": "rsa2048", "ecdsa": "ecdsa256"}[auth]
+    kind = {"rsa": "rsa2048", "ecdsa": "ecdsa256"}.get(auth, auth)
     root = Authority.root("lab root", kind)
     issuer = root
     for number in range(chain):
