@@ -19,7 +19,7 @@ demo: setup packages ## three moats and a portal in namespaces, shown and judged
 	$(BIN)/python -m openmoat.lab.demo
 
 .PHONY: test
-test: setup packages check namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
+test: setup packages check chaos namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
 
 .PHONY: check
 check: lint types rust-test quick ## what needs no root: lint, types, Rust tests, unit, scenario, property, layers, fuzzing
@@ -39,6 +39,10 @@ types: setup ## mypy --strict, and the stub of the Rust module beside the module
 .PHONY: quick
 quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing
 	$(BIN)/pytest tests/unit tests/layers tests/scenario tests/property tests/fuzz
+
+.PHONY: chaos
+chaos: setup ## two endpoints on a bad line, 1 000 seeds (half a minute)
+	CHAOS_SEEDS=1000 $(BIN)/pytest -q tests/scenario/test_chaos.py
 
 .PHONY: rust-test
 rust-test: ## cargo test

@@ -338,6 +338,8 @@ class Link:
         self.is_held = False
         self.drop: Callable[[bytes], bool] = lambda octets: False
         self.carried = 0
+        self.genuine: dict[int, bytes] = {}
+        """Datagrams that were spoiled, as they had been sent."""
         self._ticked = self.now
         self.tick: Callable[[], None] = self.exchange_packets
 
@@ -377,7 +379,15 @@ class Link:
         self.now = max(self.now, flight.at)
         self.carried += 1
         flight.target.call("handle_datagram", flight.octets, flight.path, now=self.now)
-        return Header.parse(flight.octets)
+        return Header.parse(self.genuine.pop(flight.serial, flight.octets))
+
+    def spoil(self, place: int, mask: int = 1) -> None:
+        """Change one octet of the next datagram."""
+        flight = self.flights[0]
+        self.genuine[flight.serial] = flight.octets
+        octets = bytearray(flight.octets)
+        octets[place] ^= mask
+        flight.octets = bytes(octets)
 
     def exchanges(self) -> Iterator[ExchangeType]:
         """Kinds of the datagrams on their way."""

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 
 from openmoat.crypto.identities import Identity
+from openmoat.ike import dispatch
 from openmoat.ike.config import Count, IkeConfig
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Output, Timer, TimerKey
 from openmoat.ike.cookies import CookieJar
 from openmoat.ike.errors import MalformedMessage, NoCommonProposal, ProtocolError
-from openmoat.ike.events import Answer, DownReason, NegotiationFailed
+from openmoat.ike.events import Answer, DownReason
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.exchanges.informational import Probe
 from openmoat.ike.ike_sa import IkeSa
@@ -17,6 +18,7 @@ from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType
 from openmoat.ike.payloads import Nonce, Notify
 from openmoat.ike.registry import HalfOpenKey, Registry
+from openmoat.ike.reports import stranger_failure
 from openmoat.ike.rules import check
 from openmoat.ike.states import DerivingKeys, InitAnswered, InitReceived, InitSent
 from openmoat.ike.status import ChildStatus, ConnectionStatus, Counts, IkeSaStatus
@@ -293,13 +295,14 @@ class Endpoint:
         if known is not None:
             self._repeat_init(known, path)
             return
+        message: Message | None = None
         try:
             message = check(Message.parse(datagram, header))
             if header.message_id or not self._may_open(message, path):
                 return
             self._open_half(key, message, datagram, path)
         except ProtocolError as error:
-            self._refuse_init(header, path, error)
+            self._refuse_init(header, path, error, message)
 
     def _repeat_init(self, sa: IkeSa, path: Path) -> None:
         """2.1: the same response again, or nothing where IKE_AUTH has begun."""
@@ -360,23 +363,12 @@ class Endpoint:
                 failure = error
         raise failure
 
-    def _refuse_init(self, header: Header, path: Path, error: ProtocolError) -> None:
+    def _refuse_init(self, header: Header, path: Path, error: ProtocolError, message: Message | None) -> None:
         self._context.counts[Count.MALFORMED if isinstance(error, MalformedMessage) else Count.INIT_REFUSED] += 1
         if error.notify is not None and self._answer_stranger(header, path, Notify(error.notify, error.data)):
-            self._context.emit(
-                NegotiationFailed(
-                    at=self._context.now,
-                    ike=0,
-                    connection=None,
-                    path=path,
-                    is_initiator=False,
-                    exchange=int(header.exchange),
-                    notify=int(error.notify),
-                    notify_sent=True,
-                    reason=DownReason.NO_COMMON_GROUND,
-                    text=str(error),
-                )
-            )
+            now, kind, notify = self._context.now, int(header.exchange), int(error.notify)
+            reason = dispatch.reason_of(error)
+            self._context.emit(stranger_failure(now, path, kind, notify, reason, str(error), message))
 
     def _handle_stray(self, header: Header, path: Path) -> None:
         """2.21.4: no IKE SA of ours. A request may be told so; the answer proves nothing and changes nothing."""

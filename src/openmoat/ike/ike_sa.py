@@ -17,7 +17,6 @@ from openmoat.ike.events import (
     Answer,
     DownReason,
     IkeSaKeys,
-    NegotiationFailed,
     PeerMoved,
     Question,
 )
@@ -28,6 +27,7 @@ from openmoat.ike.message import Header, Message
 from openmoat.ike.natt import NatView, esp_path
 from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.payloads import EncryptedFragment, Notify, Payload
+from openmoat.ike.reports import failure_of
 from openmoat.ike.scopes import Scope, scope_of
 from openmoat.ike.states import Closed, Dead, Deleting, Established, State, Superseded, check_step
 from openmoat.ike.window import Arrival, Window
@@ -56,6 +56,7 @@ class IkeSa:
         "_tickets",
         "activity",
         "answering",
+        "asked",
         "connection",
         "context",
         "created",
@@ -115,6 +116,8 @@ class IkeSa:
         self.exchange: Exchange | None = None
         self.queue: deque[Exchange] = deque()
         self.answering: PeerExchange | None = None
+        self.asked: Message | None = None
+        """The peer's request that we work on."""
         self.created = context.now
         self.heard = context.now
         """When an authenticated, fresh message last came in."""
@@ -214,6 +217,7 @@ class IkeSa:
     def respond(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
         """Answer the peer's request that we work on, protected."""
         self.answering = None
+        self.asked = None
         datagrams = self._seal(exchange, self.window.expected_id, payloads, is_response=True)
         self.context.transmit_all(datagrams, self.window.answer(datagrams))
 
@@ -325,6 +329,7 @@ class IkeSa:
             return
         self._accept_request(path)
         try:
+            self.asked = message
             dispatch.on_request(self, message)
         except ProtocolError as error:
             self.fail_request(error, header.exchange)
@@ -448,22 +453,7 @@ class IkeSa:
         self, exchange: ExchangeType, notify: int | None, *, notify_sent: bool, reason: DownReason, text: str
     ) -> None:
         """Tell why a negotiation came to nothing, in words."""
-        connection = self.connection.name if self.connection else None
-        self.context.emit(
-            NegotiationFailed(
-                at=self.context.now,
-                ike=self.own_spi,
-                connection=connection,
-                path=self.path,
-                is_initiator=self.is_initiator,
-                exchange=int(exchange),
-                notify=int(notify) if notify is not None else None,
-                notify_sent=notify_sent,
-                reason=reason,
-                text=text,
-                peer=self.lineage.peer if self.lineage else None,
-            )
-        )
+        self.context.emit(failure_of(self, int(exchange), notify, reason, text, notify_sent=notify_sent))
 
     # Exchanges of ours.
 
@@ -573,6 +563,7 @@ class IkeSa:
             return
         exchange, self.exchange = self.exchange, None
         answering, self.answering = self.answering, None
+        self.asked = None
         if exchange is not None:
             exchange.on_end(self, reason)  # a successor may take the queue over
         self.queue.clear()

@@ -268,7 +268,7 @@ SUCCESSORS: Mapping[type[State], frozenset[type[State]]] = {
     DerivingKeysLate: frozenset({DerivingKeysLate, AwaitingAuth, Dead}),
     AwaitingAuth: frozenset({Authorizing, Closed, Dead}),
     Authorizing: frozenset({Authorizing, ProvingBack, Closed, Dead}),
-    ProvingBack: frozenset({InstallingFirst, Established, Closed, Dead}),
+    ProvingBack: frozenset({InstallingFirst, Closed, Dead}),
     InstallingFirst: frozenset({Established, Closed, Dead}),
     Established: frozenset({Superseded, Deleting, Closed, Dead}),
     Superseded: frozenset({Deleting, Closed, Dead}),
