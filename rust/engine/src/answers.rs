@@ -54,7 +54,7 @@ impl Answers {
         if !limit.permits(packet.flow.source, now, per_second) {
             return;
         }
-        if !self.list.has_room(1) {
+        if !self.list.has_room() {
             self.send(shared);
         }
         let start = self.list.len() * MAX_ERROR_V6;
@@ -65,8 +65,7 @@ impl Answers {
             source,
             &mut self.arena[start..start + MAX_ERROR_V6],
         ) {
-            self.list
-                .push(VnetHeader::default(), std::iter::once(start..start + size));
+            self.list.push(VnetHeader::default(), start..start + size);
         }
     }
 

@@ -110,6 +110,7 @@ fn batches_of_64_and_more_arrive_whole_and_in_order() {
 fn super_packets_are_cut_at_their_own_size_and_never_smaller() {
     for is_v6 in [false, true] {
         let (first, second) = gateways();
+        second.tun.refuse_super_packets();
         connect(&first, &second, &Options::default());
         let (headers, payload) = (if is_v6 { 72 } else { 52 }, 60_000);
         let (vnet, octets) = tcp_super_packet(is_v6, 1_300, payload);
@@ -130,6 +131,23 @@ fn super_packets_are_cut_at_their_own_size_and_never_smaller() {
         let (vnet, octets) = udp_super_packet(is_v6, 900, 10_000);
         first.tun.send([(vnet, octets)]);
         assert!((0..12).all(|_| is_checksummed(&second.expect())));
+    }
+}
+
+#[test]
+fn a_super_packet_comes_out_as_one_with_the_same_segments() {
+    for is_v6 in [false, true] {
+        let (first, second) = gateways();
+        connect(&first, &second, &Options::default());
+        let (vnet, mut octets) = tcp_super_packet(is_v6, 1_300, 30_000);
+        octets[if is_v6 { 53 } else { 33 }] &= !0x80; // without CWR, which stands alone
+        first.tun.send([(vnet, octets.clone())]);
+        let (got, super_packet) = second.tun.receive_within(PATIENCE).unwrap();
+        assert_eq!(
+            (got.gso_size, got.gso_type, got.needs_checksum),
+            (1_300, vnet.gso_type, true)
+        );
+        assert_eq!(super_packet, octets);
     }
 }
 

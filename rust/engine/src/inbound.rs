@@ -5,7 +5,7 @@
 //! 3. `find`: the pair by its SPI, remembered from packet to packet
 //! 4. `InboundSa::open`: size, window, ICV, window again, padding, inner lengths, selectors, ECN (RFC 4303 3.4)
 //! 5. `note`: flags and path, for authentic packets only
-//! 6. `deliver`: MSS clamp, then a place in the list for the host
+//! 6. `deliver`: MSS clamp, then a place in the list for the host, as part of a super-packet where neighbours join
 //! 7. `flush`: one write per packet or super-packet
 //!
 //! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue.
@@ -21,6 +21,7 @@ use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind, VnetH
 
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
+use crate::join::Joiner;
 use crate::shared::Shared;
 use crate::tables::Pair;
 
@@ -42,6 +43,7 @@ pub struct InboundWorker {
     shared: Arc<Shared>,
     batch: ReceiveBatch,
     list: PacketList,
+    joiner: Joiner,
     last: Option<Arc<Pair>>,
 }
 
@@ -52,6 +54,7 @@ impl InboundWorker {
             shared,
             batch: ReceiveBatch::new(),
             list: PacketList::new(),
+            joiner: Joiner::default(),
             last: None,
         }
     }
@@ -137,7 +140,7 @@ impl InboundWorker {
     }
 
     fn deliver(&mut self, pair: &Pair, start: usize, inner: &Inner) {
-        if !self.list.has_room(1) {
+        if !self.list.has_room() {
             self.flush();
         }
         let range = start + inner.range.start..start + inner.range.end;
@@ -150,11 +153,16 @@ impl InboundWorker {
                 Checksum::Whole,
             );
         }
-        self.list
-            .push(VnetHeader::default(), std::iter::once(range));
+        if self.shared.takes_super_packets() {
+            self.joiner
+                .add(self.batch.arena(), range, &inner.packet, &mut self.list);
+        } else {
+            self.list.push(VnetHeader::default(), range);
+        }
     }
 
     fn flush(&mut self) {
+        self.joiner.finish(self.batch.arena(), &mut self.list);
         if let (false, Some(tun)) = (self.list.is_empty(), self.shared.tun.first()) {
             let refused = tun.write_batch(self.batch.arena(), &self.list);
             self.shared

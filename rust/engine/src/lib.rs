@@ -16,6 +16,7 @@ mod icmp;
 mod ike;
 mod ike_send;
 mod inbound;
+mod join;
 mod keepalive;
 #[cfg(test)]
 mod lab;

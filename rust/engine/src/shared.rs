@@ -57,6 +57,8 @@ pub struct Shared {
     pub threads: [Doorbell; 2],
     /// The threads must end.
     pub is_stopping: AtomicBool,
+    /// The TUN device takes super-packets and checksums that are not made yet.
+    pub has_offloads: AtomicBool,
     /// Turns that ended in a panic.
     pub faults: AtomicU64,
 }
@@ -79,6 +81,7 @@ impl Shared {
             kept_open: Mutex::default(),
             threads: [Doorbell::new()?, Doorbell::new()?],
             is_stopping: AtomicBool::new(false),
+            has_offloads: AtomicBool::new(false),
             faults: AtomicU64::new(0),
         })
     }
@@ -101,6 +104,11 @@ impl Shared {
         self.sockets
             .iter()
             .position(|socket| socket.kind() == kind && socket.is_v6() == local.is_ipv6())
+    }
+
+    /// Whether what is written to the TUN device may be a super-packet.
+    pub fn takes_super_packets(&self) -> bool {
+        self.has_offloads.load(Ordering::Relaxed)
     }
 
     /// Raise flags of a pair and report them if they are new.

@@ -93,11 +93,25 @@ impl PacketBatch {
     }
 }
 
-/// Packets to be written to a TUN: each a list of pieces of somebody's arena, so that a super-packet needs no copy.
+/// Packets to be written to a TUN: each a chain of pieces of somebody's arena, so that a super-packet needs no copy.
 pub struct PacketList {
-    packets: Vec<(VnetHeader, u32)>,
-    pieces: Vec<Range<u32>>,
+    packets: Vec<Chain>,
+    pieces: Vec<Piece>,
 }
+
+struct Chain {
+    vnet: VnetHeader,
+    first: u32,
+    last: u32,
+}
+
+struct Piece {
+    octets: Range<u32>,
+    next: u32,
+}
+
+/// No further piece.
+const END: u32 = u32::MAX;
 
 impl Default for PacketList {
     fn default() -> Self {
@@ -107,7 +121,7 @@ impl Default for PacketList {
 
 impl PacketList {
     /// Pieces of all packets of a list.
-    pub const MAX_PIECES: usize = 1024;
+    pub const MAX_PIECES: usize = 4096;
 
     /// An empty one.
     pub fn new() -> Self {
@@ -123,16 +137,40 @@ impl PacketList {
         self.pieces.clear();
     }
 
-    /// Whether another packet of `pieces` pieces fits.
-    pub fn has_room(&self, pieces: usize) -> bool {
-        self.packets.len() < BATCH && self.pieces.len() + pieces <= Self::MAX_PIECES
+    /// Whether another packet, or another piece of one, fits.
+    pub fn has_room(&self) -> bool {
+        self.packets.len() < BATCH && self.pieces.len() < Self::MAX_PIECES
     }
 
-    /// Add a packet made of these pieces of the arena. The caller has asked [`PacketList::has_room`].
-    pub fn push(&mut self, vnet: VnetHeader, pieces: impl IntoIterator<Item = Range<usize>>) {
-        let range = |piece: Range<usize>| piece.start as u32..piece.end as u32;
-        self.pieces.extend(pieces.into_iter().map(range));
-        self.packets.push((vnet, self.pieces.len() as u32));
+    /// Add a packet that begins with this piece of the arena; answers its place. The caller has asked `has_room`.
+    pub fn push(&mut self, vnet: VnetHeader, octets: Range<usize>) -> usize {
+        let piece = self.piece(octets);
+        self.packets.push(Chain {
+            vnet,
+            first: piece,
+            last: piece,
+        });
+        self.packets.len() - 1
+    }
+
+    /// Let packet `index` go on with this piece. The caller has asked `has_room`.
+    pub fn extend(&mut self, index: usize, octets: Range<usize>) {
+        let piece = self.piece(octets);
+        let last = std::mem::replace(&mut self.packets[index].last, piece);
+        self.pieces[last as usize].next = piece;
+    }
+
+    fn piece(&mut self, octets: Range<usize>) -> u32 {
+        self.pieces.push(Piece {
+            octets: octets.start as u32..octets.end as u32,
+            next: END,
+        });
+        self.pieces.len() as u32 - 1
+    }
+
+    /// Give packet `index` another header.
+    pub fn set_vnet(&mut self, index: usize, vnet: VnetHeader) {
+        self.packets[index].vnet = vnet;
     }
 
     /// How many packets it holds.
@@ -149,15 +187,15 @@ impl PacketList {
     pub fn iter(
         &self,
     ) -> impl Iterator<Item = (VnetHeader, impl Iterator<Item = Range<usize>> + '_)> + '_ {
-        let mut from = 0;
-        self.packets.iter().map(move |(vnet, to)| {
-            let pieces = &self.pieces[from as usize..*to as usize];
-            from = *to;
+        self.packets.iter().map(|chain| {
+            let follow = |piece: &&Piece| self.pieces.get(piece.next as usize);
+            let pieces =
+                std::iter::successors(self.pieces.get(chain.first as usize), move |piece| {
+                    follow(piece)
+                });
             (
-                *vnet,
-                pieces
-                    .iter()
-                    .map(|piece| piece.start as usize..piece.end as usize),
+                chain.vnet,
+                pieces.map(|piece| piece.octets.start as usize..piece.octets.end as usize),
             )
         })
     }
@@ -266,8 +304,15 @@ mod tests {
     #[test]
     fn a_list_gives_back_the_pieces_of_each_packet() {
         let mut list = PacketList::new();
-        list.push(VnetHeader::default(), [0..10, 30..35]);
-        list.push(VnetHeader::default(), [50..51, 60..62]);
+        assert_eq!(
+            (
+                list.push(VnetHeader::default(), 0..10),
+                list.push(VnetHeader::default(), 50..51)
+            ),
+            (0, 1)
+        );
+        list.extend(0, 30..35);
+        list.extend(1, 60..62);
         let pieces: Vec<Vec<Range<usize>>> =
             list.iter().map(|(_, pieces)| pieces.collect()).collect();
         assert_eq!(pieces, [vec![0..10, 30..35], vec![50..51, 60..62]]);

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub struct MemoryTun {
     to_host: Mutex<VecDeque<(VnetHeader, Vec<u8>)>>,
     came: Condvar,
     readable: EventFd,
+    refuses_super_packets: AtomicBool,
 }
 
 impl MemoryTun {
@@ -35,7 +37,13 @@ impl MemoryTun {
             to_host: Mutex::default(),
             came: Condvar::new(),
             readable: EventFd::new()?,
+            refuses_super_packets: AtomicBool::new(false),
         })
+    }
+
+    /// Be a device of a kernel without offloads: nothing but whole packets is written to it.
+    pub fn refuse_super_packets(&self) {
+        self.refuses_super_packets.store(true, Ordering::Relaxed);
     }
 
     /// As the host, send these packets at once.
@@ -93,6 +101,10 @@ impl TunDevice for MemoryTun {
         }
         self.came.notify_all();
         0
+    }
+
+    fn enable_offloads(&self) -> bool {
+        !self.refuses_super_packets.load(Ordering::Relaxed)
     }
 }
 
@@ -276,7 +288,8 @@ mod tests {
             ..VnetHeader::default()
         };
         let mut list = PacketList::new();
-        list.push(vnet, [0..2, 5..8]);
+        list.push(vnet, 0..2);
+        list.extend(0, 5..8);
         assert_eq!(tun.write_batch(&[0, 1, 2, 3, 4, 5, 6, 7], &list), 0);
         assert_eq!(tun.receive(), Some((vnet, vec![0, 1, 5, 6, 7])));
         assert_eq!(tun.receive(), None);

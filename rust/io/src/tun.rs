@@ -21,9 +21,7 @@ pub trait TunDevice: Send + Sync {
     fn write_batch(&self, arena: &[u8], list: &PacketList) -> usize;
 
     /// Let the kernel give and take super-packets and packets whose checksum is not made yet. Answers whether it does.
-    fn enable_offloads(&self) -> bool {
-        true
-    }
+    fn enable_offloads(&self) -> bool;
 }
 
 /// One queue of a TUN device with `IFF_NO_PI | IFF_VNET_HDR`.

@@ -137,10 +137,9 @@ fn adopt(
     }
     let mut sockets: Vec<Arc<dyn OuterSocket>> = Vec::new();
     for (fd, port) in udp {
-        sockets.push(Arc::new(Socket::adopt(
-            *fd,
-            SocketKind::Udp { port: *port },
-        )?));
+        let socket = Socket::adopt(*fd, SocketKind::Udp { port: *port })?;
+        socket.enable_joining(); // an older kernel gives every datagram by itself
+        sockets.push(Arc::new(socket));
     }
     for fd in raw {
         sockets.push(Arc::new(Socket::adopt(*fd, SocketKind::Raw)?));
