@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ Table = Mapping[str, Any]
 """A table of a configuration file: values, lists of texts, and tables below it."""
 
 START_SECONDS = 15.0
+ANSWER_SECONDS = 0.5
 STOP_SECONDS = 10.0
 BINARIES = Path(sys.executable).parent
 
@@ -134,5 +136,13 @@ class Moatd:
         return self._process
 
     def _answers(self) -> bool:
+        """The socket is there early, as a lock; it is served once the guard is up and the connections are loaded."""
         self._running()
-        return self.socket.is_socket()
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(ANSWER_SECONDS)
+            try:
+                probe.connect(str(self.socket))
+                probe.sendall(b"GET / HTTP/1.1\r\nHost: moatd\r\n\r\n")
+                return bool(probe.recv(1))
+            except OSError:
+                return False

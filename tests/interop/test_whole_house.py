@@ -1,0 +1,96 @@
+"""A house that is wholly behind a tunnel, with real daemons at both ends: remote 0.0.0.0/0 at home, local 0.0.0.0/0 there."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+import pytest
+
+from openmoat.lab.captures import MARKER, judge
+from openmoat.lab.namespaces import Lab
+from openmoat.lab.networks import two_gateways
+from openmoat.lab.peers.moatd import Moatd
+from openmoat.lab.processes import wait_until
+
+pytestmark = pytest.mark.namespaces
+
+PSK = b"a secret between two gateways"
+HOME = ip_network("10.1.0.0/24")
+INTERNET = "198.51.100.1"
+"""An address beyond the other gateway, and beyond the line of the home as well."""
+OTHER_SIDE = "10.2.0.10"
+UP_SECONDS = 20.0
+MASQUERADE = """table ip out {
+    chain out { type nat hook postrouting priority 100; oifname "wan" ip saddr 10.1.0.0/24 masquerade; }
+}"""
+
+
+@dataclass
+class House:
+    lab: Lab
+    home: Moatd
+    portal: Moatd
+
+    def reaches(self, host: str, address: str) -> bool:
+        # A host that is refused by its own routes says so at once, and sends nothing: no account to compare.
+        argv = ("ping", "-n", "-c1", "-W2", "-p", MARKER.hex(), address)
+        return "1 received" in self.lab.run(host, *argv, check=False).stdout
+
+    def wait(self) -> None:
+        try:
+            wait_until(f"{INTERNET} answers", lambda: self.reaches("pc-left", INTERNET), UP_SECONDS)
+        except Exception as error:
+            raise AssertionError(f"{error}\n{self.home.last_words()}\n{self.portal.last_words()}") from error
+
+
+def connection(own: str, other: str, local: str, remote: str, *addresses: str) -> dict[str, object]:
+    return {
+        "tunnel": {
+            "psk": "psk",
+            "local": {"identity": own},
+            "peer": {"identity": other, **({"addresses": list(addresses)} if addresses else {})},
+            "children": {"all": {"local": [local], "remote": [remote]}},
+        }
+    }
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with Lab(two_gateways(nat=True)) as lab:
+        for gateway in ("left", "right"):
+            # As home gateways do; the one on the right lets the house out into the internet as one address.
+            lab.run(gateway, "nft", "-f", "-", text=MASQUERADE)
+        home = Moatd(
+            lab,
+            "left",
+            connection("home.example", "portal.example", str(HOME), "0.0.0.0/0", "198.51.100.2"),
+            {"psk": PSK},
+        )
+        portal = Moatd(lab, "right", connection("portal.example", "home.example", "0.0.0.0/0", str(HOME)), {"psk": PSK})
+        yield House(lab, home, portal)
+
+
+def test_a_house_goes_out_by_the_tunnel_alone_and_keeps_its_own_network(house: House) -> None:
+    assert house.reaches("pc-left", INTERNET)
+    capture = house.lab.capture("router", "left")
+    house.home.start()
+    assert not house.reaches("pc-left", INTERNET)
+    house.portal.start()
+    house.wait()
+    assert house.reaches("pc-left", OTHER_SIDE)
+    assert house.reaches("left", OTHER_SIDE)
+    assert house.reaches("pc-left", "10.1.0.1")
+    assert house.reaches("left", "10.1.0.10")
+    house.home.kill()
+    assert not house.reaches("pc-left", INTERNET)
+    assert not house.reaches("left", INTERNET)
+    assert house.reaches("pc-left", "10.1.0.1")
+    house.home.start()
+    house.wait()
+    house.home.stop()
+    assert not house.reaches("pc-left", INTERNET)
+    verdict = judge(capture.stop(), [HOME, ip_network("10.2.0.0/24")])
+    assert (verdict.leaks, verdict.findings) == (0, [])
+    house.lab.run("left", *house.home.command("cleanup"))
+    assert house.reaches("pc-left", INTERNET)
+    assert "77" not in house.lab.run("left", "ip", "rule").stdout
