@@ -10,6 +10,7 @@ import pytest
 
 from openmoat.config.toml import load
 from openmoat.control.messages import ConnectionState, ErrorCode
+from openmoat.control.reasons import Reason
 from openmoat.crypto.keys import generate, private_pem, public_line, spki_of
 from openmoat.daemon.main import Daemon
 from openmoat.dataplane.backend import Acquire, SaFlag
@@ -195,6 +196,43 @@ def test_a_file_with_faults_changes_nothing(tmp_path: Path) -> None:
                 await two.home.daemon.desired.reload()
             assert caught.value.code == ErrorCode.CONFIGURATION
             assert two.home.state() is ConnectionState.UP
+
+    asyncio.run(run())
+
+
+def test_algorithms_that_are_not_shared_are_explained_on_both_sides(tmp_path: Path) -> None:
+    async def run() -> None:
+        home = record("home", tmp_path, esp="aes128gcm16")
+        portal = record("portal", tmp_path, start="none", esp="chacha20poly1305")
+        async with pair(tmp_path, home, portal) as two:
+            await two.until(lambda: two.home.daemon.desk.connection("portal").failure is not None)
+            theirs = two.home.daemon.desk.connection("portal")
+            assert theirs.reason in {Reason.REFUSED, Reason.NO_COMMON_GROUND}
+            assert theirs.failure is not None
+            assert "NO_PROPOSAL_CHOSEN received" in theirs.failure.summary
+            ours = two.portal.daemon.desk.connection("home").failure
+            assert ours is not None
+            nearest = ours.candidates[0]
+            assert (nearest.field, nearest.ours) == ("encryption", "chacha20poly1305")
+            assert "aes128gcm16" in nearest.received
+
+    asyncio.run(run())
+
+
+def test_a_wrong_key_is_explained_on_both_sides(tmp_path: Path) -> None:
+    other = tmp_path / "other.psk"
+    other.touch(mode=0o600)
+    other.write_text("0s" + "YW5vdGhlciBzZWNyZXQgdGhhdCBub2JvZHkgYmVzaWRlcyBrbm93cw==" + "\n")
+
+    async def run() -> None:
+        home = record("home", tmp_path, psk="other.psk")
+        async with pair(tmp_path, home, record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: two.home.daemon.desk.connection("portal").failure is not None)
+            status = two.home.daemon.desk.connection("portal")
+            assert status.reason is Reason.AUTHENTICATION_FAILED
+            ours = two.portal.daemon.desk.connection("home").failure
+            assert ours is not None
+            assert ours.candidates[0].field == "proof of identity"
 
     asyncio.run(run())
 

@@ -90,7 +90,7 @@ class Desired:
     async def bring_about(self, configuration: Configuration) -> Reloaded:
         """From what is loaded to `configuration`; connections that are the same in both are not touched."""
         before, loaded = self.loaded.configuration, self.loaded
-        difference = diff(before, configuration)
+        difference = await self._beside.run(diff, before, configuration)
         # A conflict may have gone with the connection it was with.
         again = [name for name in loaded.conflicts if name in configuration.connections]
         fresh = dict.fromkeys((*difference.added, *difference.changed, *again))

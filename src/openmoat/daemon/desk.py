@@ -95,10 +95,8 @@ class Desk:
     def connection(self, name: str) -> ConnectionStatus:
         """One, with the explanation of its last failure."""
         connection = self._find(name)
-        record = self._book.record(name)
-        number = record.failure if record is not None else None
-        is_known = number is not None and self._book.failures.find(number) is not None
-        failure = self._failure(number) if number is not None and is_known else None
+        number = self._newest_failure(connection)
+        failure = self._failure(number) if number is not None else None
         return self._status(connection, _View(self._core, self._installer, self._offset()), failure)
 
     def up(self, name: str) -> Done:
@@ -153,6 +151,19 @@ class Desk:
             hint = f"near: {', '.join(near)}" if near else "moat connections lists all"
             raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name[:80]}"', hint)
         return connection
+
+    def _newest_failure(self, connection: Connection) -> int | None:
+        """Its own; or where it has none, that of a stranger who claimed to be its peer and did not prove it."""
+        record = self._book.record(connection.name)
+        if record is not None and record.failure is not None and self._book.failures.find(record.failure):
+            return record.failure
+        if record is not None and record.ike_sas:
+            return None
+        claims = connection.peer.identity.matches
+        for number, facts in self._book.failures.newest():
+            if facts.connection is None and facts.peer is not None and claims(facts.peer):
+                return number
+        return None
 
     def _status(self, connection: Connection, view: "_View", failure: Failure | None = None) -> ConnectionStatus:
         loaded = self._desired.loaded

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -40,6 +41,7 @@ from openmoat.ike.endpoint import Endpoint
 from openmoat.ike.events import ChildSaDown, ChildSaUp, Event, IkeSaDown, IkeSaKeys, IkeSaUp
 from openmoat.model.settings import Settings
 from openmoat.net import Address
+from openmoat.system.capabilities import give_up_the_rest
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
 from openmoat.system.routes import route_to
@@ -220,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         configuration = load(options.config)
         set_up_logging(configuration.settings.log_level)
+        give_up_the_rest()
         asyncio.run(serve(options.config, configuration))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
@@ -230,28 +233,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def serve(file: Path, configuration: Configuration) -> None:
-    """Open what is needed, and run."""
+    """Open what is needed, and run. The control socket is there once the guard stands, and not before."""
     settings = configuration.settings
-    has_readers = bool(settings.control_read_group)
-    listener = open_socket(Path(settings.control_socket), settings.control_group, has_readers=has_readers)
+    daemon = Daemon(file, settings, *open_data_plane(settings), reconciler=Reconciler(), source_for=source_for)
+    should_stop = asyncio.Event()
+    on_signals(daemon, should_stop)
+    await daemon.start(configuration)
+    # What was loaded stays: no collection need ever look at it again.
+    gc.collect()
+    gc.freeze()
+    place = Path(settings.control_socket)
+    try:
+        listener = open_socket(place, settings.control_group, has_readers=bool(settings.control_read_group))
+    except MoatError:
+        await daemon.stop()
+        raise
     with contextlib.closing(listener), contextlib.ExitStack() as opened:
-        opened.callback(Path(settings.control_socket).unlink, missing_ok=True)
-        backend, wire = open_data_plane(settings)
-        daemon = Daemon(file, settings, backend, wire, reconciler=Reconciler(), source_for=source_for)
-        should_stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def reload() -> None:
-            task = asyncio.ensure_future(daemon.reload())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, should_stop.set)
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        await daemon.start(configuration)
+        opened.callback(place.unlink, missing_ok=True)
         await daemon.run(listener, should_stop)
+
+
+def on_signals(daemon: Daemon, should_stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT end the daemon in good order, SIGHUP makes it read its configuration again."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.ensure_future(daemon.reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, should_stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
