@@ -420,3 +420,33 @@ def test_selectors_beyond_our_policy_are_cut_to_it_and_foreign_ones_refused() ->
     answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *foreign), path)
     assert len(portal.sas) == count
     assert portal.told(NegotiationFailed)[-1].reason is DownReason.NO_COMMON_GROUND
+
+
+def test_a_peer_that_rekeys_without_end_leaves_a_bounded_number_of_old_ike_sas() -> None:
+    link = Link()
+    home = link.host("home", "192.0.2.1")
+    portal = link.host("portal", "198.51.100.1", config=IkeConfig(max_lingering=4))
+    portal.load(connection("portal.example", "home.example", None, child(local="10.2.0.0/16", remote="10.1.0.0/16")))
+    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    link.settle()
+    for _ in range(20):
+        home.do("rekey_ike", home.ike().ike)
+        link.settle()
+    assert len(portal.endpoint._registry.sas) <= 5
+    assert portal.endpoint.counts()["lingering_limit"] >= 15
+    assert faults(home, portal) == []
+
+
+def test_the_ike_sas_of_one_identity_are_bounded() -> None:
+    link = Link()
+    portal = link.host("portal", "198.51.100.1", config=IkeConfig(max_ike_sas_per_peer=2))
+    there = child(local="10.2.0.0/16", remote="10.1.0.0/16")
+    portal.load(connection("portal.example", "*.moats.example", None, there, name="moats"))
+    for number in range(5):
+        home = link.host(f"home{number}", f"192.0.2.{number + 1}")
+        own = child(local=f"10.1.{number}.0/24")
+        home.load(connection("m.moats.example", "portal.example", "198.51.100.1", own, retry=False))
+        home.endpoint._registry.has_others = lambda *_: True  # type: ignore[method-assign]  # no INITIAL_CONTACT
+        link.settle()
+    assert len(portal.ike_sas()) == 2
+    assert portal.endpoint.counts()["ike_sas_per_peer_limit"] == 3

@@ -58,12 +58,22 @@ class LiveChild:
     nonces: tuple[bytes, bytes]
     """Of the exchange that made it; they decide collisions (RFC 7296 2.8.1)."""
     is_ours: bool
+    origin: "tuple[tuple[bytes, bytes], bool] | None" = None
+    """Nonces of the exchange that made the first of its line of rekeys, and whether we began that. Where both sides make
+    the same Child SA at once, these decide, for the one that came first may have been rekeyed before the other comes."""
     is_active: bool = False
     """We send with it."""
     is_closing: bool = False
     """We have replaced it, or are about to delete it: nobody may rekey it any more."""
     is_replaced: bool = False
     """A successor exists, whoever made it."""
+    is_lost: bool = False
+    """It lost against another of the same purpose; what replaces it has lost too."""
+
+    @property
+    def first(self) -> tuple[tuple[bytes, bytes], bool]:
+        """Its `origin`, or itself where it is the first."""
+        return self.origin or (self.nonces, self.is_ours)
 
 
 def keepable(spec: Child, suites: frozenset[EspSuite] | None) -> Child:

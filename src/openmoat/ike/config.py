@@ -44,6 +44,8 @@ class IkeConfig:
     """After so long without an authenticated peer a half-open IKE SA is forgotten."""
     max_ike_sas_per_peer: int = 8
     """IKE SAs of one identity on one connection; the oldest goes when there would be more."""
+    max_lingering: int = 1024
+    """Closed and replaced IKE SAs that are kept for a short time to answer a repeated last request."""
     max_children: int = 64
     """Child SAs of one IKE SA; further ones are refused with NO_ADDITIONAL_SAS."""
     retransmission: RetransmissionSchedule = field(default_factory=RetransmissionSchedule)
@@ -86,6 +88,7 @@ class Count(Enum):
     UNAUTHENTICATED_ERROR = "unauthenticated_error"
     INIT_RESTART_LIMIT = "init_restart_limit"
     EXCHANGE_QUEUE_LIMIT = "exchange_queue_limit"
+    LINGERING_LIMIT = "lingering_limit"
     CHILDREN_LIMIT = "children_limit"
     IKE_SAS_PER_PEER_LIMIT = "ike_sas_per_peer_limit"
     SPI_STOCK_EMPTY = "spi_stock_empty"

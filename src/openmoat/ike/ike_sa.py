@@ -516,7 +516,7 @@ class IkeSa:
         self._release(reason, text)
         self.step(Closed())
         self._stop_timers()
-        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + LINGER_SECONDS)
+        self.registry.linger(self, LINGER_SECONDS)
 
     def forget(self, reason: DownReason, text: str = "") -> None:
         """Forget everything at once."""
@@ -532,7 +532,7 @@ class IkeSa:
         """It stands aside: forget it after a while even if nobody deletes it."""
         for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
             self.context.timers.stop((timer, self.own_spi))
-        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + LINGER_SECONDS)
+        self.registry.linger(self, LINGER_SECONDS)
 
     def sibling(self, own_spi: int, peer_spi: int, *, is_initiator: bool) -> "IkeSa":
         """A further IKE SA with the same peer on the same path, made by an exchange on this one (RFC 7296 2.18)."""

@@ -44,6 +44,7 @@ class Registry:
         self.half_open: dict[HalfOpenKey, IkeSa] = {}
         self.half_open_by_source: Counter[Address] = Counter()
         self._half_open_keys: dict[int, HalfOpenKey] = {}
+        self._lingering: dict[int, IkeSa] = {}
         self._owners: dict[tuple[Selectors, Selectors], dict[Identity, int]] = {}
         self.upkeep: Upkeep
 
@@ -63,6 +64,15 @@ class Registry:
     def remove(self, sa: "IkeSa") -> None:
         """It is forgotten."""
         self.sas.pop(sa.own_spi, None)
+        self._lingering.pop(sa.own_spi, None)
+
+    def linger(self, sa: "IkeSa", seconds: float) -> None:
+        """It is over, and kept a little longer. The oldest go when there are too many, whoever made them."""
+        self.context.timers.set((Timer.LINGER, sa.own_spi), self.context.now + seconds)
+        self._lingering[sa.own_spi] = sa
+        if len(self._lingering) > self.context.config.max_lingering:
+            self.context.counts[Count.LINGERING_LIMIT] += 1
+            next(iter(self._lingering.values())).forget(DownReason.REKEYED)
 
     # Half-open ones.
 
@@ -194,14 +204,14 @@ class Registry:
 
     def other_owner(self, lineage: Lineage, local: Selectors, remote: Selectors) -> Identity | None:
         """Another identity that holds a Child SA with equal selectors: never does the newest simply win."""
-        owners = self._owners.get((canonical(local), canonical(remote)), {})
+        owners = self._owners.get(_selector_key(local, remote), {})
         peer = lineage.peer.folded()
         return next((owner for owner in owners if owner != peer), None)
 
     def child_added(self, lineage: Lineage, child: LiveChild) -> None:
         """It is installed."""
         self.children[child.sa.local_spi] = lineage
-        key = (canonical(child.sa.local), canonical(child.sa.remote))
+        key = _selector_key(child.sa.local, child.sa.remote)
         owners = self._owners.setdefault(key, {})
         peer = lineage.peer.folded()
         owners[peer] = owners.get(peer, 0) + 1
@@ -210,7 +220,7 @@ class Registry:
     def child_gone(self, lineage: Lineage, child: LiveChild, reason: DownReason, text: str) -> None:
         """It is out of the data plane."""
         self.children.pop(child.sa.local_spi, None)
-        key = (canonical(child.sa.local), canonical(child.sa.remote))
+        key = _selector_key(child.sa.local, child.sa.remote)
         owners, peer = self._owners.get(key, {}), lineage.peer.folded()
         owners[peer] = owners.get(peer, 0) - 1
         if owners[peer] <= 0:
@@ -257,6 +267,16 @@ class Registry:
 
 
 Key = TypeVar("Key")
+SelectorKey = tuple[Selectors, Selectors]
+
+
+def _selector_key(local: Selectors, remote: Selectors) -> SelectorKey:
+    """Equal for selectors that select the same."""
+    return _canonical(local), _canonical(remote)
+
+
+def _canonical(selectors: Selectors) -> Selectors:
+    return selectors if len(selectors) == 1 else canonical(selectors)
 
 
 def _drop(index: "dict[Key, dict[int, IkeSa]]", key: Key, spi: int) -> None:

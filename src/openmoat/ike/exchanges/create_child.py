@@ -125,13 +125,17 @@ class Creation(Exchange):
     def conclude(self, sa: "IkeSa", child: LiveChild) -> None:
         """The new SA is installed: send with it, unless the peer's exchange has won (RFC 7296 2.8.1)."""
         lineage = lineage_of(sa)
+        old = lineage.children.get(self.replaces or 0)
+        if old is not None:
+            child.origin = old.first
         lineage.add(child)
         self.spi = 0
-        if child.sa.remote_spi in self.deleted:
+        if old is not None and old.is_lost:
+            give_up(sa, child)
+        elif child.sa.remote_spi in self.deleted:
             lineage.remove(child.sa.local_spi, DownReason.PEER_DELETED)
         elif self.rival is not None and is_lowest(child.nonces, self.rival):
-            child.is_closing = True
-            sa.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
+            give_up(sa, child)
         else:
             lineage.activate(child)
             close_old(sa, self.replaces)
@@ -520,20 +524,29 @@ def _respond(sa: "IkeSa", answering: AnswerChild, child: LiveChild, own: KeyExch
 def adopt(sa: "IkeSa", child: LiveChild) -> None:
     """A Child SA the peer has made is installed. A new one is used at once, a rekeyed one when the peer does (2.8)."""
     lineage = lineage_of(sa)
+    old = lineage.children.get(child.sa.replaces or 0)
     twin = lineage.lasting(child.spec.name) if child.sa.replaces is None else None
+    if old is not None:
+        child.origin = old.first
     lineage.add(child)
     if isinstance(sa.exchange, Creation):
         sa.exchange.meet(child)
     if child.sa.replaces is not None:
-        if child.sa.replaces not in lineage.children:
+        if old is None:
             lineage.activate(child)
         return
-    if twin is not None and twin.is_ours and is_lowest(child.nonces, twin.nonces):
+    rival, is_rival_ours = twin.first if twin is not None else (child.nonces, False)
+    if is_rival_ours and is_lowest(child.nonces, rival):
         return  # the peer has begun the same as we had, and will close its own
     lineage.activate(child)
-    if twin is not None and twin.is_ours:
-        twin.is_closing = True
-        sa.want(DeleteChildren((twin.sa.local_spi,), DownReason.COLLISION), first=True)
+    if twin is not None and is_rival_ours:
+        give_up(sa, twin)
+
+
+def give_up(sa: "IkeSa", child: LiveChild) -> None:
+    """Close a Child SA of ours that has lost against another (RFC 7296 2.8.1)."""
+    child.is_closing = child.is_lost = True
+    sa.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
 
 
 def answer_first(
