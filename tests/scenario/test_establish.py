@@ -167,6 +167,7 @@ def test_an_initiator_that_cannot_authenticate_the_responder_tells_it() -> None:
     assert portal.told(IkeSaDown)[0].reason is DownReason.AUTHENTICATION_FAILED
     link.settle()
     assert home.ike_sas() == []
+    assert home.told(NegotiationFailed)[0].notify_sent, "the fault was found on this side"
     assert not home.sas
     assert not portal.sas
 

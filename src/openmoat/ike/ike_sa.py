@@ -435,7 +435,9 @@ class IkeSa:
         """The response to our request is of no use."""
         exchange = dispatch.open_exchange(self)
         scope = scope_of(error, exchange, is_response=True)
-        self.report(error, exchange, notify_sent=False)
+        # It is we who found fault: the notify, if any, goes out with the Delete, and none has come in.
+        notify = error.notify if scope is Scope.DELETE else None
+        self.report_failure(exchange, notify, notify_sent=True, reason=dispatch.reason_of(error), text=str(error))
         if scope is Scope.DELETE:
             self.delete(dispatch.reason_of(error), str(error), error)
         elif self.exchange is not None:

@@ -38,8 +38,8 @@ MAX_CHILDREN = 64
 """Of one connection."""
 MAX_ADDRESSES = 16
 """Of one peer, names and addresses together."""
-MAX_REPLAY_WINDOW = 65_536
-"""Packets; a backend may have less (`Capabilities.max_replay_window`)."""
+MAX_REPLAY_WINDOW = 4096
+"""Packets; what every backend has."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(

@@ -179,7 +179,7 @@ path-mtu = "1500"
 def test_what_the_model_refuses_is_told_at_the_line_of_its_option(folder: Folder) -> None:
     text = RECORD + 'replay-window = 100\n[connections.home.lifetimes]\nhard = "1h"\nrekey-after = "2h"\n'
     assert folder.faults(text) == [
-        'moat.toml:11: connection "home": child "office": replay-window: a multiple of 64 from 0 to 65536, 100 came',
+        'moat.toml:11: connection "home": child "office": replay-window: a multiple of 64 from 0 to 4096, 100 came',
         'moat.toml:14: connection "home": lifetimes: rekey-after: less than hard, which is 3600; 7200 came',
     ]
 
