@@ -8,9 +8,9 @@ from pathlib import Path
 
 from openmoat.config.lines import KeyPath
 from openmoat.config.schema import ChildTable, ConnectionTable, LocalTable, PeerTable
-from openmoat.crypto.identities import PatternKind
+from openmoat.crypto.identities import Identity, PatternKind
 from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key, spki_of
-from openmoat.crypto.x509 import load_certificates, subject_key
+from openmoat.crypto.x509 import check_identity, load_certificates, subject_key
 from openmoat.errors import CryptoError, Secret
 from openmoat.model.connection import (
     Authority,
@@ -162,6 +162,8 @@ class _Builder:
             chain = self.files.chain(self._path(name) for name in local.certificates)
             if chain and spki_of(subject_key(chain[0])) != self.files.public_keys[key.name]:
                 raise ValueError(f"the first certificate is of another key than {local.key}")
+            if chain:
+                _check_names(chain[0], local.identity)
         except ValueError as error:
             self._tell(("local", "certificates"), error)
             return None
@@ -279,6 +281,14 @@ def _times(soft: float | None, hard: float | None, default_soft: float, default_
             default_hard if hard is None else hard
         )
     return soft, soft * default_hard / default_soft if hard is None else hard
+
+
+def _check_names(certificate: bytes, identity: Identity) -> None:
+    """No peer would accept a certificate that does not name who we say we are."""
+    try:
+        check_identity(certificate, identity)
+    except CryptoError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read(file: Path, limit: int, *, owners: frozenset[int] = frozenset()) -> bytes:

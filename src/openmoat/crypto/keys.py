@@ -27,6 +27,7 @@ from openmoat.errors import CryptoError
 __all__ = [
     "MAX_KEY_FILE",
     "MAX_RSA_BITS",
+    "MAX_RSA_EXPONENT_BITS",
     "MIN_RSA_BITS",
     "KeyKind",
     "PrivateKeyObject",
@@ -48,6 +49,8 @@ MIN_RSA_BITS = 2048
 """RFC 8247 4.1.1."""
 MAX_RSA_BITS = 8192
 """Longer ones make each signature check cost us more than a peer should be able to ask for."""
+MAX_RSA_EXPONENT_BITS = 64
+"""Of the public exponent, for the same reason; 17 are usual."""
 MAX_KEY_FILE = 65536
 """Octets of a key file or of a SubjectPublicKeyInfo; more is not looked at."""
 
@@ -179,6 +182,8 @@ def _check(key: object) -> PublicKeyObject:
         raise CryptoError(f"public key: Ed25519, Ed448, ECDSA or RSA, {type(key).__name__} came")
     if isinstance(key, rsa.RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         raise CryptoError(f"public key: RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, {key.key_size} came")
+    if isinstance(key, rsa.RSAPublicKey) and (bits := key.public_numbers().e.bit_length()) > MAX_RSA_EXPONENT_BITS:
+        raise CryptoError(f"public key: RSA with an exponent of at most {MAX_RSA_EXPONENT_BITS} bits, {bits} came")
     if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES):
         raise CryptoError(f"public key: ECDSA on secp256r1, secp384r1 or secp521r1, {key.curve.name} came")
     return key

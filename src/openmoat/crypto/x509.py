@@ -43,6 +43,8 @@ MAX_CHAIN = 8
 """Certificates of a path, end entity and root included."""
 MAX_SIGNATURE_CHECKS = 32
 """Of one search for a path: what crafted certificates with equal names can make us work."""
+_SHOWN_NAMES = 4
+"""Names of a certificate that are told where it has not the one that was wanted."""
 _PARSED_ROOTS = 64
 """Configured authorities that are kept in parsed form; further ones are parsed each time."""
 
@@ -100,31 +102,18 @@ def check_chain(
     search = _Search([_parsed_root(octets) for octets in roots], datetime.fromtimestamp(at, UTC))
     search.add(certificates[1:])
     _check_end_entity(leaf)
-    check_identity(leaf.certificate, identity)
+    _check_identity(leaf, identity)
     search.find(leaf)
     return leaf.key
 
 
-def check_identity(certificate: x509.Certificate, identity: Identity) -> None:
-    """`BadCertificate` unless the certificate names this identity (RFC 4945 3.1, 5.1.3.6).
+def check_identity(certificate: bytes, identity: Identity) -> None:
+    """`BadCertificate` unless the certificate, in DER, names this identity (RFC 4945 3.1, 5.1.3.6).
 
     Host names, mailboxes and addresses stand in the subjectAltName, a distinguished name is the whole subject, octet by
     octet. A common name is never taken for a host name, and a wildcard names nobody.
     """
-    names: list[Identity] = []
-    try:
-        if identity.type is IdType.DER_ASN1_DN:
-            names = [Identity(IdType.DER_ASN1_DN, certificate.subject.public_bytes())]
-        elif identity.type in (IdType.FQDN, IdType.RFC822_ADDR, IdType.IPV4_ADDR, IdType.IPV6_ADDR):
-            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            names = list(_alternative_names(extension.value))
-    except x509.ExtensionNotFound:
-        pass
-    except _UNREADABLE as error:
-        raise BadCertificate(f"certificate: not readable: {error}") from None
-    if not any(name.folded() == identity.folded() for name in names):
-        known = ", ".join(str(name) for name in names[:4]) or "none of this kind"
-        raise BadCertificate(f"{_label(certificate)}: identity {identity} is not in it; it names {known}")
+    _check_identity(_Parsed.read(certificate), identity)
 
 
 def subject_key(certificate: bytes) -> PublicKeyObject:
@@ -166,6 +155,7 @@ class _Parsed:
     constraints: x509.BasicConstraints | None
     usage: x509.KeyUsage | None
     purposes: x509.ExtendedKeyUsage | None
+    names: x509.SubjectAlternativeName | None
 
     @classmethod
     def read(cls, octets: bytes) -> "_Parsed":
@@ -183,6 +173,7 @@ class _Parsed:
                 constraints=_value(extensions, x509.BasicConstraints),
                 usage=_value(extensions, x509.KeyUsage),
                 purposes=_value(extensions, x509.ExtendedKeyUsage),
+                names=_value(extensions, x509.SubjectAlternativeName),
             )
         except _UNREADABLE as error:
             raise BadCertificate(f"certificate: not readable: {error or type(error).__name__}") from None
@@ -261,6 +252,17 @@ def _check_extensions(parsed: _Parsed) -> None:
         if extension.critical and extension.oid not in _UNDERSTOOD:
             oid = extension.oid.dotted_string
             raise BadCertificate(f"{_label(parsed.certificate)}: critical extension {oid} is not supported")
+
+
+def _check_identity(leaf: _Parsed, identity: Identity) -> None:
+    names: list[Identity] = []
+    if identity.type is IdType.DER_ASN1_DN:
+        names = [Identity(IdType.DER_ASN1_DN, leaf.subject)]
+    elif identity.type in (IdType.FQDN, IdType.RFC822_ADDR, IdType.IPV4_ADDR, IdType.IPV6_ADDR) and leaf.names:
+        names = list(_alternative_names(leaf.names))
+    if not any(name.folded() == identity.folded() for name in names):
+        known = ", ".join(str(name) for name in names[:_SHOWN_NAMES]) or "none of this kind"
+        raise BadCertificate(f"{_label(leaf.certificate)}: identity {identity} is not in it; it names {known}")
 
 
 def _check_end_entity(leaf: _Parsed) -> None:

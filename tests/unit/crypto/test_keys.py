@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from openmoat.crypto.keys import (
     MAX_KEY_FILE,
+    MAX_RSA_EXPONENT_BITS,
     KeyKind,
     PrivateKeyObject,
     fingerprint,
@@ -108,6 +109,13 @@ def test_files_that_are_no_private_key_are_refused_with_the_reason() -> None:
     assert "is encrypted" in refused(locked)
     other = x25519.X25519PrivateKey.generate()
     assert "X25519" in refused(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def test_a_key_that_makes_each_check_costly_is_refused() -> None:
+    numbers = rsa.RSAPublicNumbers((1 << MAX_RSA_EXPONENT_BITS) + 1, RSA.public_key().public_numbers().n)
+    spki = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(CryptoError, match="exponent of at most 64 bits, 65 came"):
+        public_key(spki)
 
 
 def test_keys_that_are_too_weak_are_refused() -> None:

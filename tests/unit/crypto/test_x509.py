@@ -191,7 +191,7 @@ def test_a_certificate_without_alternative_names_has_its_subject_only() -> None:
     plain = issue("CN=moat.example", (), ROOT)
     assert "it names none of this kind" in refused(plain)
     check(plain, identity=Identity.parse("CN=moat.example"))
-    check_identity(plain.certificate, Identity.parse("CN=moat.example"))
+    check_identity(plain.der, Identity.parse("CN=moat.example"))
 
 
 def sha1_signed(subject: str, issuer: Issued) -> Issued:
