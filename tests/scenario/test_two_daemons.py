@@ -187,6 +187,39 @@ def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_change_that_sas_can_bear_leaves_them_and_is_in_force(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            [handle] = two.home.active()
+            two.home.configure(record("home", tmp_path) + "path-mtu = 1400\nlifetimes.rekey-octets = 12345\n")
+            assert (await two.home.daemon.desired.reload()).changed == {"portal": "live"}
+            assert two.home.active() == [handle]
+            outbound = two.home.backend.pairs[handle].outbound
+            assert outbound is not None
+            assert (outbound.plan.outer_size, outbound.limits.soft_octets) == (1400, 12345)
+            assert two.home.state() is ConnectionState.UP
+
+    asyncio.run(run())
+
+
+def test_other_algorithms_come_by_a_rekey_without_a_gap(tmp_path: Path) -> None:
+    async def run() -> None:
+        both = 'aes128gcm16", "chacha20poly1305'
+        home = record("home", tmp_path, esp="aes128gcm16")
+        async with pair(tmp_path, home, record("portal", tmp_path, start="none", esp=both)) as two:
+            await two.until(lambda: bool(two.home.active()))
+            [before] = two.home.active()
+            two.home.configure(record("home", tmp_path, esp="chacha20poly1305"))
+            assert (await two.home.daemon.desired.reload()).changed == {"portal": "rekey"}
+            assert before in two.home.backend.pairs
+            await two.until(lambda: len(two.home.active()) == 1 and two.home.active() != [before])
+            [after] = two.home.active()
+            assert two.home.backend.pairs[after].inbound.suite.encryption.name == "chacha20poly1305"
+
+    asyncio.run(run())
+
+
 def test_a_file_with_faults_changes_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:

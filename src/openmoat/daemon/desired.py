@@ -7,7 +7,7 @@ guarded until its SAs are deleted (D8).
 from collections.abc import Iterable
 from pathlib import Path
 
-from openmoat.config.diff import Need, diff
+from openmoat.config.diff import ConnectionChange, Need, diff
 from openmoat.config.toml import Configuration, load
 from openmoat.control.messages import ErrorCode, Reloaded
 from openmoat.daemon.beside import Beside
@@ -93,7 +93,9 @@ class Desired:
         difference = await self._beside.run(diff, before, configuration)
         # A conflict may have gone with the connection it was with.
         again = [name for name in loaded.conflicts if name in configuration.connections]
-        fresh = dict.fromkeys((*difference.added, *difference.changed, *again))
+        light = {name: change for name, change in difference.changed.items() if is_light(change) and name not in again}
+        heavy = [name for name in difference.changed if name not in light]
+        fresh = dict.fromkeys((*difference.added, *heavy, *again))
         self._keyholder.load(
             {**before.psks, **configuration.psks}, {**before.private_keys, **configuration.private_keys}
         )
@@ -101,23 +103,44 @@ class Desired:
         self._driver.flush()
         loaded.configuration = configuration
         self._book.load(fresh, difference.removed)
-        await self._protect([configuration.connections[name] for name in fresh], difference.removed)
-        self._core.unload(
-            [name for name in loaded.conflicts if name in before.connections and name in difference.changed],
-            self._driver.clock(),
-        )
+        await self._protect([configuration.connections[name] for name in (*fresh, *light)], difference.removed)
+        gone = [name for name in loaded.conflicts if name in before.connections and name in difference.changed]
+        self._core.unload(gone, self._driver.clock())
         ready = [configuration.connections[name] for name in fresh if name not in loaded.conflicts]
         self._core.load(ready, self._driver.clock())
+        self._installer.refresh(light.keys() - loaded.conflicts.keys())
+        for name, change in light.items():
+            if name not in loaded.conflicts:
+                self._update(configuration.connections[name], change)
         self._driver.flush()
         self._keyholder.load(configuration.psks, configuration.private_keys)
         return Reloaded(
             added=difference.added,
             removed=difference.removed,
-            changed=dict.fromkeys(difference.changed, Need.REESTABLISH.word),
+            changed={
+                name: (change.most if name in light else Need.REESTABLISH).word
+                for name, change in difference.changed.items()
+            },
             unchanged=len(configuration.connections) - len(difference.added) - len(difference.changed),
             refused=dict(loaded.conflicts),
             restart_needed=difference.restart_settings,
         )
+
+    def _update(self, connection: Connection, change: ConnectionChange) -> None:
+        """SAs stay, and packets flow on: new values at once where they can be had, by a rekey where not."""
+        now, record = self._driver.clock(), self._book.record(connection.name)
+        self._core.update([connection], now)
+        if record is None:
+            return
+        if change.need is Need.REKEY:
+            for ike in list(record.ike_sas):
+                self._core.rekey_ike(ike, now)
+        for spi, live in list(record.children.items()):
+            name = live.child.child
+            if name in change.removed_children:
+                self._core.delete_child(spi, now)
+            elif change.children.get(name) is Need.REKEY:
+                self._core.rekey_child(spi, now)
 
     def policy_child(self, policy: int) -> tuple[str, str] | None:
         """Connection and child whose policy bears this number."""
@@ -137,3 +160,8 @@ class Desired:
         for number in changes.remove:
             self._policy_names.pop(number, None)
         self._policy_names.update({policy.id: policy.name for policy in changes.put})
+
+
+def is_light(change: ConnectionChange) -> bool:
+    """Whether the SAs of a connection can stay. Reauthentication is done by deleting first, as for the heaviest."""
+    return max(change.need, *change.children.values(), Need.NOTHING) <= Need.REKEY

@@ -1,5 +1,7 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
+from collections.abc import Set as AbstractSet
+
 from openmoat.daemon.accounting import Accounting, Owner
 from openmoat.daemon.policies import Policies, UnknownChild
 from openmoat.dataplane.backend import (
@@ -97,6 +99,18 @@ class Installer:
             child = self._children.get(spi)
             if child is not None:
                 self.backend.apply([self._moved(child, event)])
+
+    def refresh(self, connections: AbstractSet[str]) -> None:
+        """Let the live pairs of these connections have the sizes and limits that are configured now."""
+        for spi, child in self._children.items():
+            if child.connection not in connections:
+                continue
+            try:
+                plan = self._policies.plan(child, child.path, child.udp)
+                limits = self._policies.limits(child)
+            except UnknownChild:
+                continue  # its child was taken out of the configuration, and it is about to be deleted
+            self.backend.apply([Update(handle=spi, plan=plan, limits=limits)])
 
     def counters(self) -> list[SaCounters]:
         """Of all live pairs."""

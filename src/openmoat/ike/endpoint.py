@@ -119,6 +119,12 @@ class Endpoint:
                 self._upkeep.unload(connection.name)
             self._upkeep.load(connection)
 
+    def update(self, connections: Iterable[Connection], now: float) -> None:
+        """Exchange connections for those of the same name whose SAs may stay; new lifetimes hold from the next rekey on."""
+        self._context.now = now
+        for connection in connections:
+            self._upkeep.update(connection)
+
     def unload(self, names: Iterable[str], now: float) -> None:
         """Forget connections and delete their SAs."""
         self._context.now = now

@@ -94,6 +94,26 @@ class Upkeep:
         self.connections.put(connection)
         self.look(connection.name)
 
+    def update(self, connection: Connection) -> None:
+        """A connection has changed in ways that its SAs can bear: they stay, and the next of them are as it says now."""
+        record = self.records.get(connection.name)
+        if record is None:
+            self.load(connection)
+            return
+        before = {child.name for child in record.connection.children}
+        record.connection = connection
+        self.connections.put(connection)
+        for sa in self.all_of(connection.name):
+            sa.connection = connection
+            if sa.lineage is not None:
+                sa.lineage.connection = connection
+                for child in sa.lineage.children.values():
+                    child.spec = self.connections.child(connection.name, child.spec.name) or child.spec
+        if not record.is_down:
+            record.wanted = {c.name for c in connection.children if c.start is Start.AUTO and connection.retry}
+            record.asked |= {c.name for c in connection.children if c.start is Start.AUTO} - before
+        self.look(connection.name)
+
     def unload(self, name: str) -> None:
         """A connection is gone from the configuration: its SAs are deleted."""
         self.records.pop(name, None)
