@@ -312,6 +312,23 @@ def test_a_source_rule_guards_its_source_alone(street: Street) -> None:
         assert reaches(street.pc, "203.0.113.5", "-I 10.1.0.2")
 
 
+def test_a_flow_that_was_masqueraded_before_goes_into_the_tunnel_as_itself(street: Street) -> None:
+    street.gateway.run(
+        "nft add table ip nat; nft add chain ip nat post '{ type nat hook postrouting priority 100; }';"
+        "nft add rule ip nat post oifname eth0 masquerade"
+    )
+    speak = (
+        "import socket as s; k = s.socket(s.AF_INET, s.SOCK_DGRAM); k.bind(('10.1.0.2', 5060));"
+        "k.sendto(b'register', ('10.2.0.5', 5060))"
+    )
+    street.pc.run(f'python3 -c "{speak}"')
+    with street.gateway.inside():
+        tun = guarded_tun(OFFICE)
+        street.pc.run(f'python3 -c "{speak}"')
+        assert os.read(tun, 65_600)[10:][12:20] == bytes([10, 1, 0, 2, 10, 2, 0, 5])
+        os.close(tun)
+
+
 def test_what_is_foreign_is_the_same_after_apply_adopt_and_cleanup(street: Street) -> None:
     street.gateway.run(
         "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.eth0.rp_filter=1;"

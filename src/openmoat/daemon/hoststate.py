@@ -43,7 +43,13 @@ def host_state(
         guarded=tuple(guarded),
         local=tuple(sorted(local, key=str)),
         ports=ports,
+        forwards=any(not _is_own(prefix, addresses) for prefix in local),
     )
+
+
+def _is_own(prefix: Network, addresses: Sequence[InterfaceAddress]) -> bool:
+    """Whether it is this host alone, which need not forward anything."""
+    return prefix.num_addresses == 1 and any(row.address == prefix.network_address for row in addresses)
 
 
 def tunnel_route(prefix: Network, protected: Protected, addresses: Sequence[InterfaceAddress]) -> TunnelRoute:

@@ -1,4 +1,4 @@
-"""Rtnetlink in its smallest form: messages, attributes, addresses in them, one socket. Knows no route, rule or link.
+"""Netlink in its smallest form: messages, attributes, addresses in them, one socket. Knows no route, rule or link.
 
 Our own codec and not pyroute2, because ten thousand routes must take less than a second, and because its synchronous
 calls cannot be made from a thread that already runs an event loop.
@@ -92,7 +92,8 @@ class Group(IntFlag):
 class Request:
     """One message to send; `body` is the family's fixed header and its attributes."""
 
-    kind: Kind
+    kind: int
+    """One of `Kind`, or a number of another netlink protocol."""
     mode: Mode
     body: bytes
 
@@ -158,10 +159,10 @@ def network_of(family: int, length: int, octets: bytes | None) -> Network:
 
 
 class Netlink:
-    """One rtnetlink socket for requests. Calls block for as long as the kernel works, a few microseconds a message."""
+    """One netlink socket for requests. Calls block for as long as the kernel works, a few microseconds a message."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
@@ -196,7 +197,7 @@ class Netlink:
                 if sequence == first:
                     return _refusal(answer.body) if answer.kind == Kind.ERROR else answer
 
-    def dump(self, kind: Kind, body: bytes) -> list[Answer] | Refusal:
+    def dump(self, kind: int, body: bytes) -> list[Answer] | Refusal:
         """All objects of a kind that `body` selects, or why there are none to be had."""
         first = self._send([Request(kind, Mode.DUMP, body)], Mode.REQUEST)
         found: list[Answer] = []

@@ -10,8 +10,9 @@ from enum import Enum
 from typing import Final
 
 from openmoat.system import sysctls
+from openmoat.system.conntrack import forget_masqueraded
 from openmoat.system.firewall import foreign_notes, read_counters, read_guard, transact
-from openmoat.system.guard import NO_GUARD, Guard, change_text
+from openmoat.system.guard import NO_GUARD, SETS, Guard, Range, change_text
 from openmoat.system.links import put_address, read_addresses, read_links, remove_address
 from openmoat.system.names import DEVICE, ROUTE_TABLE, SOURCE_TABLE
 from openmoat.system.netlink import Netlink
@@ -48,7 +49,7 @@ class Applied:
     """What a call has done."""
 
     written: int = 0
-    """Changes of kernel state: routes, rules, addresses, settings, and one for a transaction of nftables."""
+    """Changes of kernel state: routes, rules, addresses, settings, forgotten connections, one for a transaction of nftables."""
     settings: tuple[str, ...] = ()
     """Settings of the host that were changed, as `name: before -> now`; `cleanup` puts them back."""
     notes: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class Reconciler:
             written = _change_guard(guard, goal)
             written += _write_addresses(netlink, state, view)
             written += _change_routing(netlink, (routes, rules), wanted)
+        written += forget_masqueraded(_fresh(guard, goal))
         self._installed = _Installed(wanted.routes, wanted.rules, goal)
         changed, refused = _write_settings(wanted.settings)
         return Applied(written=written + len(changed), settings=tuple(changed), notes=(*wanted.notes, *refused))
@@ -201,6 +203,13 @@ def _change_routing(netlink: Netlink, have: tuple[frozenset[Route], frozenset[Ru
     change_rules(netlink, sorted(rules_put, key=lambda rule: -rule.priority), rules_gone)
     change_routes(netlink, [], gone)
     return len(put) + len(gone) + len(rules_put) + len(rules_gone)
+
+
+def _fresh(have: Guard, want: Guard) -> dict[int, list[Range]]:
+    """Ranges that are protected from now on, by version of IP."""
+    return {
+        v: [row for name in SETS if name.endswith(str(v)) for row in want.sets[name] - have.sets[name]] for v in (4, 6)
+    }
 
 
 def _write_addresses(netlink: Netlink, state: HostState, view: HostView) -> int:

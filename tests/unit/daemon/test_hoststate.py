@@ -32,3 +32,10 @@ def test_what_peers_of_a_template_may_bring_is_guarded_while_none_of_them_is_her
 def test_a_template_for_any_address_reserves_nothing() -> None:
     state = host_state("moat0", [], ADDRESSES, [(selectors("10.2.0.0/16"), selectors("0.0.0.0/0", "::/0"))])
     assert state.guarded == ()
+
+
+def test_a_host_that_protects_itself_alone_forwards_nothing() -> None:
+    alone = Protected(selectors("10.2.0.1/32"), selectors("10.1.0.0/24"), PLAN)
+    gateway = Protected(selectors("10.2.0.0/16"), selectors("10.1.0.0/24"), PLAN)
+    assert not host_state("moat0", [alone], ADDRESSES).forwards
+    assert host_state("moat0", [alone, gateway], ADDRESSES).forwards
