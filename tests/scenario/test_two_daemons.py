@@ -165,6 +165,25 @@ def test_a_packet_brings_a_trapping_connection_up(tmp_path: Path) -> None:
                 )
             )
             await two.until(lambda: bool(two.home.active()))
+            two.home.daemon.desk.down("portal")
+            await two.until(lambda: not two.portal.backend.pairs)
+            two.home.daemon.core.handle_acquire("portal", "lan", two.home.daemon.driver.clock())
+            assert two.home.state() is ConnectionState.STOPPED
+
+    asyncio.run(run())
+
+
+def test_a_key_log_begins_with_a_reload(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            await two.until(lambda: bool(two.home.active()))
+            keys = tmp_path / "keys"
+            two.home.configure(f'[daemon]\nkey-log = "{keys}"\n' + record("home", tmp_path, esp="aes128gcm16-noesn"))
+            await two.home.daemon.desired.reload()
+            await two.until(lambda: (tmp_path / "keys.esp").read_text().count("\n") == 2)
+            two.home.daemon.desk.down("portal")
+            two.home.daemon.desk.up("portal")
+            await two.until(lambda: keys.read_text().count("\n") == 1)
 
     asyncio.run(run())
 

@@ -4,7 +4,7 @@ The order keeps packets from going out in clear: what is new is guarded before i
 guarded until its SAs are deleted (D8).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from openmoat.config.diff import ConnectionChange, Need, diff
@@ -18,9 +18,10 @@ from openmoat.daemon.installer import Installer
 from openmoat.daemon.keyholder import Keyholder
 from openmoat.daemon.policies import Policies
 from openmoat.dataplane.backend import SetPolicies
-from openmoat.errors import ConfigError, ControlError
+from openmoat.errors import ConfigError, ControlError, CryptoError, SystemFault
 from openmoat.ike.endpoint import Endpoint
 from openmoat.model.connection import Connection
+from openmoat.model.settings import Settings
 
 __all__ = ["Desired", "Loaded"]
 
@@ -58,8 +59,9 @@ class Desired:
         driver: Driver,
         core: Endpoint,
         beside: Beside,
+        use_settings: Callable[[Settings], None],
     ) -> None:
-        """`host` is None where nothing of the host is to be touched."""
+        """`host` is None where nothing of the host is to be touched; `use_settings` takes those that need no restart."""
         self.file = file
         self.loaded = loaded
         self._policies = policies
@@ -70,6 +72,7 @@ class Desired:
         self._driver = driver
         self._core = core
         self._beside = beside
+        self._use_settings = use_settings
         self._policy_names: dict[int, str] = {}
         self._is_changing = False
 
@@ -83,7 +86,10 @@ class Desired:
                 configuration = await self._beside.run(load, self.file)
             except ConfigError as error:
                 raise ControlError(ErrorCode.CONFIGURATION, str(error), f"moat check {self.file}") from error
-            return await self.bring_about(configuration)
+            try:
+                return await self.bring_about(configuration)
+            except (SystemFault, CryptoError) as error:
+                raise ControlError(ErrorCode.CONFIGURATION, str(error), "mend it, then: moat reload") from error
         finally:
             self._is_changing = False
 
@@ -99,6 +105,8 @@ class Desired:
         self._keyholder.load(
             {**before.psks, **configuration.psks}, {**before.private_keys, **configuration.private_keys}
         )
+        if difference.live_settings:
+            self._use_settings(configuration.settings)
         self._core.unload(difference.removed, self._driver.clock())
         self._driver.flush()
         loaded.configuration = configuration

@@ -38,7 +38,17 @@ from openmoat.dataplane.wire import Wire
 from openmoat.errors import ConfigError, MoatError
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import Endpoint
-from openmoat.ike.events import ChildSaDown, ChildSaUp, Event, IkeSaDown, IkeSaKeys, IkeSaUp
+from openmoat.ike.events import (
+    Answer,
+    AskInstall,
+    ChildSaDown,
+    ChildSaUp,
+    Event,
+    IkeSaDown,
+    IkeSaKeys,
+    IkeSaUp,
+    Question,
+)
 from openmoat.model.settings import Settings
 from openmoat.net import Address
 from openmoat.system.capabilities import give_up_the_rest
@@ -91,7 +101,7 @@ class Daemon:
             self.installer, PathFinder(Names(clock), source_for), keyholder, self.loaded.find, self._beside
         )
         self.core = Endpoint(ike_config(settings, backend), random)
-        self.driver = Driver(self.core, wire, self.installer, self._answers.ask, self.journal, clock)
+        self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
         self.driver.on_event = self._hear
         self.driver.on_acquire = self._acquire
         ports = (settings.ike_port, settings.natt_port)
@@ -109,6 +119,7 @@ class Daemon:
             driver=self.driver,
             core=self.core,
             beside=self._beside,
+            use_settings=self._use,
         )
         self.desk = Desk(
             core=self.core,
@@ -193,9 +204,23 @@ class Daemon:
     def _acquire(self, acquire: Acquire) -> None:
         """The first packet of a trapping policy: its child is wanted now."""
         place = self.desired.policy_child(acquire.policy)
-        if place is not None and self.loaded.find(place[0]) is not None:
-            self.core.initiate(place[0], place[1], self.driver.clock())
+        if place is not None:
+            self.core.handle_acquire(*place, self.driver.clock())
             self.driver.flush()
+
+    def _ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
+        if isinstance(question, AskInstall) and self._key_log is not None:
+            self._key_log.write_child(question.child, question.keys)
+        self._answers.ask(question, reply)
+
+    def _use(self, settings: Settings) -> None:
+        """Settings that need no restart."""
+        logging.getLogger("openmoat").setLevel(settings.log_level.upper())
+        key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
+        if self._key_log is not None:
+            self._key_log.close()
+        self._key_log = key_log
+        self.core.reveal_keys(bool(settings.key_log))
 
 
 def ike_config(settings: Settings, backend: Backend) -> IkeConfig:

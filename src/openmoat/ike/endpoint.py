@@ -1,6 +1,7 @@
 """All IKE SAs of one host: sorts datagrams, time and answers to them, and carries out what the daemon wants."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 
 from openmoat.crypto.identities import Identity
@@ -135,6 +136,15 @@ class Endpoint:
         """Bring a connection up, or one child of it; ends a `take_down`."""
         self._context.now = now
         self._upkeep.initiate(connection, child)
+
+    def handle_acquire(self, connection: str, child: str, now: float) -> None:
+        """A packet met a trapping policy that no SA serves. May come for every such packet."""
+        self._context.now = now
+        self._upkeep.acquire(connection, child)
+
+    def reveal_keys(self, is_wanted: bool) -> None:
+        """Emit `IkeSaKeys` for the IKE SAs of from now on, or no more."""
+        self._context.config = self.config = replace(self.config, reveal_keys=is_wanted)
 
     def take_down(self, connection: str, now: float, peer: Identity | None = None) -> None:
         """Delete its SAs, and keep it down until `initiate` or a change of it; of a template perhaps one peer only."""

@@ -67,6 +67,7 @@ class Record:
     peers_down: set[Identity] = field(default_factory=set)
     """Peers of a template that were taken down."""
     failures: int = 0
+    failed_at: float = 0.0
     phase: Phase = Phase.IDLE
     since: float = 0.0
     reason: DownReason | None = None
@@ -156,6 +157,19 @@ class Upkeep:
         self.context.timers.stop((Timer.KEEP_UP, name))
         self.look(name)
 
+    def acquire(self, name: str, child: str) -> None:
+        """A packet wants a child: not against a `take_down`, nor sooner after a failure than the back-off says."""
+        record = self.records.get(name)
+        if record is None or record.is_down or (Timer.KEEP_UP, name) in self.context.timers:
+            return
+        if record.phase is Phase.FAILED and record.reason is not None:
+            wait = self.context.config.backoff.wait(record.failures, is_refusal=record.reason in REFUSALS)
+            if self.context.now < record.failed_at + wait:
+                return
+        if any(spec.name == child for spec in record.connection.children):
+            record.asked.add(child)
+            self.look(name)
+
     def take_down(self, name: str, peer: Identity | None) -> None:
         """Nobody wants it until it is initiated again or changes."""
         record = self.records[name]
@@ -231,6 +245,7 @@ class Upkeep:
         """Look again after the back-off, if anything is kept up; else the wish is over."""
         if wait is None:
             record.failures += 1
+            record.failed_at = self.context.now
             wait = self.context.config.backoff.wait(record.failures, is_refusal=reason in REFUSALS)
             wait *= 1 + self.context.chance() / 4
             record.asked.clear()
