@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from openmoat.daemon.lookups import outer_backend
 from openmoat.net import Network
 from openmoat.system.names import OUTER_MARK
 from openmoat.system.reconcile import HostState, OnStop, Reconciler, SourceRoute, TunnelRoute
-from openmoat.system.sockets import open_tun
+from openmoat.system.sockets import open_raw, open_tun
 
 pytestmark = pytest.mark.namespaces
 
@@ -205,6 +206,27 @@ def test_outer_packets_pass_although_the_peer_itself_is_protected(street: Street
         # 3000 octets: the later fragments carry no ports, and must not be taken for strangers.
         assert street.gateway.run(f'python3 -c "{marked}"').strip() == "3000"
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize(("family", "peer"), [(socket.AF_INET, "198.51.100.254"), (socket.AF_INET6, "2001:db8:1::fe")])
+def test_raw_esp_passes_both_ways_although_everything_is_protected(street: Street, family: int, peer: str) -> None:
+    everything = (net("0.0.0.0/0"), net("::/0"))
+    echo = (
+        f"import socket as s; k = s.socket({family}, s.SOCK_RAW, 50); k.settimeout(9); print(flush=True);"
+        "m, a = k.recvfrom(9000); k.sendto(m[-1000:], a)"
+    )
+    with street.gateway.inside():
+        tun = guarded_tun(HostState(guarded=everything, routes=tuple(route(str(prefix)) for prefix in everything)))
+        argv = ["ip", "netns", "exec", street.isp.name, "python3", "-c", echo]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as server, socket.socket(fileno=open_raw(family)) as esp:
+            assert server.stdout is not None
+            server.stdout.readline()
+            esp.settimeout(5)
+            # Larger than the line: it leaves in fragments.
+            esp.sendto(bytes(1000) + bytes(range(250)) * 4, (peer, 0))
+            assert esp.recv(9000)[-1000:] == bytes(range(250)) * 4
+            assert server.wait() == 0
+        os.close(tun)
 
 
 def test_a_whole_house_tunnel_keeps_the_local_network_and_stops_everything_else(street: Street, tmp_path: Path) -> None:
