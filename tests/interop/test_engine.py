@@ -1,7 +1,11 @@
 """The engine with a real TUN device and real sockets: pings and transfers between two namespaces, keys fixed, no IKE."""
 
+import random
+import resource
 import select
+import socket
 from collections.abc import Iterator
+from pathlib import Path as File
 
 import pytest
 
@@ -225,3 +229,45 @@ def test_outer_df_is_as_the_plan_says(both: tuple[Gateway, Gateway]) -> None:
         text = left.host.run(f"{capture} 2>/dev/null & sleep 0.3; ping -c 2 -i 0.2 {right.inner(4)} >/dev/null; wait")
         assert f"flags {seen}" in text
         disconnect((left, handles[0]), (right, handles[1]))
+
+
+@pytest.mark.slow
+def test_a_million_hostile_datagrams_leave_memory_flat(both: tuple[Gateway, Gateway]) -> None:
+    left, right = both
+    handles = connect(left, right, Tunnel())
+    with right.host.inside():
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP)
+    chance = random.Random(1)  # noqa: S311 - the same flood each time
+    spi = handles[0].to_bytes(4, "big")
+    esp = [spi + chance.randbytes(size) for size in (0, 8, 60, 1_400)] + [chance.randbytes(60) for _ in range(60)]
+    ike = [bytes(4) + chance.randbytes(size) for size in (0, 27, 28, 500, 40_000)]
+
+    def flood(count: int) -> int:
+        for number in range(count // 10):
+            for octets in (esp[number % 64], ike[number % 5], b"\xff"):
+                udp.sendto(octets, (left.address(4), 4500))
+            for sort in range(6):
+                udp.sendto(ike[(number + sort) % 4], (left.address(4), 500))
+            raw.sendto(esp[number % 64], (left.address(4), 0))
+            if number % 100 == 0:
+                left.wire.receive_batch(64)
+                left.backend.drain(64)
+        return resident()
+
+    before = flood(100_000)
+    after = flood(900_000)
+    drops = left.backend.read_drops()
+    assert after - before <= 8 << 20
+    assert min(drops[name] for name in ("unknown-spi", "bad-icv", "too-short", "queue-full", "noise-full")) > 1_000
+    assert "engine-fault" not in drops
+    assert " 0% packet loss" in ping(left, 4)
+    disconnect((left, handles[0]), (right, handles[1]))
+    udp.close()
+    raw.close()
+
+
+def resident() -> int:
+    """Octets of memory that this process, engines included, keeps now."""
+    pages = int(File("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

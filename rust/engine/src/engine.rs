@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use openmoat_esp::drops::{DropCounters, DropReason};
-use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig, SaError};
+use openmoat_esp::sa::{InboundSa, Limits, MAX_SHORT_SEQUENCE, OutboundSa, SaConfig, SaError};
 use openmoat_esp::spd::{Policy, Spd};
 use openmoat_io::{DeviceError, OuterSocket, TunDevice, monotonic};
 
@@ -20,6 +20,9 @@ use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
 use crate::tables::{Outbound, Pair, Policies, Service, Settings};
 use crate::workers;
+
+/// Packets after which an SA without ESN asks for its replacement at the latest.
+const SOFT_SEQUENCE: u64 = MAX_SHORT_SEQUENCE / 8 * 7;
 
 /// Why a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -228,7 +231,7 @@ impl Engine {
             key: &command.keys.key,
             integrity_key: &command.keys.integrity_key,
             selectors: command.selectors,
-            limits: command.limits,
+            limits: bounded(command.limits, command.keys.has_esn),
             last_sequence: 0,
         };
         let inbound = InboundSa::new(config, command.replay_window)
@@ -236,9 +239,12 @@ impl Engine {
         if !control.spis.install(spi) {
             return Err(EngineError::NotReserved(spi));
         }
-        self.shared
-            .sad
-            .insert(Arc::new(Pair::new(spi, inbound, command.carriage.path)));
+        self.shared.sad.insert(Arc::new(Pair::new(
+            spi,
+            inbound,
+            command.keys.has_esn,
+            command.carriage.path,
+        )));
         Ok(())
     }
 
@@ -253,7 +259,7 @@ impl Engine {
             key: &command.keys.key,
             integrity_key: &command.keys.integrity_key,
             selectors: command.selectors,
-            limits: command.limits,
+            limits: bounded(command.limits, command.keys.has_esn),
             last_sequence: 0,
         };
         let sa = OutboundSa::new(config, command.copies_dscp)
@@ -335,13 +341,13 @@ impl Engine {
             pair.settle();
         }
         if let Some(limits) = change.limits {
-            pair.inbound.set_limits(limits);
+            pair.inbound.set_limits(bounded(limits, pair.has_esn));
         }
         let Some(outbound) = pair.outbound.get() else {
             return Ok(());
         };
         if let Some(limits) = change.limits {
-            outbound.sa.set_limits(limits);
+            outbound.sa.set_limits(bounded(limits, pair.has_esn));
         }
         let old = outbound.settings.load_full();
         let carriage = Carriage {
@@ -509,6 +515,22 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Without ESN, sequence numbers end at 2^32: a replacement must be asked for before, whoever set the limits.
+fn bounded(limits: Limits, has_esn: bool) -> Limits {
+    if has_esn {
+        return limits;
+    }
+    let soft_packets = if limits.soft_packets == 0 {
+        SOFT_SEQUENCE
+    } else {
+        limits.soft_packets.min(SOFT_SEQUENCE)
+    };
+    Limits {
+        soft_packets,
+        ..limits
     }
 }
 

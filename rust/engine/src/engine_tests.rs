@@ -506,6 +506,20 @@ const EXPECTED: &str = "192.0.2.2:4500";
 const ELSEWHERE: &str = "198.51.100.9:7777";
 
 #[test]
+fn an_sa_with_short_sequence_numbers_asks_before_they_end() {
+    let asked = Limits {
+        soft_packets: 5,
+        ..Limits::default()
+    };
+    assert_eq!(
+        bounded(Limits::default(), false).soft_packets,
+        SOFT_SEQUENCE
+    );
+    assert_eq!(bounded(asked, false), asked);
+    assert_eq!(bounded(Limits::default(), true), Limits::default());
+}
+
+#[test]
 fn only_a_newest_authentic_packet_tells_of_a_new_path() {
     let (gateway, handle, peer) = gateway_and_peer(&Options::default());
     let packet = back(udp(false, 53, b"moving"));

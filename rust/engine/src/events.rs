@@ -18,6 +18,9 @@ pub mod flag {
     pub const NEW_PATH: u32 = 8;
 }
 
+/// Reports of strangers' packets per second.
+pub const STRANGE_PER_SECOND: u64 = 64;
+
 /// One report to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -115,6 +118,8 @@ pub struct Events {
     pub dirty: DirtySlots,
     noise: ArrayQueue<Event>,
     overflown: AtomicU64,
+    strange_second: AtomicU64,
+    strange_told: AtomicU64,
     /// Readable while something waits.
     pub readable: EventFd,
 }
@@ -126,6 +131,8 @@ impl Events {
             dirty: DirtySlots::new(slots),
             noise: ArrayQueue::new(noise.max(1)),
             overflown: AtomicU64::new(0),
+            strange_second: AtomicU64::new(0),
+            strange_told: AtomicU64::new(0),
             readable: EventFd::new()?,
         })
     }
@@ -134,6 +141,19 @@ impl Events {
     pub fn tell_state(&self, slot: usize) {
         self.dirty.set(slot);
         self.readable.signal();
+    }
+
+    /// Report noise that a stranger causes: at most [`STRANGE_PER_SECOND`], so that a flood costs the daemon nothing.
+    pub fn tell_strange(&self, event: Event, now: u64) {
+        let second = now / 1_000_000_000;
+        if self.strange_second.swap(second, Ordering::Relaxed) != second {
+            self.strange_told.store(0, Ordering::Relaxed);
+        }
+        if self.strange_told.fetch_add(1, Ordering::Relaxed) < STRANGE_PER_SECOND {
+            self.tell_noise(event);
+        } else {
+            self.overflown.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Report noise, or count it where there is no room.
@@ -187,6 +207,25 @@ mod tests {
             taken
         });
         assert_eq!(taken + std::iter::from_fn(|| dirty.take()).count(), 4_096);
+    }
+
+    #[test]
+    fn strangers_are_told_of_so_many_times_a_second() -> Result<(), openmoat_io::DeviceError> {
+        let events = Events::new(64, 1_000)?;
+        for (second, wanted) in [(5, STRANGE_PER_SECOND), (6, STRANGE_PER_SECOND)] {
+            for _ in 0..200 {
+                events.tell_strange(
+                    Event::IcmpHint { handle: 1, mtu: 0 },
+                    second * 1_000_000_000,
+                );
+            }
+            assert_eq!(
+                std::iter::from_fn(|| events.take_noise()).count() as u64,
+                wanted
+            );
+        }
+        assert_eq!(events.overflown(), 400 - 2 * STRANGE_PER_SECOND);
+        Ok(())
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub struct InboundWorker {
     list: PacketList,
     joiner: Joiner,
     last: Option<Arc<Pair>>,
+    now: u64,
 }
 
 impl InboundWorker {
@@ -56,11 +57,13 @@ impl InboundWorker {
             list: PacketList::new(),
             joiner: Joiner::default(),
             last: None,
+            now: 0,
         }
     }
 
-    /// Carry one batch of a socket; answers how many datagrams it had.
-    pub fn turn(&mut self, socket: &dyn OuterSocket) -> usize {
+    /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock; answers how many datagrams it had.
+    pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) -> usize {
+        self.now = now;
         let Ok(count) = socket.receive_batch(&mut self.batch) else {
             return 0;
         };
@@ -134,7 +137,7 @@ impl InboundWorker {
             self.shared.drops.count(DropReason::UnknownSpi);
             self.shared
                 .events
-                .tell_noise(Event::StrangeSpi { spi, path });
+                .tell_strange(Event::StrangeSpi { spi, path }, self.now);
         }
         found
     }

@@ -43,6 +43,8 @@ pub struct Pair {
     pub handle: u32,
     /// The inbound half.
     pub inbound: InboundSa,
+    /// Whether sequence numbers have 64 bits.
+    pub has_esn: bool,
     /// The outbound half, once it is there.
     pub outbound: std::sync::OnceLock<Outbound>,
     /// What the daemon has been or will be told; bits of `events::flag`.
@@ -57,10 +59,11 @@ pub struct Pair {
 
 impl Pair {
     /// A pair that receives.
-    pub fn new(handle: u32, inbound: InboundSa, expected: Path) -> Self {
+    pub fn new(handle: u32, inbound: InboundSa, has_esn: bool, expected: Path) -> Self {
         Self {
             handle,
             inbound,
+            has_esn,
             outbound: std::sync::OnceLock::new(),
             flags: AtomicU32::new(0),
             expected: ArcSwap::from_pointee(expected),

@@ -121,7 +121,9 @@ fn run_inbound(shared: Arc<Shared>) {
             }
             for _ in 0..MAX_ROUNDS {
                 let mut count = 0;
-                in_turn(&shared, bell, || count = worker.turn(socket.as_ref()));
+                in_turn(&shared, bell, || {
+                    count = worker.turn(socket.as_ref(), monotonic())
+                });
                 if count < BATCH {
                     break;
                 }
