@@ -261,7 +261,7 @@ def test_algorithms_that_are_not_shared_are_explained_on_both_sides(tmp_path: Pa
             theirs = two.home.daemon.desk.connection("portal")
             assert theirs.reason in {Reason.REFUSED, Reason.NO_COMMON_GROUND}
             assert theirs.failure is not None
-            assert "NO_PROPOSAL_CHOSEN received" in theirs.failure.summary
+            assert "the peer answers NO_PROPOSAL_CHOSEN" in theirs.failure.summary
             ours = two.portal.daemon.desk.connection("home").failure
             assert ours is not None
             nearest = ours.candidates[0]

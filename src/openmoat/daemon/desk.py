@@ -168,8 +168,10 @@ class Desk:
     def _status(self, connection: Connection, view: "_View", failure: Failure | None = None) -> ConnectionStatus:
         loaded = self._desired.loaded
         record = self._book.record(connection.name)
+        record = record if record is not None else Record(self._since)
         facts = overview.Facts(
-            record=record if record is not None else Record(self._since),
+            record=record,
+            failed=self._book.failures.find(record.failure) if record.failure is not None else None,
             core=view.connections.get(connection.name),
             source=loaded.configuration.sources.get(connection.name, ""),
             conflict=loaded.conflicts.get(connection.name, ""),

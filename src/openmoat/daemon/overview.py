@@ -48,6 +48,8 @@ class Facts:
     record: Record
     core: CoreStatus | None
     """None where the core has not been given it."""
+    failed: NegotiationFailed | None = None
+    """What last came to nothing since something was up."""
     source: str = ""
     conflict: str = ""
     """Why its policies could not be taken in."""
@@ -117,6 +119,8 @@ def state_of(connection: Connection, facts: Facts) -> State:
         return up_state(facts, names)
     if core.reason is not None:
         return state, since, reason(core.reason), core.text
+    if state is ConnectionState.WAITING and facts.failed is not None:
+        return state, since, reason(facts.failed.reason), facts.failed.text
     return state, since, Reason.NOT_ASKED if state is ConnectionState.WAITING else None, ""
 
 

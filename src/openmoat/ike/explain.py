@@ -115,11 +115,14 @@ def explain(failure: NegotiationFailed, connections: Iterable[Connection]) -> Ex
     if failure.is_initiator and failure.connection is not None:
         connections = [connection for connection in connections if connection.name == failure.connection]
     found = (compare(failure, proposals, connection) for connection in connections)
+    if failure.is_initiator:
+        # We know whom we meant: that nothing is found on our side is no news.
+        found = (candidate for candidate in found if candidate.field != "none")
     nearest = heapq.nsmallest(MAX_CANDIDATES, found, key=lambda candidate: (-candidate.agreed, candidate.connection))
     return Explanation(
         summary=summary(failure),
         received=tuple(received_lines(failure, proposals)),
-        candidates=tuple(nearest) if proposals or failure.peer or not failure.is_initiator else (),
+        candidates=tuple(nearest),
         advice=advice(failure),
     )
 
@@ -138,11 +141,13 @@ def summary(failure: NegotiationFailed) -> str:
     """One line: who, in which exchange, and what came of it."""
     exchange = ExchangeType(failure.exchange).name
     who = f"with {failure.path.remote}" if failure.is_initiator else f"from {failure.path.remote}"
+    # The text often says itself in which exchange and with which notify.
+    text = failure.text.removeprefix(f"{exchange}: ")
     notify = ""
-    if failure.notify is not None:
+    if failure.notify is not None and NotifyType(failure.notify).name not in text:
         verb = "sent" if failure.notify_sent else "received"
         notify = f", {NotifyType(failure.notify).name} {verb}"
-    return f"{exchange} {who}: {failure.text}{notify}"
+    return f"{exchange} {who}: {text}{notify}"
 
 
 def received_lines(failure: NegotiationFailed, proposals: tuple[Proposal, ...]) -> Iterable[str]:
