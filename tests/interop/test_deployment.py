@@ -129,6 +129,7 @@ def pings(home: Gateway) -> bool:
     return " 0% packet loss" in home.host.run("ping -c 2 -i 0.2 -W 2 -I 10.1.0.1 10.2.0.1", check=False)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[Gateway, Gateway]) -> None:
     home, portal = ends
     until_it_answers(portal)
@@ -146,9 +147,16 @@ def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[
     home.moat("up", "portal")
     assert pings(home)
 
-    # A file with faults changes nothing.
+    # A change that no SA need show touches none.
     file = home.directory / "moat.toml"
-    good = file.read_text()
+    spi = home.status("portal")["peers"][0]["children"][0]["local_spi"]
+    good = file.read_text() + "path-mtu = 1400\n"
+    file.write_text(good)
+    assert "changed: portal (live)" in home.moat("reload")
+    assert home.status("portal")["peers"][0]["children"][0]["local_spi"] == spi
+    assert pings(home)
+
+    # A file with faults changes nothing.
     file.write_text(good + "oops = [\n")
     assert f"{file}:" in home.moat("reload", code=4)
     assert pings(home)

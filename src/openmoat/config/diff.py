@@ -24,7 +24,10 @@ __all__ = [
 
 
 class Need(IntEnum):
-    """What must happen for a change to take effect; each includes those before it."""
+    """What a change needs at least to take effect; each includes those before it.
+
+    A daemon may do more than is needed, and says so in its answer to a reload.
+    """
 
     NOTHING = 0
     LIVE = 1
