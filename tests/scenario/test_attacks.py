@@ -1,6 +1,7 @@
 """What strangers, and peers that have turned hostile, can make an endpoint do: nothing to others, and little to us."""
 
 import itertools
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from openmoat.crypto.identities import Identity
 from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.config import IkeConfig
+from openmoat.ike.endpoint import MAX_INIT
 from openmoat.ike.events import ChildSaDown, ChildSaUp, DownReason, IkeSaUp, NegotiationFailed
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.ike_sa import IkeSa
@@ -166,6 +168,32 @@ def test_a_stranger_that_goes_on_to_ike_auth_holds_a_bounded_number_of_datagrams
         answered(portal, genuine.octets[:-2] + number.to_bytes(2, "big"), genuine.path)
     assert len(portal.held) == 1  # one shared secret is computed, however many datagrams come
     assert portal.endpoint.counts()["held_too_many"] == 100 - sa_init.MAX_HELD
+
+
+def test_what_is_held_for_a_stranger_is_bounded_in_octets_too() -> None:
+    link = Link()
+    _, portal = two_hosts(link)
+    portal.holds = lambda question: type(question).__name__ == "AskSharedSecret"
+    for _ in range(2):
+        link.deliver()
+    genuine = link.flights.pop()
+    long = genuine.octets[:24] + (30_000).to_bytes(4, "big") + genuine.octets[28:]
+    for _ in range(5):
+        answered(portal, long + bytes(30_000 - len(long)), genuine.path)
+    assert portal.endpoint.counts()["held_too_many"] == 5 - sa_init.MAX_HELD_OCTETS // 30_000
+
+
+def test_a_first_message_of_excessive_length_is_dropped_before_anything_is_kept() -> None:
+    link = Link()
+    portal = link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None))
+    genuine = Message.parse(init_request(1))
+    notifies = (Notify(NotifyType.NO_NATS_ALLOWED, bytes(4000)),) * 5
+    octets = Message(genuine.header, (*genuine.payloads, *notifies)).emit()
+    assert len(octets) > MAX_INIT
+    assert answered(portal, octets, Path(HostPort(portal.address, 500), STRANGER)) == []
+    assert not portal.endpoint.ike_sas()
+    assert portal.endpoint.counts()["init_too_long"] == 1
 
 
 def test_half_open_sas_are_bounded_in_all_and_from_one_address_and_forgotten_in_time() -> None:
@@ -404,6 +432,38 @@ def test_a_second_peer_that_claims_the_subnet_of_the_first_is_refused_with_its_n
     assert first.child().local_spi in {sa.child.remote_spi for sa in portal.sas.values()}
     assert "m2.moats.example" in portal.told(NegotiationFailed)[-1].text
     assert portal.told(NegotiationFailed)[-1].selectors is not None
+
+
+@pytest.mark.parametrize("claim", ["10.1.2.0/25", "10.1.2.7/32", "10.1.0.0/16", "10.1.1.128-10.1.2.0"])
+def test_a_second_peer_that_claims_a_part_of_the_subnet_of_the_first_gets_none_of_its_packets(claim: str) -> None:
+    link = Link()
+    evil, victim, portal = three_peers(link)
+    path = next(s.path for s in portal.endpoint.ike_sas() if s.peer == Identity.parse("m1.moats.example"))
+    offer = offer_of(evil, local=claim)
+    answered(portal, request(core(evil), ExchangeType.CREATE_CHILD_SA, *offer), path)
+    assert len(portal.sas) == 2
+    assert "m2.moats.example" in portal.told(NegotiationFailed)[-1].text
+    victim.do("take_down", "portal")
+    link.settle()
+    offer = offer_of(evil, local=claim)
+    answered(portal, request(core(evil), ExchangeType.CREATE_CHILD_SA, *offer), path)
+    assert len(portal.sas) == 2  # what nobody holds any more can be had
+
+
+def test_a_peer_that_answers_our_rekey_with_the_addresses_of_another_does_not_get_them() -> None:
+    link = Link()
+    evil, victim, portal = three_peers(link)
+    ours = next(sa.child for sa in portal.sas.values() if str(sa.child.peer) == "m1.moats.example")
+    liar = replace(evil.connections["portal"].children[0], local=parse_selectors(["10.1.2.0/25"]))
+    for lineage in evil.endpoint._registry.children.values():
+        for live in lineage.children.values():
+            live.spec = liar
+    portal.do("rekey_child", ours.local_spi)
+    link.settle()
+    held = [sa.child for sa in portal.sas.values() if str(sa.child.peer) == "m1.moats.example"]
+    assert all(row.remote == parse_selectors(["10.1.1.0/24"]) for row in held)
+    assert "m2.moats.example" in portal.told(NegotiationFailed)[-1].text
+    assert victim.child().local_spi in {sa.child.remote_spi for sa in portal.sas.values()}
 
 
 def test_selectors_beyond_our_policy_are_cut_to_it_and_foreign_ones_refused() -> None:

@@ -15,7 +15,7 @@ from openmoat.ike.connections import MAX_AUTHORITIES, Connections
 from openmoat.ike.events import Answer, AskOwnAuth, AskPeerAuth, IkeSaUp, NegotiationFailed, Question
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import CertEncoding, NotifyType
-from openmoat.ike.payloads import CertRequest
+from openmoat.ike.payloads import CertRequest, Notify, VendorId
 from openmoat.model.connection import Authority, Connection, Own, PeerCredential, PrivateKey, Psk, RawKey, Start
 from scenario.link import Host, Link, child, connection
 from unit.crypto.authority import NOW, Issued, authority, end_entity, issue, names
@@ -144,6 +144,25 @@ def test_the_authorities_that_are_named_have_a_bound() -> None:
     row = connection("portal.example", "home.example", HOME)
     connections.put(proving(row, Psk("psk"), Authority(roots)))
     assert len(connections.authorities()) == 20 * MAX_AUTHORITIES
+
+
+def test_the_authorities_that_are_named_do_not_make_a_long_response_to_a_short_request() -> None:
+    link = Link()
+    portal, home = link.host("portal", PORTAL), link.host("home", HOME)
+    roots = tuple(
+        authority(f"CN={n}", key=ec.derive_private_key(n + 1, ec.SECP256R1())).der for n in range(MAX_AUTHORITIES)
+    )
+    portal.load(proving(connection("portal.example", "home.example", None), Psk("psk"), Authority(roots)))
+    home.load(connection("home.example", "portal.example", PORTAL))
+    sent = Message.parse(link.flights[0].octets)
+    short = tuple(row for row in sent.payloads if not isinstance(row, (Notify, VendorId)))
+    octets = Message(sent.header, short).emit()
+    portal.call("handle_datagram", octets, link.flights[0].path, now=link.now)
+    response = portal.transmits[-1].octets
+    named = [row for row in Message.parse(response).payloads if isinstance(row, CertRequest)]
+    assert len(response) <= 3 * len(octets)
+    assert named
+    assert len(named[0].authorities) % 20 == 0
 
 
 @pytest.mark.parametrize(

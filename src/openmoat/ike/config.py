@@ -67,6 +67,7 @@ class Count(Enum):
     UNKNOWN_SPI = "unknown_spi"
     STRAY_RESPONSE = "stray_response"
     INIT_REFUSED = "init_refused"
+    INIT_TOO_LONG = "init_too_long"
     UNSUPPORTED_VERSION = "unsupported_version"
     BAD_ICV = "bad_icv"
     NOT_PROTECTED = "not_protected"

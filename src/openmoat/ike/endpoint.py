@@ -27,9 +27,11 @@ from openmoat.ike.upkeep import Upkeep
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-__all__ = ["Endpoint"]
+__all__ = ["MAX_INIT", "Endpoint"]
 
 MAJOR = 2
+MAX_INIT = 16_384
+"""Octets of an IKE_SA_INIT request, which is kept until its sender is authenticated."""
 
 
 class Endpoint:
@@ -306,6 +308,9 @@ class Endpoint:
 
     def _handle_init_request(self, header: Header, datagram: bytes, path: Path) -> None:
         """Somebody wants an IKE SA: nothing is kept, and little computed, before the bounds have been looked at."""
+        if len(datagram) > MAX_INIT:
+            self._context.counts[Count.INIT_TOO_LONG] += 1
+            return
         key = (path.remote.address, path.remote.port, sha256(datagram).digest()[:16])
         known = self._registry.half_open.get(key)
         if known is not None:

@@ -8,6 +8,7 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.suites import IkeSuite
 from openmoat.ike.child_sa import LiveChild
+from openmoat.ike.claims import Claims
 from openmoat.ike.config import Count
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Timer
@@ -46,6 +47,7 @@ class Registry:
         self._half_open_keys: dict[int, HalfOpenKey] = {}
         self._lingering: dict[int, IkeSa] = {}
         self._owners: dict[tuple[Selectors, Selectors], dict[Identity, int]] = {}
+        self._claims = Claims()
         self.upkeep: Upkeep
 
     def fresh_spi(self) -> int:
@@ -203,10 +205,16 @@ class Registry:
     # Selectors.
 
     def other_owner(self, lineage: Lineage, local: Selectors, remote: Selectors) -> Identity | None:
-        """Another identity that holds a Child SA with equal selectors: never does the newest simply win."""
+        """Another identity that holds a Child SA with equal selectors: never does the newest simply win.
+
+        Of a template also one that holds some of the addresses: the peers chose them, no operator meant an exception.
+        """
         owners = self._owners.get(_selector_key(local, remote), {})
         peer = lineage.peer.folded()
-        return next((owner for owner in owners if owner != peer), None)
+        equal = next((owner for owner in owners if owner != peer), None)
+        if equal is not None or not lineage.connection.is_template:
+            return equal
+        return self._claims.other(lineage.connection.name, peer, remote)
 
     def child_added(self, lineage: Lineage, child: LiveChild) -> None:
         """It is installed."""
@@ -215,6 +223,8 @@ class Registry:
         owners = self._owners.setdefault(key, {})
         peer = lineage.peer.folded()
         owners[peer] = owners.get(peer, 0) + 1
+        if lineage.connection.is_template:
+            self._claims.add(lineage.connection.name, peer, child.sa.remote)
         self.upkeep.look(lineage.connection.name)
 
     def child_gone(self, lineage: Lineage, child: LiveChild, reason: DownReason, text: str) -> None:
@@ -227,6 +237,8 @@ class Registry:
             del owners[peer]
         if not owners:
             self._owners.pop(key, None)
+        if lineage.connection.is_template:
+            self._claims.drop(lineage.connection.name, peer, child.sa.remote)
         self.upkeep.child_gone(lineage, child.spec.name, reason, text)
 
     def child_failed(self, lineage: Lineage, name: str, reason: DownReason, text: str) -> None:

@@ -105,6 +105,13 @@ class Creation(Exchange):
         """Have both halves installed; sending begins afterwards."""
         if sa.suite is None or sa.keymat is None:
             raise ValueError("IKE SA: no keys")
+        try:
+            check_owner(sa, terms)
+        except NoCommonSelectors as error:
+            # A responder may narrow as it likes, also to what is another's. It has the SA, and must learn that we do not.
+            sa.want(DeleteChildren((self.spi,)), first=True)
+            self.fail(sa, DownReason.NO_COMMON_GROUND, None, str(error))
+            return
         keys = child_keys(terms, sa.suite.prf, sa.keymat.sk_d, nonces, shared)
         child = child_sa(sa, terms)
         self.installing = child
@@ -486,13 +493,18 @@ def _choose(
         raise Busy("CREATE_CHILD_SA: no SPI is at hand")
     try:
         terms, choice = choose_child(message, specs, spi, with_key_exchange=with_key_exchange, replaces=replaces)
-        owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
-        if owner is not None:
-            raise NoCommonSelectors(f"TS: {owner} holds a Child SA with the same selectors")
+        check_owner(sa, terms)
     except ProtocolError:
         sa.context.return_spi(spi)
         raise
     return terms, choice
+
+
+def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
+    """`NoCommonSelectors` where the packets are another peer's."""
+    owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
+    if owner is not None:
+        raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
 
 
 def _on_key_pair(sa: "IkeSa", answering: AnswerChild, method: KeMethod, peer_value: bytes, answer: Answer) -> None:
@@ -509,6 +521,7 @@ def _on_key_pair(sa: "IkeSa", answering: AnswerChild, method: KeMethod, peer_val
 def _on_secret(sa: "IkeSa", answering: AnswerChild, own: KeyExchange, answer: Answer) -> None:
     if not isinstance(answer, SharedSecret):
         raise PeerMisbehaved(f"KE request: {refusal_text(answer)}")
+    check_owner(sa, answering.terms)  # another peer may have come while the keys were computed
     answering.install(sa, answer.secret, lambda live: _respond(sa, answering, live, own))
 
 

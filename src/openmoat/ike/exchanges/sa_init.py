@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_HELD",
+    "MAX_HELD_OCTETS",
     "MAX_RESTARTS",
     "NONCE_SIZE",
     "SIGNATURE_HASHES",
@@ -70,6 +71,13 @@ MAX_RESTARTS = 5
 """Times a COOKIE or INVALID_KE_PAYLOAD, which anybody can forge, makes us begin again."""
 MAX_HELD = 16
 """Datagrams of an IKE_AUTH request that are held while the keys for it are computed."""
+MAX_HELD_OCTETS = 65_535
+"""Octets of them in all, beyond the first one."""
+AMPLIFICATION = 3
+"""An IKE_SA_INIT response is at most so many times as long as its request: the request may have a forged source."""
+CERTREQ_HEADER = 5
+AUTHORITY = 20
+"""Octets of the hash of one authority (RFC 7296 3.7)."""
 REFUSAL_SECONDS = 4.0
 """How long a better response is waited for after an unauthenticated refusal (RFC 7296 2.21.1)."""
 SIGNATURE_HASHES = (
@@ -324,10 +332,12 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
     if state.nat.is_supported:
         payloads += natt.notifies(sa.peer_spi, sa.own_spi, sa.path)
     payloads += _abilities(sa, fragmentation=sa.peer_fragments)
-    if authorities := sa.registry.connections.authorities():
+    header = sa.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
+    room = AMPLIFICATION * len(state.request) - len(Message(header, tuple(payloads)).emit()) - CERTREQ_HEADER
+    authorities = sa.registry.connections.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
+    if authorities:
         # Without it many peers do not send their certificate. Which connection is meant shows in IKE_AUTH only.
         payloads.append(CertRequest(CertEncoding.X509_SIGNATURE, authorities))
-    header = sa.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
     response = Message(header, tuple(payloads)).emit()
     initials = Initials(
         suite=state.suite,
@@ -353,10 +363,15 @@ def hold(sa: "IkeSa", datagram: bytes, path: Path) -> None:
             lambda a: _on_late_secret(sa, a),
             for_peer=False,
         )
-    elif isinstance(state, DerivingKeysLate) and len(state.held) < MAX_HELD:
+    elif isinstance(state, DerivingKeysLate) and _has_room(state, datagram):
         sa.step(replace(state, held=(*state.held, (datagram, path))))
     else:
         sa.context.counts[Count.HELD_TOO_MANY] += 1
+
+
+def _has_room(state: DerivingKeysLate, datagram: bytes) -> bool:
+    octets = sum(len(held) for held, _ in state.held)
+    return len(state.held) < MAX_HELD and octets + len(datagram) <= MAX_HELD_OCTETS
 
 
 def _on_late_secret(sa: "IkeSa", answer: Answer) -> None:
