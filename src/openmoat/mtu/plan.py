@@ -115,11 +115,12 @@ def compile_plan(
 def route_sizes(plan: MtuPlan, version: int) -> RouteSizes:
     """Sizes for a route over inner packets of this version.
 
-    A plan that carries every packet, in one piece or in outer fragments, lets every packet come; TCP is kept at the size
-    of one outer packet by `advmss` and by the clamp. A plan that refuses tells the host where it begins to.
+    AGGFRAG lets every packet come. In plain tunnel mode the route has the room of one outer packet: nobody has found out
+    yet whether fragments pass on this path, and a sender that is told to send less is better off than one whose packets
+    vanish. IPv6 never has less than its minimum (RFC 8200 5); what is then too large leaves in outer fragments.
     """
-    carries_all = plan.framing is Framing.AGGFRAG or Rung.FRAGMENT_OUTER in plan.oversize
-    return RouteSizes(mtu=MAX_PACKET if carries_all else plan.inner_room, advmss=mss_for(plan.inner_room, version))
+    mtu = MAX_PACKET if plan.framing is Framing.AGGFRAG else max(plan.inner_room, MIN_PATH_MTU[version])
+    return RouteSizes(mtu=mtu, advmss=mss_for(plan.inner_room, version))
 
 
 def _ladder(outer_df: OuterDf, rungs: frozenset[Rung]) -> tuple[Rung, ...]:

@@ -108,13 +108,19 @@ def test_no_packet_grows_by_more_than_the_worst(overhead: Overhead, inner: int) 
 EVERY_RUNG = frozenset(Rung)
 
 
-def test_the_default_plan_carries_every_packet_and_clamps_tcp_to_one_outer_packet() -> None:
+def test_the_default_plan_keeps_routes_and_tcp_at_the_size_of_one_outer_packet() -> None:
     plan = compile_plan(overhead=Overhead(GCM, 4, udp=True), path_mtu=1500, outer_df=OuterDf.CLEAR, rungs=EVERY_RUNG)
     assert (plan.framing, plan.outer_size, plan.inner_room) == (Framing.WHOLE, 1500, 1438)
     assert (plan.mss_v4, plan.mss_v6) == (1398, 1378)
     assert plan.oversize == (Rung.FRAGMENT_OUTER,)
-    assert (route_sizes(plan, 4).mtu, route_sizes(plan, 4).advmss) == (65_535, 1398)
-    assert route_sizes(plan, 6).advmss == 1378
+    assert (route_sizes(plan, 4).mtu, route_sizes(plan, 4).advmss) == (1438, 1398)
+    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 6).advmss) == (1438, 1378)
+
+
+def test_a_route_over_ipv6_never_has_less_than_its_minimum() -> None:
+    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), path_mtu=1280, outer_df=OuterDf.CLEAR, rungs=EVERY_RUNG)
+    assert plan.inner_room == 1198
+    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 4).mtu) == (1280, 1198)
 
 
 @pytest.mark.parametrize("outer_df", [OuterDf.SET, OuterDf.COPY])
