@@ -99,12 +99,17 @@ class Moatd:
         drops: Mapping[str, int] = self.ask("status")["drops"]
         return {name: count for name, count in drops.items() if count}
 
+    def failures(self) -> list[Mapping[str, Any]]:
+        """The explained failures of strangers, and the last one of every connection."""
+        whole = self.ask("status")
+        # A connection that is not up gives another exit code than 0.
+        ones = [json.loads(self.moat("status", row["name"], "--json", check=False)) for row in whole["connections"]]
+        return [*whole["strangers"], *(one["failure"] for one in ones if one["failure"])]
+
     def explanations(self) -> str:
-        """What `moat` says of failed negotiations: of every connection, and of strangers."""
+        """What `moat status` says to people: of everything, then of each connection."""
         names = [row["name"] for row in self.ask("status")["connections"]]
-        return "\n".join(
-            (self.moat("status", check=False), *(self.moat("status", name, check=False) for name in names))
-        )
+        return "\n".join(self.moat("status", *words, check=False) for words in ([], *([name] for name in names)))
 
     def log(self) -> str:
         """The log of the running daemon, or of the last one."""
