@@ -187,11 +187,6 @@ class Daemon:
         text = f"reload: {len(reloaded.added)} added, {len(reloaded.removed)} removed, {len(reloaded.changed)} changed"
         self.journal.note("reloaded", logging.INFO, text)
 
-    def _ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
-        if self._key_log is not None and isinstance(question, AskInstall):
-            self._key_log.write_child(question.child, question.keys)
-        self._answers.ask(question, reply)
-
     def _hear(self, event: Event) -> None:
         self.book.hear(event)
         match event:

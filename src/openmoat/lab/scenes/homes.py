@@ -28,7 +28,9 @@ HOME_NETS: Mapping[str, tuple[str, str]] = {
 INSIDE = tuple(ip_network(text) for nets in (*HOME_NETS.values(), OFFICE_NETS) for text in nets)
 """Everything that must never be seen outside."""
 CHILD_HASTE: Mapping[str, Any] = {"lifetimes": {"rekey-after": "5s", "hard": "60s", "jitter": 0.0}}
-IKE_HASTE: Mapping[str, Any] = {"lifetimes": {"rekey-after": "8s", "hard": "90s", "jitter": 0.0}}
+IKE_HASTE: Mapping[str, Any] = {
+    "lifetimes": {"rekey-after": "8s", "hard": "90s", "jitter": 0.0, "liveness-after": "3s"}
+}
 """Lifetimes of seconds instead of hours, so that rekeys can be watched."""
 OUTSIDE = (("isp", "home-a"), ("isp", "home-b"), ("isp", "wan"), ("internet", "portal"), ("internet", "cabin"))
 """Where captures see what leaves the moats and the portal: both sides of the ISP first."""
@@ -54,7 +56,10 @@ class Homes:
 
     @classmethod
     def install(cls, lab: Lab, *, hasty: str = "") -> "Homes":
-        """Make keys and certificates, and write the configurations. Homes whose letter is in `hasty` rekey at once."""
+        """Make keys and certificates, and write the configurations.
+
+        Homes whose letter is in `hasty` rekey every few seconds and notice a silent portal as fast.
+        """
         root = Authority.root("Lab authority")
         portal, raw_portal, raw_cabin = root.certify("portal.example"), Key.make("ed25519"), Key.make("ed25519")
         moats = {
