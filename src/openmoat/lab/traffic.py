@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ __all__ = [
 NUMBERED_PORT, TRANSFER_PORT, PROBE_PORT, SHOUT_PORT = 5005, 5006, 5007, 5008
 PROGRAM = (sys.executable, "-I", str(Path(endpoints.__file__)))
 PART_SECONDS = 10.0
-ROUND_TRIPS = re.compile(r"= ([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+) ms")
+ROUND_TRIP = re.compile(r"time=([\d.]+) ms")
 LOSS = re.compile(r"(\d+) packets transmitted, (\d+)")
 
 
@@ -98,7 +99,7 @@ class RoundTrip:
     sent: int
     received: int
     least: float
-    mean: float
+    median: float
     most: float
 
 
@@ -137,11 +138,10 @@ def ping(
         host, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(patience), "-s", str(size),
         "-p", MARKER.hex(), target, check=False,
     ).stdout  # fmt: skip
-    loss, times = LOSS.search(said), ROUND_TRIPS.search(said)
+    loss, times = LOSS.search(said), [float(time) for time in ROUND_TRIP.findall(said)] or [0.0]
     if loss is None:
         raise LabError(f"{host}: ping {target} has said: {said.strip() or 'nothing'}")
-    least, mean, most = (float(times[n]) for n in (1, 2, 3)) if times else (0.0, 0.0, 0.0)
-    return RoundTrip(int(loss[1]), int(loss[2]), least, mean, most)
+    return RoundTrip(int(loss[1]), int(loss[2]), min(times), statistics.median(times), max(times))
 
 
 def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ class Measured:
     cpu_seconds_per_gigabit: list[float] = field(default_factory=list)
     """Of the whole machine, traffic generator included: the same for all subjects."""
     round_trip: list[float] = field(default_factory=list)
-    """Mean of each series, milliseconds."""
+    """Median of each series, milliseconds."""
 
     def medians(self) -> Mapping[str, float]:
         """One number a row."""
@@ -64,7 +64,7 @@ def measure(subjects: Sequence[Subject], *, rounds: int = 3, seconds: int = 3) -
             trip = ping(subject.lab, subject.source, subject.target, count=PINGS, interval=0.005)
             if trip.received < trip.sent:
                 raise LabError(f"{subject.name}: {trip.sent - trip.received} of {trip.sent} echo requests were lost")
-            row.round_trip.append(trip.mean)
+            row.round_trip.append(trip.median)
     return results
 
 
