@@ -180,6 +180,22 @@ def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[
     assert "blackhole" not in home.host.run("ip route show table all")
 
 
+def test_the_first_packet_brings_a_trapped_connection_up_and_is_not_lost(ends: tuple[Gateway, Gateway]) -> None:
+    home, portal = ends
+    until_it_answers(portal)
+    home.stop()
+    file = home.directory / "moat.toml"
+    file.write_text(file.read_text() + 'start = "trap"\n')
+    home.start()
+    until_it_answers(home)
+    assert home.status("portal")["state"] == "waiting"
+    assert " 0% packet loss" in home.host.run("ping -c 1 -W 2 -I 10.1.0.1 10.2.0.1", check=False)
+    assert home.status("portal")["state"] == "up"
+    # A peer that is gone is no reason to let senders wait for long: what is held is answered.
+    portal.stop()
+    assert "Packet filtered" in home.host.run("ping -c 4 -W 2 -I 10.1.0.1 10.2.0.1", check=False)
+
+
 def test_the_engine_of_the_readme_takes_its_commands() -> None:
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
     with hosts("engine") as (host,):

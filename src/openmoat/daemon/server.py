@@ -196,7 +196,6 @@ def group_ids(name: str) -> frozenset[int]:
     try:
         return frozenset({grp.getgrnam(name).gr_gid})
     except KeyError:
-        log.info("group %s does not exist: only root and the user of moatd may use the control socket", name)
         return frozenset()
 
 
@@ -214,7 +213,10 @@ def open_socket(file: FilePath, group: str = "", *, has_readers: bool = False) -
             sock.bind(str(file))
         finally:
             os.umask(umask)
-        for number in group_ids(group):
+        numbers = group_ids(group)
+        if group and not numbers:
+            log.info("group %s does not exist: only root and the user of moatd may use the control socket", group)
+        for number in numbers:
             with contextlib.suppress(PermissionError):
                 os.chown(file, -1, number)
         # Who may do what is decided for each request; the mode only keeps out those who may do nothing.
