@@ -94,3 +94,18 @@ def test_a_house_goes_out_by_the_tunnel_alone_and_keeps_its_own_network(house: H
     house.lab.run("left", *house.home.command("cleanup"))
     assert house.reaches("pc-left", INTERNET)
     assert "77" not in house.lab.run("left", "ip", "rule").stdout
+
+
+def test_a_house_whose_outside_address_changes_is_soon_out_again_and_never_in_clear(house: House) -> None:
+    house.portal.start()
+    house.home.start()
+    house.wait()
+    capture = house.lab.capture("router", "left")
+    house.lab.run("left", "sh", "-c", "ip addr del 192.0.2.2/24 dev wan")
+    assert not house.reaches("pc-left", INTERNET)
+    house.lab.run("left", "sh", "-c", "ip addr add 192.0.2.77/24 dev wan; ip route add default via 192.0.2.1")
+    house.wait()
+    verdict = judge(capture.stop(), [HOME, ip_network("10.2.0.0/24")])
+    assert (verdict.leaks, verdict.findings) == (0, [])
+    # It does not wait for the peer to be found silent.
+    assert "192.0.2.77" in house.home.moat("status", "tunnel")

@@ -5,6 +5,7 @@ The kernel's state outlives this process (see `system.reconcile`); here it is on
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from openmoat.daemon.beside import Beside
@@ -12,7 +13,7 @@ from openmoat.daemon.hoststate import host_state
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
-from openmoat.net import IKE_PORT, NATT_PORT
+from openmoat.net import IKE_PORT, NATT_PORT, Address
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
 from openmoat.system.links import read_addresses
@@ -60,6 +61,9 @@ class HostKeeper:
         self._foreign: tuple[str, ...] = ()
         self._turn = asyncio.Lock()
         self._told: set[str] = set()
+        self._addresses: frozenset[Address] = frozenset()
+        self.on_addresses: Callable[[frozenset[Address]], None] = lambda _addresses: None
+        """Told all addresses of the host whenever they are others than before."""
         self.fault = ""
         """Why the host is not as it should be; empty while it is."""
         self.notes: tuple[str, ...] = ()
@@ -103,6 +107,7 @@ class HostKeeper:
             if self._is_ended:
                 return
             changes, self._changes = self._changes, []
+            before = self._addresses
             wanted = self._policies.protected(), self._policies.reserved()
             try:
                 applied = await self._beside.run(self._apply, changes, *wanted)
@@ -117,6 +122,8 @@ class HostKeeper:
             self.fault = ""
             self._is_guarded = True
             self._tell(applied)
+            if self._addresses != before:
+                self.on_addresses(self._addresses)
 
     async def stop(self, on_stop: OnStop) -> None:
         """Leave the host guarded, or as if we had never been."""
@@ -149,6 +156,7 @@ class HostKeeper:
         self._reconciler.heed(changes)
         with Netlink() as netlink:
             addresses = read_addresses(netlink)
+        self._addresses = frozenset(row.address for row in addresses)
         applied = self._reconciler.apply(host_state(self._device, protected, addresses, reserved, self._ports))
         if not self._is_guarded or EverythingChanged() in changes:
             self._foreign = self._reconciler.inspect(self._device) if protected or reserved else ()

@@ -136,6 +136,7 @@ class Daemon:
     async def start(self, configuration: Configuration) -> None:
         """Guard first, then load, then listen: until then peers wait, instead of being told that nobody knows them."""
         if self.host is not None:
+            self.host.on_addresses = self._leave_gone_addresses
             await self.host.start()
         reloaded = await self.desired.bring_about(configuration)
         self.driver.start()
@@ -200,6 +201,14 @@ class Daemon:
                 self._key_log.write(event)
             case _:
                 pass
+
+    def _leave_gone_addresses(self, addresses: frozenset[Address]) -> None:
+        """IKE SAs cannot be reached where we are no more; what is kept up is negotiated anew from where we are."""
+        now = self.driver.clock()
+        for sa in self.core.ike_sas():
+            if sa.path.local.address not in addresses:
+                self.core.delete_ike(sa.ike, now)
+        self.driver.flush()
 
     def _acquire(self, acquire: Acquire) -> None:
         """The first packet of a trapping policy: its child is wanted now."""

@@ -178,7 +178,7 @@ def _kept_networks(draft: _Draft) -> list[tuple[str, Network]]:
     state = draft.state
     theirs = set(draft.guarded) | {row.route.prefix for row in state.source_routes}
     names = {index: link.name for index, link in draft.view.links.items()}
-    outside = {route.index for route in draft.view.routes if route.prefix.prefixlen == 0}
+    outside = _may_be_outside(draft)
     kept = []
     for route in draft.view.routes:
         device = names.get(route.index, "")
@@ -195,6 +195,18 @@ def _kept_networks(draft: _Draft) -> list[tuple[str, Network]]:
         elif _may_stay(route, around, route.index in outside, state):
             kept.append((device, route.prefix))
     return sorted(set(kept), key=lambda row: (row[0], row[1].version, row[1]))
+
+
+def _outside(draft: _Draft) -> set[int]:
+    """Interfaces by which strangers are reached: those with a default route, or a router to other than private networks."""
+    routes = [route for route in draft.view.routes if route.index != draft.index]
+    found = {route.index for route in routes if not route.is_connected and not _is_private(route.prefix)}
+    return found | {route.index for route in routes if route.prefix.prefixlen == 0}
+
+
+def _may_be_outside(draft: _Draft) -> set[int]:
+    """The same, or every interface as long as the host does not know yet where outside is."""
+    return _outside(draft) or set(draft.view.links)
 
 
 def _may_stay(route: HostRoute, around: Network, is_outside: bool, state: HostState) -> bool:
@@ -245,7 +257,7 @@ def _guard(draft: _Draft) -> Guard:
     kept: list[Kept] = []
     for device, network in draft.kept:
         kept += keep(device, network, (prefix for prefix in theirs if prefix.prefixlen > network.prefixlen))
-    outside = {route.index for route in draft.view.routes if route.prefix.prefixlen == 0}
+    outside = _may_be_outside(draft)
     for version in {prefix.version for prefix in theirs if prefix.prefixlen == 0}:
         for index, link in draft.view.links.items():
             if index not in outside and link.name not in ("lo", state.device):
@@ -264,7 +276,7 @@ def _settings(draft: _Draft) -> tuple[Setting, ...]:
     now = draft.view.settings
     wanted: list[tuple[str, int, bool]] = []
     strict = now.get(ALL_RP_FILTER, 0)
-    outside = sorted({draft.view.links[route.index].name for route in draft.view.routes if _is_default(route, draft)})
+    outside = sorted(draft.view.links[index].name for index in _outside(draft) if index in draft.view.links)
     # Outer packets come from addresses that our table reaches through the TUN: strict filters would drop them.
     devices = [draft.state.device] * (4 in versions) + outside * (ALL_IPV4 in draft.guarded)
     filtered = [device for device in devices if max(strict, now.get(rp_filter(device), 0)) == STRICT]
@@ -277,7 +289,3 @@ def _settings(draft: _Draft) -> tuple[Setting, ...]:
         wanted += [(accept_ra(name), 2, False) for name in names if now.get(accept_ra(name)) == 1]
         wanted.append((IPV6_FORWARD, 1, False))
     return tuple(Setting(name, now[name], value, own) for name, value, own in wanted if now.get(name, value) != value)
-
-
-def _is_default(route: HostRoute, draft: _Draft) -> bool:
-    return route.prefix.prefixlen == 0 and route.index in draft.view.links

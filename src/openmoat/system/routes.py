@@ -51,7 +51,6 @@ RTA_TABLE: Final = 15
 RTA_MARK: Final = 16
 RTAX_MTU: Final = 2
 RTAX_ADVMSS: Final = 8
-SCOPE_LINK: Final = 253
 RTM_F_CLONED: Final = 0x200
 """A cached exception, not a route of the table."""
 
@@ -186,7 +185,9 @@ def _dump(netlink: Netlink, family: int, table: int, protocol: int) -> list[Answ
 
 
 def _emit(route: Route) -> bytes:
-    scope = SCOPE_LINK if route.kind is RouteKind.UNICAST and route.prefix.version == 4 else 0
+    # Scope universe, although no router stands in between: where somebody adds a route by a router without naming the
+    # interface, the kernel looks for one of scope link to reach that router by, and must not find ours.
+    scope = 0
     family = family_of(route.prefix.network_address)
     body = ROUTE.pack(family, route.prefix.prefixlen, 0, 0, 0, ROUTE_PROTOCOL, scope, route.kind, 0)
     body += attribute(RTA_TABLE, struct.pack("=I", route.table))

@@ -83,6 +83,22 @@ def test_a_network_a_stranger_names_outside_takes_nothing_from_a_guarded_prefix(
         assert "10.2.0.0/24" not in thrown(plan(replace(OFFICE, local=(net(local),)), hostile))
 
 
+def test_an_interface_with_a_router_to_half_the_internet_is_outside_too() -> None:
+    # DHCP option 121 without a default route (CVE-2024-3661), and a network claimed beside it.
+    claimed = HostRoute(net("203.0.113.0/24"), 2, True)
+    halves = (HostRoute(net("0.0.0.0/1"), 2, False), HostRoute(net("128.0.0.0/1"), 2, False))
+    assert "203.0.113.0/24" not in thrown(plan(WHOLE_HOUSE, replace(VIEW, routes=(claimed, *halves))))
+    assert not {"0.0.0.0/1", "128.0.0.0/1"} & thrown(plan(WHOLE_HOUSE, replace(VIEW, routes=(claimed, *halves))))
+
+
+def test_before_there_is_any_way_out_only_private_networks_stay() -> None:
+    early = replace(VIEW, routes=(HostRoute(net("198.51.100.0/24"), 2, True), HostRoute(net("10.1.0.0/24"), 3, True)))
+    early = replace(early, settings={f"net/ipv4/conf/{name}/rp_filter": 1 for name in ("all", "eth0", "eth1", "moat0")})
+    made = plan(WHOLE_HOUSE, early)
+    assert {"10.1.0.0/24", "198.51.100.0/24"} & thrown(made) == {"10.1.0.0/24"}
+    assert [setting.name for setting in made.settings] == ["net/ipv4/conf/moat0/rp_filter"]
+
+
 def test_a_gateway_with_one_interface_keeps_the_network_its_operator_calls_local() -> None:
     one_armed = replace(VIEW, routes=(HostRoute(net("0.0.0.0/0"), 2, False), HostRoute(net("10.1.0.0/16"), 2, True)))
     made = plan(OFFICE, one_armed)
