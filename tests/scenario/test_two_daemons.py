@@ -316,3 +316,25 @@ def test_raw_keys_work_from_files(tmp_path: Path) -> None:
             assert ike.own_method == ike.peer_method == "signature"
 
     asyncio.run(run())
+
+
+def test_a_template_serves_a_peer_while_it_is_here(tmp_path: Path) -> None:
+    async def run() -> None:
+        portal = record("portal", tmp_path, start="none").replace('"home.example"', '"*.example"')
+        portal = portal.replace('addresses = ["192.0.2.1"]\n', "").replace(
+            'remote = "10.1.0.0/24"', 'remote = "10.0.0.0/15"'
+        )
+        async with pair(tmp_path, record("home", tmp_path), portal) as two:
+            await two.until(lambda: bool(two.home.active()))
+            assert [policy.name for policy in two.portal.backend.policies.values()] == ["home/lan@home.example"]
+            status = two.portal.daemon.desk.connection("home")
+            assert (status.is_template, status.state) == (True, ConnectionState.WAITING)
+            assert [peer.identity for peer in status.peers] == ["home.example"]
+            with pytest.raises(ControlError) as caught:
+                two.portal.daemon.desk.up("home")
+            assert caught.value.code == ErrorCode.TEMPLATE
+            two.home.daemon.desk.down("portal")
+            await two.until(lambda: not two.portal.backend.pairs)
+            assert two.portal.backend.policies == {}
+
+    asyncio.run(run())

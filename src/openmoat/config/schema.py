@@ -104,8 +104,6 @@ class DaemonTable(Table):
         default="", description="Members of this group may use the commands that only read. Empty: nobody else."
     )
     device: str = Field(default="moat0", description="Name of the TUN device.")
-    ike_port: int = Field(default=500, description="UDP port of IKE.")
-    natt_port: int = Field(default=4500, description="UDP port of IKE and ESP behind NAT (RFC 3948).")
     on_stop: Literal["block", "open"] = Field(
         default="block",
         description="What protected traffic meets after a stop in good order: `block` lets nothing pass in clear until"

@@ -45,6 +45,7 @@ class Installer:
         self.backend = backend
         self.accounting = accounting
         self._policies = policies
+        self._max_replay_window = backend.capabilities().max_replay_window
         self._children: dict[int, ChildSa] = {}
 
     def fileno(self) -> int:
@@ -131,7 +132,7 @@ class Installer:
             path=child.path,
             local=child.local,
             remote=child.remote,
-            replay_window=settings.replay_window,
+            replay_window=min(settings.replay_window, self._max_replay_window),
             limits=limits,
         )
         outbound = AddOutbound(

@@ -104,9 +104,8 @@ class Daemon:
         self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
         self.driver.on_event = self._hear
         self.driver.on_acquire = self._acquire
-        ports = (settings.ike_port, settings.natt_port)
         self.host = (
-            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal, ports) if reconciler else None
+            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
         )
         self.desired = Desired(
             file,
@@ -337,7 +336,7 @@ def set_up_logging(level: str) -> None:
 
 def open_data_plane(settings: Settings) -> tuple[Backend, Wire]:
     """The packet engine over a TUN device and the outer sockets; it keeps duplicates of the descriptors."""
-    descriptors = open_all(settings.device, ports=(settings.ike_port, settings.natt_port))
+    descriptors = open_all(settings.device)
     try:
         engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw)
     finally:

@@ -114,8 +114,10 @@ def state_of(connection: Connection, facts: Facts) -> State:
     state, since = PHASES[core.phase], core.since + facts.clock_offset
     if core.phase is Phase.DOWN:
         return state, since, Reason.ASKED, ""
+    if connection.is_template:
+        return ConnectionState.WAITING, record.since, Reason.NOT_ASKED, f"{len(record.ike_sas)} peers are here"
     names = [live.child.child for live in record.children.values()]
-    if names and not connection.is_template:
+    if names:
         return up_state(facts, names)
     if core.reason is not None:
         return state, since, reason(core.reason), core.text

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from openmoat.net import IKE_PORT, NATT_PORT
-
 __all__ = ["OnStop", "Settings"]
 
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
@@ -31,8 +29,6 @@ class Settings:
     """Members of this group may read. Empty: nobody beyond those who may change."""
     device: str = "moat0"
     """Name of the TUN device."""
-    ike_port: int = IKE_PORT
-    natt_port: int = NATT_PORT
     on_stop: OnStop = OnStop.BLOCK
     cookie_threshold: int = 256
     """Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."""
@@ -51,8 +47,6 @@ class Settings:
         if not _DEVICE.fullmatch(self.device):
             raise ValueError(f"device: 1 to 15 letters, digits, dots, - and _, {self.device!r} came")
         for name, low, high in (
-            ("ike_port", 1, 65535),
-            ("natt_port", 1, 65535),
             ("cookie_threshold", 0, 1 << 20),
             ("max_half_open", 1, 1 << 20),
             ("fragment_size", 576, 65535),
@@ -60,7 +54,5 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: {low} to {high}, {value} came")
-        if self.ike_port == self.natt_port:
-            raise ValueError(f"natt_port: another port than ike_port, both are {self.ike_port}")
         if self.log_level not in {"error", "warning", "info", "debug"}:
             raise ValueError(f"log_level: error, warning, info or debug, {self.log_level!r} came")

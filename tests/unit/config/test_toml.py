@@ -83,8 +83,8 @@ def test_an_empty_file_is_a_daemon_without_connections(folder: Folder) -> None:
 
 
 def test_settings_of_the_daemon_are_read(folder: Folder) -> None:
-    settings = folder.load('[daemon]\non-stop = "open"\nike-port = 5500\nkey-log = "/tmp/keys"').settings
-    assert (settings.on_stop, settings.ike_port, settings.key_log) == (OnStop.OPEN, 5500, "/tmp/keys")
+    settings = folder.load('[daemon]\non-stop = "open"\ncookie-threshold = 55\nkey-log = "/tmp/keys"').settings
+    assert (settings.on_stop, settings.cookie_threshold, settings.key_log) == (OnStop.OPEN, 55, "/tmp/keys")
 
 
 def test_a_peer_without_address_is_waited_for(folder: Folder) -> None:

@@ -203,8 +203,7 @@ def test_the_defaults_hold_no_weak_algorithm_and_put_aeads_first() -> None:
     [
         ({"device": "a" * 16}, "^device: "),
         ({"control_socket": "control.sock"}, "^control_socket: "),
-        ({"ike_port": 0}, "^ike_port: 1 to 65535, 0 came"),
-        ({"natt_port": 500}, "^natt_port: another port"),
+        ({"fragment_size": 0}, "^fragment_size: 576 to 65535, 0 came"),
         ({"log_level": "loud"}, "^log_level: "),
     ],
 )
