@@ -3,7 +3,9 @@
 The file named gets lines of `ikev2_decryption_table`; the one beside it, with `.esp` at its end, lines of `esp_sa`.
 """
 
+import logging
 import os
+import stat
 from pathlib import Path
 
 from openmoat.crypto.numbers import Encr, Integ
@@ -11,6 +13,8 @@ from openmoat.errors import SystemFault
 from openmoat.ike.events import ChildKeys, ChildSa, IkeSaKeys
 
 __all__ = ["KeyLog"]
+
+log = logging.getLogger("openmoat.daemon.keylog")
 
 ENCRYPTIONS = {
     (Encr.AES_CBC, 128): "AES-CBC-128 [RFC3602]",
@@ -52,13 +56,20 @@ class KeyLog:
     def write_child(self, child: ChildSa, keys: ChildKeys) -> None:
         """One line for each direction; suites that Wireshark has no name for, and ESN, are left out."""
         for line in esp_lines(child, keys):
-            os.write(self._esp_descriptor, line.encode() + b"\n")
+            self._append(self._esp_descriptor, line)
 
     def write(self, keys: IkeSaKeys) -> None:
         """One line; suites that Wireshark has no name for are left out."""
         line = table_line(keys)
         if line:
-            os.write(self._descriptor, line.encode() + b"\n")
+            self._append(self._descriptor, line)
+
+    def _append(self, descriptor: int, line: str) -> None:
+        """A full disk costs the line, never the SA."""
+        try:
+            os.write(descriptor, line.encode() + b"\n")
+        except OSError as error:
+            log.error("key log: %s; a line of keys is missing", error.strerror)
 
     def close(self) -> None:
         """Write nothing more."""
@@ -110,8 +121,17 @@ def _hexadecimal(octets: bytes) -> str:
 
 
 def _open(file: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    # Without O_NONBLOCK a pipe in its place would hold us until somebody reads it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(file, flags, 0o600)
+        descriptor = os.open(file, flags, 0o600)
     except OSError as error:
         raise SystemFault(f"key log {file}: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid != os.geteuid():
+        os.close(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
+        raise SystemFault(
+            f"key log {file}: a file of our own with mode 600 is wanted, {mode:03o} of user {status.st_uid} is there"
+        )
+    return descriptor

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -37,14 +37,17 @@ from openmoat.control.messages import (
 from openmoat.daemon.desk import Desk
 from openmoat.errors import ControlError, SystemFault
 
-__all__ = ["MAX_CONNECTIONS", "Caller", "Server", "open_socket"]
+__all__ = ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_USER", "Caller", "Server", "open_socket"]
 
 MAX_CONNECTIONS = 64
 """Callers at a time; further ones are cut off at once."""
+MAX_CONNECTIONS_PER_USER = 16
+"""The same of one user who is neither root nor that of moatd: who only reads cannot lock out who repairs."""
 MAX_REQUEST = 16_384
 """Octets of one request, headers included."""
 IDLE_SECONDS = 30
-"""A caller that asks nothing for so long is cut off."""
+"""A caller that asks nothing for so long, or only half, is cut off; so is one that does not fetch its answer."""
+MAX_DIGITS = 4
 SO_PEERGROUPS = 59
 UCRED = struct.Struct("=3i")
 MAX_GROUPS = 4_096
@@ -75,9 +78,17 @@ class Caller:
 class Server:
     """Answers on one listening socket until cancelled."""
 
-    def __init__(self, desk: Desk, listener: socket.socket, change_group: str = "", read_group: str = "") -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        listener: socket.socket,
+        change_group: str = "",
+        read_group: str = "",
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self._desk = desk
         self._listener = listener
+        self._idle_seconds = idle_seconds
         self._groups = {
             Access.CHANGE: group_ids(change_group),
             Access.READ: group_ids(change_group) | group_ids(read_group),
@@ -101,7 +112,7 @@ class Server:
         config.load()
         state = ServerState()
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: _Protocol(config, state, self.is_admitted), sock=self._listener)
+        server = await loop.create_unix_server(lambda: _Protocol(config, state, self), sock=self._listener)
         try:
             await loop.create_future()
         finally:
@@ -138,6 +149,17 @@ class Server:
 
         return WebRoute(route.path, endpoint, methods=[route.method])
 
+    @property
+    def idle_seconds(self) -> float:
+        """How long a caller may be silent."""
+        return self._idle_seconds
+
+    def has_place(self, caller: Caller, others: Iterable[Caller]) -> bool:
+        """Whether one more of this user may be served beside the others."""
+        if caller.user in {0, os.geteuid()}:
+            return True
+        return sum(other.user == caller.user for other in others) < MAX_CONNECTIONS_PER_USER
+
     def is_admitted(self, caller: Caller) -> bool:
         """Whether the caller may do anything at all."""
         return caller.user in {0, os.geteuid()} or bool(caller.groups & self._groups[Access.READ])
@@ -154,11 +176,13 @@ class Server:
 
 
 class _Protocol(H11Protocol):
-    """Tells the application who calls, and bounds how many do."""
+    """Tells the application who calls, and bounds how many do, and for how long without asking."""
 
-    def __init__(self, config: Config, state: ServerState, is_admitted: Callable[[Caller], bool]) -> None:
+    def __init__(self, config: Config, state: ServerState, server: Server) -> None:
         super().__init__(config, state, {})
-        self._is_admitted = is_admitted
+        self._server = server
+        self._patience: asyncio.TimerHandle | None = None
+        self.caller: Caller | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -171,11 +195,33 @@ class _Protocol(H11Protocol):
         except OSError:
             transport.abort()
             return
-        if not self._is_admitted(caller):
+        others = [one.caller for one in self.connections if isinstance(one, _Protocol) and one.caller is not None]
+        if not self._server.is_admitted(caller) or not self._server.has_place(caller, others):
             # Where readers have a group of their own everybody can connect: nobody else may hold a place.
             transport.abort()
             return
+        self.caller = caller
         self.app_state = {"caller": caller}
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _wait(self) -> None:
+        """Uvicorn's own timer begins after the first answer, and any octet ends it."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(self._server.idle_seconds, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
 
 
 def caller_of(sock: socket.socket) -> Caller:
@@ -238,6 +284,8 @@ def _remove_stale(file: FilePath) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
+            if not file.is_socket():
+                raise SystemFault(f"control socket {file}: something else than a socket is there") from None
             file.unlink(missing_ok=True)
             return
     raise SystemFault(f"control socket {file}: another moatd listens there; see: systemctl status moatd")
@@ -258,7 +306,7 @@ async def server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
 def last_of(request: Request) -> int:
     """How many entries of the journal are wanted."""
     text = request.query_params.get("last", "100")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1000:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and 1 <= int(text) <= 1000):
         raise ControlError(ErrorCode.BAD_REQUEST, f"last: 1 to 1000, {text[:20]!r} came")
     return int(text)
 

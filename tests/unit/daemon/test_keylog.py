@@ -1,3 +1,4 @@
+import os
 import stat
 from ipaddress import ip_address
 from pathlib import Path
@@ -65,6 +66,27 @@ def test_a_link_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemFault, match="key log"):
         KeyLog(tmp_path / "keys")
+
+
+def test_a_file_that_others_can_read_or_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").touch(mode=0o644)
+    (tmp_path / "keys.esp").touch(mode=0o640)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("open", "keys", "pipe"):
+        with pytest.raises(SystemFault, match="key log"):
+            KeyLog(tmp_path / name)
+
+
+def test_a_full_disk_costs_lines_and_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = KeyLog(tmp_path / "keys")
+    full = os.open("/dev/full", os.O_WRONLY)
+    for descriptor in (log._descriptor, log._esp_descriptor):
+        os.dup2(full, descriptor)
+    os.close(full)
+    log.write(keys(GCM))
+    log.write_child(child(EspSuite(AES_128_GCM_16, None)), child_keys())
+    log.close()
+    assert caplog.text.count("No space left") == 3
 
 
 def child(suite: EspSuite) -> ChildSa:

@@ -1,8 +1,10 @@
 """The control socket, asked by its own client and by callers who send anything at all."""
 
 import asyncio
+import contextlib
 import grp
 import ipaddress
+import logging
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +17,14 @@ from openmoat.config.toml import Configuration, load
 from openmoat.control.client import Client
 from openmoat.control.messages import Access, ConnectionState, ErrorCode
 from openmoat.daemon.main import Daemon
-from openmoat.daemon.server import MAX_CONNECTIONS, Caller, Server, open_socket
+from openmoat.daemon.server import (
+    IDLE_SECONDS,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_USER,
+    Caller,
+    Server,
+    open_socket,
+)
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.errors import ControlError, SystemFault
 
@@ -33,7 +42,7 @@ remote = "10.1.0.0/16"
 
 
 @asynccontextmanager
-async def daemon(directory: Path) -> AsyncIterator[tuple[Daemon, Client]]:
+async def daemon(directory: Path, idle_seconds: float = IDLE_SECONDS) -> AsyncIterator[tuple[Daemon, Client]]:
     secret = directory / "secret.psk"
     secret.touch(mode=0o600)
     secret.write_text("a secret that is long enough for anybody\n")
@@ -45,7 +54,7 @@ async def daemon(directory: Path) -> AsyncIterator[tuple[Daemon, Client]]:
     await one.start(configuration)
     place = directory / "control.sock"
     listener = open_socket(place)
-    task = asyncio.create_task(Server(one.desk, listener).run())
+    task = asyncio.create_task(Server(one.desk, listener, idle_seconds=idle_seconds).run())
     try:
         with Client(str(place), timeout=5) as client:
             yield one, client
@@ -56,9 +65,9 @@ async def daemon(directory: Path) -> AsyncIterator[tuple[Daemon, Client]]:
         await one.stop()
 
 
-def ask(directory: Path, test: Callable[[Daemon, Client], Awaitable[None]]) -> None:
+def ask(directory: Path, test: Callable[[Daemon, Client], Awaitable[None]], idle_seconds: float = IDLE_SECONDS) -> None:
     async def run() -> None:
-        async with daemon(directory) as (one, client):
+        async with daemon(directory, idle_seconds) as (one, client):
             await test(one, client)
 
     asyncio.run(run())
@@ -179,6 +188,68 @@ def test_more_callers_than_the_bound_are_cut_off_and_the_rest_are_served(tmp_pat
             writer.close()
 
     ask(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"", b"GET /v1/ver", b"GET /v1/version HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/version HTTP/1.1\r\n"]
+)
+def test_a_caller_that_asks_nothing_or_only_half_is_cut_off(tmp_path: Path, octets: bytes) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+        writer.write(octets)
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+    ask(tmp_path, test, idle_seconds=0.05)
+
+
+def test_who_follows_events_is_not_cut_off_for_silence(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+        writer.write(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b": moatd"), 5)
+        silent, second = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(silent.read(), 5)  # as long as the patience lasts
+        one.journal.note("test", logging.INFO, "still here")
+        await asyncio.wait_for(reader.readuntil(b"still here"), 5)
+        second.close()
+        writer.close()
+
+    ask(tmp_path, test, idle_seconds=0.05)
+
+
+def test_one_user_cannot_take_all_places_unless_it_is_root_or_our_own(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        del client
+        with closing(socket.socket()) as idle:
+            server = Server(one.desk, idle)
+        reader, root = Caller(12345, frozenset()), Caller(0, frozenset())
+        assert server.has_place(reader, [reader] * (MAX_CONNECTIONS_PER_USER - 1))
+        assert not server.has_place(reader, [reader] * MAX_CONNECTIONS_PER_USER)
+        assert server.has_place(root, [root] * MAX_CONNECTIONS_PER_USER)
+
+    ask(tmp_path, test)
+
+
+@pytest.mark.parametrize("last", ["0", "1001", "000000001" + "9" * 5000, "%C2%B2", "-1"])
+def test_a_wrong_number_of_entries_is_a_bad_request_and_no_fault(tmp_path: Path, last: str) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+        writer.write(f"GET /v1/log?last={last} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+
+    ask(tmp_path, test)
+
+
+def test_a_file_that_is_no_socket_is_not_removed(tmp_path: Path) -> None:
+    place = tmp_path / "control.sock"
+    place.write_text("somebody's")
+    with pytest.raises(SystemFault, match="something else"):
+        open_socket(place)
+    assert place.read_text() == "somebody's"
 
 
 async def closes(reader: asyncio.StreamReader) -> bool:
