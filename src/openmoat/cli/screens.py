@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from openmoat.control.messages import (
+    Candidate,
     ChildStatus,
     Connections,
     ConnectionState,
@@ -63,6 +64,8 @@ def status_screen(status: Status) -> str:
         lines += ["", "refused strangers (the newest):"]
         for failure in status.strangers[:3]:
             lines += _wrap(f"{failure.peer}, {_ago(failure.at, status.now)}: {failure.summary}", "  ", "    ")
+            for candidate in failure.candidates[:1]:
+                lines += _wrap(f"nearest: {_parting(candidate)}", "    ", "      ")
     return "\n".join(lines)
 
 
@@ -102,8 +105,7 @@ def failure_lines(failure: Failure, now: float) -> list[str]:
     for received in failure.received:
         lines += _wrap(f"received: {received}", "  ", "    ")
     for candidate in failure.candidates:
-        where = f"{candidate.connection}: {candidate.field}: ours {candidate.ours}; received {candidate.received}"
-        lines += _wrap(f"nearest: {where}", "  ", "    ")
+        lines += _wrap(f"nearest: {_parting(candidate)}", "  ", "    ")
     if failure.advice:
         lines += _wrap(f"advice: {failure.advice}", "  ", "    ")
     return lines
@@ -152,6 +154,13 @@ def amount(octets: int) -> str:
         if value < 999.95 or unit == "PB":
             break
     return f"{value:.1f} {unit}"
+
+
+def _parting(candidate: Candidate) -> str:
+    """On which field a connection and the peer part."""
+    if candidate.field == "none":
+        return f"{candidate.connection}: everything that is known fits"
+    return f"{candidate.connection}: {candidate.field}: ours {candidate.ours}; received {candidate.received}"
 
 
 def _census(connections: Sequence[ConnectionStatus]) -> str:

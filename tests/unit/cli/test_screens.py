@@ -272,7 +272,16 @@ def test_the_whole_status_shows_first_what_is_not_well() -> None:
         warnings=(
             "the host's firewall drops forwarded tunnel traffic; nft add rule inet filter forward iifname moat0 accept",
         ),
-        strangers=(failure(Reason.AUTHENTICATION_FAILED, 'identity "x.example" is not in any connection'),),
+        strangers=(
+            failure(
+                Reason.AUTHENTICATION_FAILED,
+                'identity "x.example" is not in any connection',
+                candidates=(
+                    Candidate(connection="moats", field="identity", ours="*.moats.example", received="x.example"),
+                    Candidate(connection="office", field="identity", ours="portal.example", received="x.example"),
+                ),
+            ),
+        ),
         connections=(UP, connection("cabin", ConnectionState.DOWN, since=NOW - 5, reason=Reason.NO_ROUTE), TEMPLATE),
     )
     assert (
@@ -295,7 +304,8 @@ office: up for 2 h 10 min
            in 812345 packets, 1.2 GB; out 7 packets, 420 B
 
 refused strangers (the newest):
-  198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection"""
+  198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection
+    nearest: moats: identity: ours *.moats.example; received x.example"""
     )
 
 
