@@ -10,6 +10,10 @@ LOSS = 0.3
 DOUBLING = 0.1
 SPREAD = 0.3
 """Seconds by which datagrams may overtake each other."""
+RESTARTS = 0.03
+"""Part of the wishes that are a kill and a restart."""
+SLOWNESS = 0.3
+"""Seconds that answers to questions take in every second run; in the others they come at once."""
 QUIET = 60.0
 """Seconds after the end of the loss in which everything must be in order again."""
 
@@ -21,6 +25,7 @@ def run_chaos(seed: int, *, retry: bool, links: list[Link] | None = None) -> tup
     if links is not None:
         links.append(link)
     link.loss, link.doubling, link.spread = LOSS, DOUBLING, SPREAD
+    link.slowness = rng.choice((0.0, SLOWNESS))
     home = link.host("home", "192.0.2.1")
     portal = link.host("portal", "198.51.100.1")
     lifetimes = IkeLifetimes(liveness_after=15.0)
@@ -54,6 +59,9 @@ def run_chaos(seed: int, *, retry: bool, links: list[Link] | None = None) -> tup
 def wish(rng: random.Random, host: Host, *, retry: bool, verb: str = "") -> None:
     """One random verb on something the host has."""
     destructive: Sequence[str] = ("delete_child", "delete_ike") if retry else ()
+    if retry and rng.random() < RESTARTS:
+        host.restart()
+        return
     verb = verb or rng.choice(("rekey_child", "rekey_child", "rekey_ike", "rekey_ike", "probe", *destructive))
     if verb.endswith("child"):
         if host.sas:

@@ -236,6 +236,8 @@ class Host:
             case _ if isinstance(output, Question):
                 if self.holds(output):
                     self.held.append(output)
+                elif self.link.slowness:
+                    self.link.think(self, output)
                 else:
                     self.answer(output)
             case _:
@@ -299,6 +301,17 @@ class Flight:
     octets: bytes = field(compare=False)
 
 
+@dataclass(order=True, slots=True)
+class Thought:
+    """A question somebody works on."""
+
+    at: float
+    serial: int
+    host: Host = field(compare=False)
+    endpoint: Endpoint = field(compare=False)
+    reply: Answer = field(compare=False)
+
+
 class Nat:
     """Hides hosts behind one outside address; a mapping lasts until `forget`."""
 
@@ -335,7 +348,9 @@ class Link:
         self.loss = 0.0
         self.doubling = 0.0
         self.spread = 0.0
-        self.is_held = False
+        self.slowness = 0.0
+        """Seconds, at most, that an answer takes; 0: all come at once."""
+        self.thoughts: list[Thought] = []
         self.drop: Callable[[bytes], bool] = lambda octets: False
         self.carried = 0
         self.genuine: dict[int, bytes] = {}
@@ -371,6 +386,18 @@ class Link:
         for _ in range(copies):
             at = self.now + LATENCY + self.spread * self.rng.random()
             heapq.heappush(self.flights, Flight(at, next(self.serials), target, path, octets))
+
+    def think(self, host: Host, question: Question) -> None:
+        """Let the answer take its time."""
+        at = self.now + self.slowness * self.rng.random()
+        # What is to be done is done at once, in the order in which it was asked for; only the answer is late.
+        heapq.heappush(self.thoughts, Thought(at, next(self.serials), host, host.endpoint, host.reply(question)))
+
+    def answer(self) -> None:
+        """Give the next answer. A host that was restarted meanwhile does not know the question any more."""
+        thought = heapq.heappop(self.thoughts)
+        if thought.endpoint is thought.host.endpoint:
+            thought.host.call("handle_answer", thought.reply, now=self.now)
 
     def deliver(self) -> Header:
         """Move the next datagram, without letting time pass for timers; gives its header."""
@@ -411,6 +438,9 @@ class Link:
             while self._ticked + 1 <= self.now:
                 self._ticked += 1
                 self.tick()
+            if self.thoughts and self.thoughts[0].at <= self.now:
+                self.answer()
+                continue
             if self.flights and self.flights[0].at <= self.now:
                 self.deliver()
                 continue
@@ -421,7 +451,7 @@ class Link:
         self.now = end
 
     def next_event(self) -> float | None:
-        times = [self.flights[0].at] if self.flights else []
+        times = [queue[0].at for queue in (self.flights, self.thoughts) if queue]
         times += [at for host in self.hosts if (at := host.endpoint.poll_timeout()) is not None]
         times.append(self._ticked + 1)
         return min(times)

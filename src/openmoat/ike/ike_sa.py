@@ -425,11 +425,14 @@ class IkeSa:
             self.answering.on_end(self)
         self.report(error, exchange, notify_sent=True)
         if error.notify is None:
+            self.answering = None
             self.window.abandon_answer()
             return
         self.respond(exchange, [Notify(error.notify, error.data)])
         if scope is Scope.CLOSE:
             self.close(dispatch.reason_of(error), str(error))
+        else:
+            self.pump()
 
     def fail_response(self, error: ProtocolError) -> None:
         """The response to our request is of no use."""
@@ -483,6 +486,8 @@ class IkeSa:
 
     def _may_start(self) -> bool:
         if not self.window.is_open or (Timer.RESUME, self.own_spi) in self.context.timers:
+            return False
+        if self.answering is not None and self.answering.delays_ours:
             return False
         return isinstance(self.state, (Established, Superseded, Deleting))
 

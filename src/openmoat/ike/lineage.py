@@ -28,6 +28,7 @@ class Lineage:
         "nonces",
         "own_method",
         "peer",
+        "peer_key",
         "peer_method",
         "since",
     )
@@ -42,6 +43,8 @@ class Lineage:
     ) -> None:
         self.connection = connection
         self.peer = peer
+        self.peer_key = peer.folded()
+        """One key for one peer, however it spells its name."""
         self.own_method = own_method
         self.peer_method = peer_method
         self.carrier = carrier

@@ -1,6 +1,7 @@
 """Proposals and transforms on the wire (RFC 7296 3.3)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from openmoat.ike.errors import MalformedMessage
@@ -24,6 +25,11 @@ MAX_TRANSFORMS = 255
 """Transforms in one proposal: what its one octet can count (RFC 7296 3.3.1)."""
 MAX_ATTRIBUTES = 8
 """Attributes of one transform; one is defined."""
+
+MAX_REMEMBERED = 256
+"""Octets of a list of transforms that is remembered; longer ones are unusual."""
+MAX_REMEMBERED_LISTS = 256
+"""Lists of transforms that are remembered."""
 
 KEY_LENGTH = 14
 SHORT_ATTRIBUTE = 0x8000
@@ -98,14 +104,9 @@ class Proposal:
         if protocol in SPI_SIZES and spi_size not in SPI_SIZES[protocol]:
             raise body.fault(f"SPI of {protocol.name}: {SPI_SIZES[protocol]} octets, {spi_size} came")
         spi = body.octets("SPI", spi_size)
-        transforms: list[Transform] = []
-        for index in range(count):
-            marker = body.u8("last transform")
-            if marker != (LAST if index == count - 1 else MORE_TRANSFORMS):
-                raise body.fault(f"transform {index + 1} of {count}: last-substructure is {marker}")
-            transforms.append(Transform.parse(substructure(body, "transform")))
-        body.end()
-        return cls(number, protocol, spi, tuple(transforms))
+        octets = body.rest()
+        parse = parse_transforms_again if len(octets) <= MAX_REMEMBERED else parse_transforms
+        return cls(number, protocol, spi, parse(octets, count))
 
     def emit(self) -> bytes:
         """Octets after the proposal length."""
@@ -113,8 +114,33 @@ class Proposal:
             raise ValueError(f"a proposal holds at most {MAX_TRANSFORMS} transforms, not {len(self.transforms)}")
         writer = Writer().octets(bytes((self.number, self.protocol, len(self.spi), len(self.transforms))))
         writer.octets(self.spi)
-        emit_substructures(writer, [transform.emit() for transform in self.transforms], MORE_TRANSFORMS)
-        return writer.join()
+        return writer.octets(emit_transforms(self.transforms)).join()
+
+
+def parse_transforms(octets: bytes, count: int) -> tuple[Transform, ...]:
+    """What follows the SPI of a proposal."""
+    body = Reader(octets, "SA: proposal")
+    transforms: list[Transform] = []
+    for index in range(count):
+        marker = body.u8("last transform")
+        if marker != (LAST if index == count - 1 else MORE_TRANSFORMS):
+            raise body.fault(f"transform {index + 1} of {count}: last-substructure is {marker}")
+        transforms.append(Transform.parse(substructure(body, "transform")))
+    body.end()
+    return tuple(transforms)
+
+
+# Peers offer the same algorithms again and again, and we answer with the same: a quarter of the work of a handshake's
+# messages would be to take them apart and put them together.
+parse_transforms_again = lru_cache(maxsize=MAX_REMEMBERED_LISTS)(parse_transforms)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_LISTS)
+def emit_transforms(transforms: tuple[Transform, ...]) -> bytes:
+    """What follows the SPI of a proposal."""
+    writer = Writer()
+    emit_substructures(writer, [transform.emit() for transform in transforms], MORE_TRANSFORMS)
+    return writer.join()
 
 
 def substructure(body: Reader, what: str) -> Reader:

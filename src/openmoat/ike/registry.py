@@ -154,7 +154,7 @@ class Registry:
             raise ValueError("IKE SA: up without a peer or keys")
         name = lineage.connection.name
         self.by_connection.setdefault(name, {})[sa.own_spi] = sa
-        self.by_peer.setdefault((name, lineage.peer.folded()), {})[sa.own_spi] = sa
+        self.by_peer.setdefault((name, lineage.peer_key), {})[sa.own_spi] = sa
         self.context.emit(
             IkeSaUp(
                 ike=sa.own_spi,
@@ -192,7 +192,7 @@ class Registry:
         lineage = sa.lineage
         if lineage is None or sa.is_over:
             return
-        for other in list(self.by_peer.get((lineage.connection.name, lineage.peer.folded()), {}).values()):
+        for other in list(self.by_peer.get((lineage.connection.name, lineage.peer_key), {}).values()):
             rival = other.lineage
             if rival is None or rival is lineage or rival.is_ours is lineage.is_ours or other.is_over:
                 continue
@@ -210,7 +210,7 @@ class Registry:
         Of a template also one that holds some of the addresses: the peers chose them, no operator meant an exception.
         """
         owners = self._owners.get(_selector_key(local, remote), {})
-        peer = lineage.peer.folded()
+        peer = lineage.peer_key
         equal = next((owner for owner in owners if owner != peer), None)
         if equal is not None or not lineage.connection.is_template:
             return equal
@@ -221,7 +221,7 @@ class Registry:
         self.children[child.sa.local_spi] = lineage
         key = _selector_key(child.sa.local, child.sa.remote)
         owners = self._owners.setdefault(key, {})
-        peer = lineage.peer.folded()
+        peer = lineage.peer_key
         owners[peer] = owners.get(peer, 0) + 1
         if lineage.connection.is_template:
             self._claims.add(lineage.connection.name, peer, child.sa.remote)
@@ -231,7 +231,7 @@ class Registry:
         """It is out of the data plane."""
         self.children.pop(child.sa.local_spi, None)
         key = _selector_key(child.sa.local, child.sa.remote)
-        owners, peer = self._owners.get(key, {}), lineage.peer.folded()
+        owners, peer = self._owners.get(key, {}), lineage.peer_key
         owners[peer] = owners.get(peer, 0) - 1
         if owners[peer] <= 0:
             del owners[peer]
@@ -275,7 +275,7 @@ class Registry:
         if sa.connection is not None:
             _drop(self.by_connection, sa.connection.name, sa.own_spi)
             if sa.lineage is not None:
-                _drop(self.by_peer, (sa.connection.name, sa.lineage.peer.folded()), sa.own_spi)
+                _drop(self.by_peer, (sa.connection.name, sa.lineage.peer_key), sa.own_spi)
 
 
 Key = TypeVar("Key")

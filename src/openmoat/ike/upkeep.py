@@ -181,7 +181,7 @@ class Upkeep:
             self.context.timers.stop((Timer.KEEP_UP, name))
             self._enter(record, Phase.DOWN, DownReason.ASKED, "")
         for sa in self.all_of(name):
-            if peer is None or (sa.lineage is not None and sa.lineage.peer.folded() == peer.folded()):
+            if peer is None or (sa.lineage is not None and sa.lineage.peer_key == peer.folded()):
                 self.end(sa, DownReason.ASKED)
 
     def look(self, name: str) -> None:

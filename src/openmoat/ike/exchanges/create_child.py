@@ -44,11 +44,13 @@ from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteChildren
 from openmoat.ike.exchanges.installation import (
     ask_install,
+    check_owner,
     child_sa,
     lineage_of,
     reason_of_notify,
     refreshed,
     refusal_text,
+    temporary_failure,
 )
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
@@ -59,21 +61,14 @@ if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
 
 __all__ = [
-    "MAX_TEMPORARY_FAILURES",
-    "TEMPORARY_WAIT",
     "FirstChild",
     "NewChild",
     "answer_first",
     "on_request",
     "ours",
-    "temporary_failure",
 ]
 
 NONCE_SIZE = 32
-TEMPORARY_WAIT = 2.0
-"""Seconds, and up to as many again by chance, before a request that met TEMPORARY_FAILURE is tried again."""
-MAX_TEMPORARY_FAILURES = 30
-"""So often in a row (two to three minutes) means that the two sides are out of step (RFC 7296 2.25)."""
 MAX_METHOD_CHANGES = 2
 RETRY_REKEY = 20.0
 """Seconds after which a rekey that failed is tried again, while the old SA lives."""
@@ -82,7 +77,7 @@ RETRY_REKEY = 20.0
 class Creation(Exchange):
     """What the first Child SA and further ones have in common: terms, keys, installation."""
 
-    __slots__ = ("deleted", "installing", "replaces", "rival", "spec", "spi")
+    __slots__ = ("deleted", "installing", "replaces", "rivals", "spec", "spi")
 
     def __init__(self, spec: Child, spi: int, replaces: int | None) -> None:
         super().__init__()
@@ -90,8 +85,8 @@ class Creation(Exchange):
         self.spi = spi
         self.replaces = replaces
         self.installing: ChildSa | None = None
-        self.rival: tuple[bytes, bytes] | None = None
-        """Nonces of an exchange of the peer with the same purpose. They decide even when its Child SA is gone again."""
+        self.rivals: list[tuple[bytes, bytes]] = []
+        """Nonces of exchanges of the peer with the same purpose. They decide even when its Child SA is gone again."""
         self.deleted: set[int] = set()
         """SPIs the peer has deleted before our response came: it may have made and deleted what we still wait for."""
 
@@ -123,7 +118,7 @@ class Creation(Exchange):
             return
         if not isinstance(answer, Installed):
             # The peer has it already, and must learn that nobody receives.
-            sa.want(DeleteChildren((self.spi,)), first=True)
+            lineage_of(sa).carrier.want(DeleteChildren((self.spi,)), first=True)
             self.fail(sa, DownReason.LOCAL, None, refusal_text(answer))
             return
         live = LiveChild(sa=refreshed(sa, child), spec=terms.spec, nonces=nonces, is_ours=True)
@@ -141,19 +136,27 @@ class Creation(Exchange):
             give_up(sa, child)
         elif child.sa.remote_spi in self.deleted:
             lineage.remove(child.sa.local_spi, DownReason.PEER_DELETED)
-        elif self.rival is not None and is_lowest(child.nonces, self.rival):
+        elif any(is_lowest(child.nonces, rival) for rival in self._all_rivals(sa)):
             give_up(sa, child)
         else:
             lineage.activate(child)
             close_old(sa, self.replaces)
+            if isinstance(sa.answering, AnswerChild) and sa.answering.is_for(self):
+                sa.answering.is_lost = True
         sa.finish(self)
+
+    def _all_rivals(self, sa: "IkeSa") -> list[tuple[bytes, bytes]]:
+        """Also the one whose request we are still answering."""
+        if isinstance(sa.answering, AnswerChild) and sa.answering.is_for(self):
+            return [*self.rivals, sa.answering.nonces]
+        return self.rivals
 
     def meet(self, child: LiveChild) -> None:
         """The peer has made a Child SA: is it for the same purpose, while our request is on its way?"""
         is_successor = self.replaces is not None and child.sa.replaces == self.replaces
         is_twin = self.replaces is None and child.sa.replaces is None and child.spec.name == self.spec.name
         if self.is_sent and (is_successor or is_twin):
-            self.rival = child.nonces
+            self.rivals.append(child.nonces)
 
     def fail(self, sa: "IkeSa", reason: DownReason, notify: int | None, text: str) -> None:
         """Tell why, and let whoever looks after the connection try again."""
@@ -174,7 +177,9 @@ class Creation(Exchange):
             self.installing = None
             self.spi = 0
         self._return_spi(sa)
-        if sa.lineage is not None and self.replaces not in sa.lineage.children:
+        if self.replaces is not None and sa.lineage is not None and self.replaces in sa.lineage.children:
+            sa.context.timers.set((Timer.REKEY_CHILD, self.replaces), sa.context.now + RETRY_REKEY)
+        elif sa.lineage is not None:
             sa.registry.child_failed(sa.lineage, self.spec.name, reason, "")
 
     def _return_spi(self, sa: "IkeSa") -> None:
@@ -299,7 +304,7 @@ class NewChild(Creation):
 
     def _on_error(self, sa: "IkeSa", error: Notify) -> None:
         lineage = lineage_of(sa)
-        if self.rival is not None or (self.replaces is not None and not self._is_wanted(sa)):
+        if self._all_rivals(sa) or (self.replaces is not None and not self._is_wanted(sa)):
             # RFC 7296 2.8.1: the peer has done it before us, or what we wanted to rekey is gone.
             self._return_spi(sa)
             sa.finish(self)
@@ -337,25 +342,12 @@ def again(sa: "IkeSa", exchange: "NewChild") -> None:
     sa.pump()
 
 
-def temporary_failure(sa: "IkeSa", exchange: Exchange) -> None:
-    """The peer is busy with something that touches ours: wait, and try again; not for ever (RFC 7296 2.25)."""
-    attempts = getattr(exchange, "attempts", 0) + 1
-    if attempts > MAX_TEMPORARY_FAILURES:
-        sa.delete(DownReason.PEER_MISBEHAVED, "the peer answers TEMPORARY_FAILURE for minutes")
-        return
-    exchange.attempts = attempts  # type: ignore[attr-defined]
-    exchange.is_sent = False
-    sa.pause(TEMPORARY_WAIT * (1 + sa.context.chance()))
-    sa.queue.append(exchange)
-    sa.finish(exchange)
-
-
 def close_old(sa: "IkeSa", spi: int | None) -> None:
     """The initiator of the surviving rekey deletes what it replaces (RFC 7296 2.8)."""
     old = lineage_of(sa).children.get(spi or 0)
     if old is not None and not old.is_closing:
         old.is_closing = True
-        sa.want(DeleteChildren((old.sa.local_spi,), DownReason.REKEYED), first=True)
+        lineage_of(sa).carrier.want(DeleteChildren((old.sa.local_spi,), DownReason.REKEYED), first=True)
 
 
 # Responder.
@@ -377,7 +369,7 @@ def ours(sa: "IkeSa", spi: int | None) -> Ours:
 class AnswerChild(PeerExchange):
     """A request for a Child SA, on its way through key exchange and installation to the response."""
 
-    __slots__ = ("choice", "installing", "nonces", "on_refused", "spi", "terms")
+    __slots__ = ("choice", "installing", "is_lost", "nonces", "on_refused", "spi", "terms")
 
     def __init__(
         self,
@@ -392,6 +384,14 @@ class AnswerChild(PeerExchange):
         self.nonces = nonces
         self.spi = terms.local_spi
         self.installing: ChildSa | None = None
+        self.is_lost = False
+        """An exchange of ours with the same purpose was through first, and has won."""
+
+    def is_for(self, exchange: Creation) -> bool:
+        """Whether it serves the same purpose as an exchange of ours."""
+        if self.terms.replaces is not None or exchange.replaces is not None:
+            return self.terms.replaces == exchange.replaces
+        return self.terms.spec.name == exchange.spec.name
 
     def install(self, sa: "IkeSa", shared: bytes, respond: Callable[[LiveChild], None]) -> None:
         """Have it installed before the response lets the peer send."""
@@ -500,13 +500,6 @@ def _choose(
     return terms, choice
 
 
-def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
-    """`NoCommonSelectors` where the packets are another peer's."""
-    owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
-    if owner is not None:
-        raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
-
-
 def _on_key_pair(sa: "IkeSa", answering: AnswerChild, method: KeMethod, peer_value: bytes, answer: Answer) -> None:
     if not isinstance(answer, KeyPair):
         raise Busy(f"key pair: {refusal_text(answer)}")
@@ -531,10 +524,10 @@ def _respond(sa: "IkeSa", answering: AnswerChild, child: LiveChild, own: KeyExch
     if own is not None:
         payloads.append(own)
     sa.respond(ExchangeType.CREATE_CHILD_SA, [*payloads, tsi, tsr])
-    adopt(sa, child)
+    adopt(sa, child, is_lost=answering.is_lost)
 
 
-def adopt(sa: "IkeSa", child: LiveChild) -> None:
+def adopt(sa: "IkeSa", child: LiveChild, *, is_lost: bool = False) -> None:
     """A Child SA the peer has made is installed. A new one is used at once, a rekeyed one when the peer does (2.8)."""
     lineage = lineage_of(sa)
     old = lineage.children.get(child.sa.replaces or 0)
@@ -544,6 +537,8 @@ def adopt(sa: "IkeSa", child: LiveChild) -> None:
     lineage.add(child)
     if isinstance(sa.exchange, Creation):
         sa.exchange.meet(child)
+    if is_lost:
+        return  # the peer will close it
     if child.sa.replaces is not None:
         if old is None:
             lineage.activate(child)
@@ -559,7 +554,7 @@ def adopt(sa: "IkeSa", child: LiveChild) -> None:
 def give_up(sa: "IkeSa", child: LiveChild) -> None:
     """Close a Child SA of ours that has lost against another (RFC 7296 2.8.1)."""
     child.is_closing = child.is_lost = True
-    sa.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
+    lineage_of(sa).carrier.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
 
 
 def answer_first(

@@ -49,6 +49,8 @@ class PeerExchange(ABC):
     """A request of the peer that we work on, waiting for answers to our questions."""
 
     __slots__ = ()
+    delays_ours: ClassVar[bool] = False
+    """Exchanges of ours wait until it is answered: it decides which IKE SA they belong on."""
 
     @abstractmethod
     def on_end(self, sa: "IkeSa") -> None:

@@ -40,6 +40,14 @@ class DeleteChildren(Exchange):
                 sa.lineage.remove(spi, self.reason, self.text)
         sa.finish(self)
 
+    def on_end(self, sa: "IkeSa", reason: DownReason) -> None:
+        """See `Exchange.on_end`. Where a successor of the IKE SA has the children, it goes on closing them."""
+        lineage = sa.lineage
+        if lineage is not None and lineage.carrier is not sa:
+            left = [spi for spi in self.spis if spi in lineage.children]
+            if left:
+                lineage.carrier.want(DeleteChildren(left, self.reason, self.text))
+
     def ours(self, spi: int | None) -> Ours:
         """See `Exchange.ours`."""
         return Ours.CLOSING_THIS_CHILD if spi in self.spis else Ours.CLOSING_CHILD

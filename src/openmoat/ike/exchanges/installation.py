@@ -1,10 +1,11 @@
-"""What every exchange that makes a Child SA needs: the Child SA as events tell it, and the question that installs it."""
+"""What exchanges that make an SA share: the Child SA as events tell it, the question that installs it, and waiting."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openmoat.ike.child_sa import ChildTerms
+from openmoat.ike.errors import NoCommonSelectors
 from openmoat.ike.events import (
     Answer,
     AskInstall,
@@ -15,6 +16,7 @@ from openmoat.ike.events import (
     Unanswerable,
     WeakPublicValue,
 )
+from openmoat.ike.exchanges.exchange import Exchange
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.natt import esp_path
 from openmoat.ike.numbers import NotifyType
@@ -22,7 +24,23 @@ from openmoat.ike.numbers import NotifyType
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
 
-__all__ = ["ask_install", "child_sa", "lineage_of", "reason_of_notify", "refreshed", "refusal_text"]
+__all__ = [
+    "MAX_TEMPORARY_FAILURES",
+    "TEMPORARY_WAIT",
+    "ask_install",
+    "check_owner",
+    "child_sa",
+    "lineage_of",
+    "reason_of_notify",
+    "refreshed",
+    "refusal_text",
+    "temporary_failure",
+]
+
+TEMPORARY_WAIT = 2.0
+"""Seconds, and up to as many again by chance, before a request that met TEMPORARY_FAILURE is tried again."""
+MAX_TEMPORARY_FAILURES = 30
+"""So often in a row (two to three minutes) means that the two sides are out of step (RFC 7296 2.25)."""
 
 
 def lineage_of(sa: "IkeSa") -> Lineage:
@@ -76,3 +94,24 @@ def refusal_text(answer: Answer) -> str:
     if isinstance(answer, (Refused, Unanswerable, WeakPublicValue)):
         return answer.text
     return f"answered with {type(answer).__name__}"
+
+
+def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
+    """`NoCommonSelectors` where the packets are another peer's."""
+    owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
+    if owner is not None:
+        raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
+
+
+def temporary_failure(sa: "IkeSa", exchange: Exchange) -> None:
+    """The peer is busy with something that touches ours: wait, and try again; not for ever (RFC 7296 2.25)."""
+    attempts = getattr(exchange, "attempts", 0) + 1
+    if attempts > MAX_TEMPORARY_FAILURES:
+        sa.delete(DownReason.PEER_MISBEHAVED, "the peer answers TEMPORARY_FAILURE for minutes")
+        return
+    exchange.attempts = attempts  # type: ignore[attr-defined]
+    exchange.is_sent = False
+    carrier = lineage_of(sa).carrier
+    carrier.pause(TEMPORARY_WAIT * (1 + sa.context.chance()))
+    carrier.queue.append(exchange)
+    sa.finish(exchange)

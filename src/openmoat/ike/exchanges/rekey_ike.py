@@ -12,10 +12,10 @@ from openmoat.ike.context import Timer
 from openmoat.ike.errors import Busy, MalformedMessage, PeerMisbehaved, WrongKeyExchange
 from openmoat.ike.events import Answer, AskKeyPair, AskSharedSecret, DownReason, KeyPair, SharedSecret
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.exchanges.create_child import NONCE_SIZE, ours, temporary_failure
+from openmoat.ike.exchanges.create_child import NONCE_SIZE, ours
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteIke
-from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text
+from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text, temporary_failure
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import KeyExchange, Nonce, Notify, SecurityAssociation
@@ -159,12 +159,16 @@ class RekeyIke(Exchange):
 
     def on_end(self, sa: "IkeSa", reason: DownReason) -> None:
         """See `Exchange.on_end`."""
-        # The old IKE SA ends while both sides rekey it: what the peer made carries on (2.8.2).
         rival, self.rival = self.rival, None
-        if rival is not None and sa.is_carrier and not is_gone(rival):
+        if rival is None or is_gone(rival):
+            return
+        if sa.is_carrier and reason in {DownReason.PEER_DELETED, DownReason.PEER_SILENT}:
+            # The old IKE SA ends while both sides rekey it: what the peer made carries on (2.8.2).
             adopt(sa, rival)
             if sa.end_wanted is not None:
                 rival.delete(*sa.end_wanted)
+        else:
+            rival.forget(reason)
 
 
 def is_gone(sa: "IkeSa") -> bool:
@@ -176,6 +180,7 @@ class AnswerRekey(PeerExchange):
     """A rekey of the IKE SA that waits for our key exchange."""
 
     __slots__ = ()
+    delays_ours = True
 
     def on_end(self, sa: "IkeSa") -> None:
         """It holds nothing that anybody else knows of."""
@@ -224,6 +229,7 @@ def _on_key_pair(
 ) -> None:
     if not isinstance(answer, KeyPair):
         raise Busy(f"key pair: {refusal_text(answer)}")
+    _refuse_if_replaced(sa)
     method = choice.suite.key_exchange.id
     own = KeyExchange(method, answer.public_value)
     sa.ask(
@@ -243,6 +249,7 @@ def _on_secret(
 ) -> None:
     if not isinstance(answer, SharedSecret):
         raise PeerMisbehaved(f"KE request: {refusal_text(answer)}")
+    _refuse_if_replaced(sa)
     new = successor(sa, spis[0], spis[1], choice.suite, nonces, answer.secret, is_initiator=False)
     sa.respond(ExchangeType.CREATE_CHILD_SA, [SecurityAssociation((choice.answer,)), Nonce(nonces[1]), own])
     exchange = sa.exchange
@@ -250,6 +257,12 @@ def _on_secret(
         exchange.rival = new
         return
     inherit(sa, new)
+
+
+def _refuse_if_replaced(sa: "IkeSa") -> None:
+    """While we worked on the request a rekey of ours has gone through: the peer knows of it, and will yield (2.8.2)."""
+    if sa.is_over or not sa.is_carrier:
+        raise Busy("CREATE_CHILD_SA: the IKE SA has been replaced meanwhile")
 
 
 def successor(
