@@ -21,6 +21,8 @@ mod keepalive;
 #[cfg(test)]
 mod lab;
 mod outbound;
+#[cfg(test)]
+mod peer_tests;
 pub mod plan;
 #[cfg(test)]
 mod samples;

@@ -9,6 +9,7 @@
 //!
 //! Nothing per packet allocates, locks or logs, but for packets that are held.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -142,6 +143,11 @@ impl OutboundWorker {
 
     fn treat_missing(&mut self, reason: DropReason, choice: &Choice, inner: &InnerPacket<'_>) {
         let Some((policy, service)) = &choice.policy else {
+            let reason = if is_local_chatter(&inner.packet) {
+                DropReason::NotUnicast
+            } else {
+                reason
+            };
             return self.shared.drops.count(reason);
         };
         match (policy.action, policy.missing) {
@@ -359,6 +365,14 @@ fn select(choice: &Choice) -> Result<&Arc<Pair>, DropReason> {
         Action::Pass => Err(DropReason::PolicyPass),
         Action::Drop => Err(DropReason::PolicyDrop),
         Action::Reject => Err(DropReason::PolicyReject),
+    }
+}
+
+/// Whether a packet belongs on its own link: the host tells its neighbours of itself on every device, this one too.
+fn is_local_chatter(packet: &IpPacket) -> bool {
+    match packet.flow.destination {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local(),
     }
 }
 

@@ -144,3 +144,16 @@ pub fn is_checksummed(octets: &[u8]) -> bool {
     };
     header && length == octets.len() && checksum(pseudo, &octets[start..]) == 0
 }
+
+/// A packet of the second network to the first, as the others make them the other way.
+pub fn back(mut packet: Vec<u8>) -> Vec<u8> {
+    let (source, destination, size) = if packet[0] >> 4 == 6 {
+        (8, 24, 16)
+    } else {
+        (12, 16, 4)
+    };
+    for offset in 0..size {
+        packet.swap(source + offset, destination + offset);
+    }
+    packet
+}
