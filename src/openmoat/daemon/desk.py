@@ -199,6 +199,8 @@ class Desk:
     def _drops(self) -> dict[str, int]:
         drops = dict(self._installer.backend.read_drops())
         drops.update(self._wire.read_drops())
+        if self._journal.untold:
+            drops["journal_untold"] = self._journal.untold
         if self._driver.faults:
             drops["moatd_faults"] = self._driver.faults
         drops.update({f"ike_{name}": count for name, count in self._core.counts().items()})

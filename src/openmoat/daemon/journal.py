@@ -21,12 +21,14 @@ from openmoat.ike.events import (
     PeerMoved,
 )
 
-__all__ = ["MAX_ENTRIES", "MAX_FOLLOWER_BACKLOG", "Entry", "Journal"]
+__all__ = ["MAX_ENTRIES", "MAX_FOLLOWER_BACKLOG", "STRANGER_LINES_PER_MINUTE", "Entry", "Journal"]
 
 MAX_ENTRIES = 1_000
 """Entries kept for `moat log`; older ones are in the system's log."""
 MAX_FOLLOWER_BACKLOG = 256
 """Entries that wait for one slow reader of events; beyond it the reader is cut off."""
+STRANGER_LINES_PER_MINUTE = 20
+"""Lines about failures that belong to no connection: anybody can cause them."""
 
 log = logging.getLogger("openmoat.daemon")
 
@@ -131,12 +133,27 @@ class Journal:
         self._number = 0
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._followers: set[asyncio.Queue[Entry | None]] = set()
+        self._minute = 0
+        self._strange_lines = 0
+        self.untold = 0
+        """Failures of strangers that got no line; they are among the failures that can be explained all the same."""
 
     def tell(self, event: Event) -> None:
         """Note an event of the core; those without a row are none of people's business."""
         row = ROWS.get(type(event))
-        if row is not None:
-            self.note(row.kind, row.level(event), row.text(event), row.fields(event))
+        if row is None:
+            return
+        if isinstance(event, NegotiationFailed) and event.connection is None and not self._may_tell_of_a_stranger():
+            self.untold += 1
+            return
+        self.note(row.kind, row.level(event), row.text(event), row.fields(event))
+
+    def _may_tell_of_a_stranger(self) -> bool:
+        minute = int(self._wall_clock() // 60)
+        if minute != self._minute:
+            self._minute, self._strange_lines = minute, 0
+        self._strange_lines += 1
+        return self._strange_lines <= STRANGER_LINES_PER_MINUTE
 
     def note(self, kind: str, level: int, text: str, fields: Mapping[str, str] | None = None) -> None:
         """Note something that the daemon itself did or saw."""

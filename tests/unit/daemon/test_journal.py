@@ -2,12 +2,13 @@
 
 import ipaddress
 import logging
+from dataclasses import replace
 
 import pytest
 
 from openmoat.daemon import journal
 from openmoat.daemon.journal import Journal
-from openmoat.ike.events import DownReason, IkeSaDown, PeerMoved
+from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed, PeerMoved
 from openmoat.net import HostPort, Path
 
 PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), 4500))
@@ -39,3 +40,28 @@ def test_a_reader_that_does_not_read_is_cut_off() -> None:
     assert queue.qsize() == journal.MAX_FOLLOWER_BACKLOG + 1
     drained = [queue.get_nowait() for _ in range(queue.qsize())]
     assert drained[-1] is None
+
+
+def test_strangers_get_few_lines_a_minute_and_connections_of_ours_all(caplog: pytest.LogCaptureFixture) -> None:
+    now = 60.0
+    book = Journal(lambda: now)
+    failure = NegotiationFailed(
+        at=0.0,
+        ike=0,
+        connection=None,
+        path=PATH,
+        is_initiator=False,
+        exchange=34,
+        notify=None,
+        notify_sent=False,
+        reason=DownReason.NO_COMMON_GROUND,
+        text="strange",
+    )
+    for _ in range(journal.STRANGER_LINES_PER_MINUTE + 5):
+        book.tell(failure)
+    assert (len(book.entries()), book.untold) == (journal.STRANGER_LINES_PER_MINUTE, 5)
+    book.tell(replace(failure, connection="home"))
+    assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 1
+    now = 120.0
+    book.tell(failure)
+    assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 2
