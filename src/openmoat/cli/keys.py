@@ -105,7 +105,10 @@ def _show(file: Path, spki: bytes, *, as_json: bool) -> None:
 
 
 def _write(file: Path, octets: bytes) -> None:
-    """Make a file that only its owner reads, whole or not at all, and never in the place of another."""
+    """Make a file that only its owner reads, whole or not at all, and never in the place of another.
+
+    What root makes belongs to whom the directory belongs to: moatd reads its keys without being root.
+    """
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -114,6 +117,9 @@ def _write(file: Path, octets: bytes) -> None:
         _end(f"{file}: {error.strerror}")
     try:
         with open(descriptor, "wb") as stream:
+            if os.geteuid() == 0:
+                directory = file.parent.stat()
+                os.fchown(descriptor, directory.st_uid, directory.st_gid)
             stream.write(octets)
     except OSError as error:
         file.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong."""
     NO_DAEMON = 3
-    """Nobody answers on the control socket, or it may not be used."""
+    """Nobody answers on the control socket."""
     FAULTY = 4
     """The configuration has faults."""
     NOT_UP = 5
@@ -235,10 +235,13 @@ def check(
 
     It is read as moatd would, with all files that it names. Nothing is changed.
     """
+    from openmoat.cli.init import USER
+    from openmoat.cli.reader import reading_as
     from openmoat.config.toml import load
 
     try:
-        found = load(file)
+        with reading_as(USER, Path(file).parent):
+            found = load(file)
     except ConfigError as error:
         faults = [{"file": fault.file, "line": fault.line, "text": fault.text} for fault in error.faults]
         number = len(faults)
@@ -254,7 +257,9 @@ def check(
 
 @app.command(epilog=EXIT_HELP)
 def init(
-    directory: Annotated[Path, typer.Option(help="Where configuration and key go.")] = Path("/etc/openmoat"),
+    directory: Annotated[Path, typer.Option(help="Where configuration and key go.", readable=False)] = Path(
+        "/etc/openmoat"
+    ),
     identity: Annotated[str, typer.Option(help="Who this host says it is; its full name by default.")] = "",
     unit: Annotated[str, typer.Option(help="Unit file for systemd; empty makes none.")] = (
         "/etc/systemd/system/moatd.service"

@@ -1,6 +1,7 @@
 """One checked table made into one `Connection`, with the key files it names."""
 
 import os
+import pwd
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from openmoat.model.connection import (
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.mtu.plan import OuterDf
 
-__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "build_connection"]
+__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "build_connection", "unreadable"]
 
 MIN_PSK = 16
 """Octets of a shared secret. A short one can be guessed by whoever has once pretended to be the peer (RFC 7296 8)."""
@@ -303,10 +304,21 @@ def _read(file: Path, limit: int, *, owners: frozenset[int] = frozenset()) -> by
                 _check_owner(file, status, owners)
             octets = stream.read(limit + 1)
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{file} {unreadable(file, error)}") from None
     if len(octets) > limit:
         raise ValueError(f"{file}: at most {limit} octets, more came")
     return octets
+
+
+def unreadable(file: Path, error: OSError) -> str:
+    """Why a file could not be read; where its rights are the reason, who could not, and what lets them."""
+    if not isinstance(error, PermissionError):
+        return f"cannot be read: {error.strerror}"
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"cannot be read by user {user}: {error.strerror}; chown {user} {file}"
 
 
 def _check_owner(file: Path, status: os.stat_result, owners: frozenset[int]) -> None:

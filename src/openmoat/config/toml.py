@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from openmoat.config.lines import KeyPath, LineIndex
-from openmoat.config.records import Files, build_connection
+from openmoat.config.records import Files, build_connection, unreadable
 from openmoat.config.schema import ConnectionTable, DaemonTable, FileTable, Table
 from openmoat.errors import ConfigError, Fault, Secret
 from openmoat.model.connection import Connection
@@ -99,7 +99,7 @@ class _Loader:
             text = octets.decode()
             return _Text(file, text, tomllib.loads(text), owner)
         except OSError as error:
-            self._faults.append(Fault(str(file), 0, f"cannot be read: {error.strerror}"))
+            self._faults.append(Fault(str(file), 0, unreadable(file, error)))
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             self._faults.append(Fault(str(file), line, "text in UTF-8, other octets came"))

@@ -1,5 +1,6 @@
 """Talks to `moatd` over its unix socket. Every failure is a `ControlError` with a code of `control.messages.ErrorCode`."""
 
+import grp
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -135,6 +136,14 @@ class Client:
             )
         return ControlError(refusal.code, refusal.text, refusal.hint)
 
+    def _joining(self) -> str:
+        """How somebody gets onto this socket."""
+        try:
+            group = grp.getgrgid(os.stat(self._socket).st_gid).gr_name
+        except (KeyError, OSError):
+            group = "GROUP"
+        return f"become root, or have root say: usermod --append --groups {group} YOU; then log in again"
+
     def _unreachable(self, error: httpx2.TransportError) -> ControlError:
         if isinstance(error, httpx2.TimeoutException):
             return ControlError(ErrorCode.NO_DAEMON, f"{self._socket}: moatd does not answer", "systemctl status moatd")
@@ -142,11 +151,11 @@ class Client:
             return ControlError(
                 ErrorCode.NOT_PERMITTED,
                 f"{self._socket}: you may not use this socket",
-                "become root, or join its group",
+                self._joining(),
             )
         if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError):
             text = f"{self._socket}: moatd hung up; it answers root and the members of its groups"
-            return ControlError(ErrorCode.NOT_PERMITTED, text, "become root, or join its group")
+            return ControlError(ErrorCode.NOT_PERMITTED, text, self._joining())
         return ControlError(
             ErrorCode.NO_DAEMON, f"{self._socket}: no moatd listens there ({error})", "systemctl start moatd"
         )

@@ -1,6 +1,7 @@
 """`moat keys`: files that only their owner reads, and the line for the other side."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def run(*arguments: str | Path, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("kind", ["ed25519", "psk"])
+def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path, kind: str) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    run("generate", tmp_path / "home.key", "--kind", kind)
+    made = (tmp_path / "home.key").stat()
+    assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (65534, 65534, 0o600)
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256", "rsa-3072"])
