@@ -10,7 +10,16 @@ from openmoat.crypto.identities import Identity
 from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import MAX_INIT
-from openmoat.ike.events import ChildSaDown, ChildSaUp, DownReason, IkeSaUp, NegotiationFailed
+from openmoat.ike.events import (
+    AskInstall,
+    ChildSaDown,
+    ChildSaUp,
+    DownReason,
+    IkeSaUp,
+    NegotiationFailed,
+    Question,
+    Refused,
+)
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.message import HEADER_SIZE, Header, Message
@@ -448,6 +457,61 @@ def test_a_second_peer_that_claims_a_part_of_the_subnet_of_the_first_gets_none_o
     offer = offer_of(evil, local=claim)
     answered(portal, request(core(evil), ExchangeType.CREATE_CHILD_SA, *offer), path)
     assert len(portal.sas) == 2  # what nobody holds any more can be had
+
+
+@pytest.mark.parametrize("claim", ["10.2.0.5/32", "10.0.0.0/8", "198.51.100.1/32[udp/500]", "0.0.0.0/0"])
+def test_a_peer_of_a_template_does_not_get_the_packets_to_our_own_side(claim: str) -> None:
+    link = Link()
+    portal, evil = link.host("portal", "198.51.100.1"), link.host("evil", "192.0.2.1")
+    there = child(local="10.2.0.0/16", remote="0.0.0.0/0")
+    portal.load(connection("portal.example", "*.moats.example", None, there, name="moats"))
+    evil.load(
+        connection("m1.moats.example", "portal.example", "198.51.100.1", child(local="10.1.1.0/24,198.51.100.0/24"))
+    )
+    link.settle()
+    assert not portal.sas
+    assert portal.told(NegotiationFailed)[-1].notify == NotifyType.TS_UNACCEPTABLE
+    path = portal.ike().path
+    answered(portal, request(core(evil), ExchangeType.CREATE_CHILD_SA, *offer_of(evil, local=claim)), path)
+    assert not portal.sas
+    assert "our own side" in portal.told(NegotiationFailed)[-1].text
+    answered(portal, request(core(evil), ExchangeType.CREATE_CHILD_SA, *offer_of(evil, local="10.1.1.0/24")), path)
+    assert len(portal.sas) == 1
+
+
+def test_peers_of_a_template_that_speak_with_each_other_through_us_are_served() -> None:
+    link = Link()
+    portal, home = link.host("portal", "198.51.100.1"), link.host("home", "192.0.2.1")
+    there = child(local="10.0.0.0/8", remote="10.0.0.0/8")
+    portal.load(connection("portal.example", "*.moats.example", None, there, name="moats"))
+    home.load(
+        connection(
+            "m1.moats.example", "portal.example", "198.51.100.1", child(local="10.1.1.0/24", remote="10.0.0.0/8")
+        )
+    )
+    link.settle()
+    assert len(portal.sas) == 1
+
+
+def test_a_peer_whose_children_the_data_plane_refuses_does_not_spoil_the_stock_of_spis() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa, path = core(home), portal.ike().path
+    asked: list[int] = []
+
+    def note(question: Question) -> bool:
+        asked.extend([question.child.local_spi] if isinstance(question, AskInstall) else [])
+        return False
+
+    portal.holds = note
+    portal.refuses = Refused(0, "another has these selectors", is_temporary=False)
+    for _ in range(2 * portal.config.spi_stock):
+        answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *offer_of(home)), path)
+    assert len(asked) == len(set(asked)) == 2 * portal.config.spi_stock
+    portal.refuses = None
+    portal.do("rekey_child", portal.child().local_spi)
+    link.settle()
+    assert portal.child().replaces is not None
 
 
 def test_a_peer_that_answers_our_rekey_with_the_addresses_of_another_does_not_get_them() -> None:

@@ -73,10 +73,15 @@ class Installer:
         """Put both halves and their policy in place, sending with neither; all of it or nothing."""
         child = question.child
         try:
-            self.backend.apply(self._commands(question))
-        except (DataplaneError, PolicyConflict, UnknownChild) as error:
+            commands = self._commands(question)
+        except (PolicyConflict, UnknownChild) as error:
+            self.backend.release_spis([child.local_spi])
+            return Refused(question.ticket, str(error), is_temporary=False)
+        try:
+            self.backend.apply(commands)
+        except DataplaneError as error:
             self._undo(child)
-            return Refused(question.ticket, str(error), is_temporary=isinstance(error, DataplaneError))
+            return Refused(question.ticket, str(error), is_temporary=True)
         self._children[child.local_spi] = child
         self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
         return Installed(question.ticket)

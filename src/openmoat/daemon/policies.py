@@ -86,20 +86,21 @@ class Policies:
     def serve(self, sa: ChildSa) -> tuple[PolicyId, SetPolicies | None]:
         """The policy whose packets an SA is to carry, and the change that brings it about where it is a template's.
 
-        Raises `UnknownChild`, and `PolicyConflict` where another peer already has these selectors.
+        Raises `UnknownChild`, and `PolicyConflict` where another peer already has these selectors; then there is nothing to
+        `release`.
         """
         child, change = self.child(sa), SpdChange()
         name = self._policy_name(sa)
+        local, remote = child.local, child.remote
         if sa.connection in self._templates:
-            change = self._spd.change([wanted_policy(name, child, sa.local, sa.remote, str(sa.peer), Missing.DROP)])
+            local, remote = sa.local, sa.remote
+            change = self._spd.change([wanted_policy(name, child, local, remote, str(sa.peer), Missing.DROP)])
             self._names[sa.connection].add(name)
-            self._protected[name] = Protected(sa.local, sa.remote, self.plan(sa, sa.path, sa.udp))
-        else:
-            self._protected[name] = Protected(child.local, child.remote, self.plan(sa, sa.path, sa.udp))
-        self._users[name] += 1
         policy = self._spd.find(name)
         if policy is None:
             raise UnknownChild(f'connection "{sa.connection}": child "{sa.child}" has no policy')
+        self._protected[name] = Protected(local, remote, self.plan(sa, sa.path, sa.udp))
+        self._users[name] += 1
         return policy.id, set_policies(change) if change else None
 
     def release(self, sa: ChildSa) -> SetPolicies | None:

@@ -290,7 +290,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It cannot be installed; nothing of it is left. `is_temporary` chooses TEMPORARY_FAILURE or NO_ADDITIONAL_SAS."""
+    """It cannot be installed; nothing of it is left, nor is its SPI ours any more. `is_temporary` chooses TEMPORARY_FAILURE or NO_ADDITIONAL_SAS."""
 
     ticket: Ticket
     text: str

@@ -154,6 +154,15 @@ def test_a_second_peer_cannot_take_the_selectors_of_the_first(template: Bench) -
     assert sa.local_spi not in template.backend.reserved
 
 
+def test_a_peer_that_is_refused_more_keeps_what_it_has(template: Bench) -> None:
+    template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    template.install("homes", HOME_B, "10.2.0.0/16", "10.1.2.0/24")
+    before = dict(template.backend.policies)
+    _, answer = template.install("homes", HOME_B, "10.2.0.0/16", "10.1.1.0/24")
+    assert isinstance(answer, Refused)
+    assert template.backend.policies == before
+
+
 def test_an_sa_of_a_connection_that_is_gone_is_refused(site: Bench) -> None:
     site.backend.apply([site.policies.load([], remove=["office"])[0]])
     _, answer = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")

@@ -119,6 +119,7 @@ class Creation(Exchange):
         if not isinstance(answer, Installed):
             # The peer has it already, and must learn that nobody receives.
             lineage_of(sa).carrier.want(DeleteChildren((self.spi,)), first=True)
+            self.spi = 0  # the data plane has let it go with the rest
             self.fail(sa, DownReason.LOCAL, None, refusal_text(answer))
             return
         live = LiveChild(sa=refreshed(sa, child), spec=terms.spec, nonces=nonces, is_ours=True)
@@ -406,6 +407,7 @@ class AnswerChild(PeerExchange):
         if child is None:
             return
         if not isinstance(answer, Installed):
+            self.spi = 0  # the data plane has let it go with the rest
             is_temporary = not isinstance(answer, Refused) or answer.is_temporary
             error = (Busy if is_temporary else NoAdditionalSas)(f"data plane: {refusal_text(answer)}")
             if self.on_refused is None:

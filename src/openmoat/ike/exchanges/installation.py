@@ -20,6 +20,7 @@ from openmoat.ike.exchanges.exchange import Exchange
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.natt import esp_path
 from openmoat.ike.numbers import NotifyType
+from openmoat.policy.selectors import TrafficSelector, covers, format_selectors, intersect
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
@@ -76,6 +77,27 @@ def refreshed(sa: "IkeSa", child: ChildSa) -> ChildSa:
     return child if path == child.path else replace(child, path=path)
 
 
+def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
+    """`NoCommonSelectors` where the packets are another peer's, or our own."""
+    if lineage_of(sa).connection.is_template and is_our_side(sa, terms):
+        raise NoCommonSelectors(f"TS: {format_selectors(terms.remote)} holds addresses of our own side")
+    owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
+    if owner is not None:
+        raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
+
+
+def is_our_side(sa: "IkeSa", terms: ChildTerms) -> bool:
+    """Whether a peer that chose its addresses itself wants the packets to our outer address, or to our networks.
+
+    Where our side of the child holds all that its peers may have (they speak with each other through us), nobody can tell.
+    """
+    spec = terms.spec
+    outside = TrafficSelector.of_address(sa.path.local.address)
+    if intersect(terms.remote, (outside,)):
+        return True
+    return bool(intersect(terms.remote, spec.local)) and not covers(spec.local, spec.remote)
+
+
 def ask_install(
     sa: "IkeSa", child: ChildSa, keys: ChildKeys, on_answer: Callable[[Answer], None], *, for_peer: bool
 ) -> None:
@@ -94,13 +116,6 @@ def refusal_text(answer: Answer) -> str:
     if isinstance(answer, (Refused, Unanswerable, WeakPublicValue)):
         return answer.text
     return f"answered with {type(answer).__name__}"
-
-
-def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
-    """`NoCommonSelectors` where the packets are another peer's."""
-    owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
-    if owner is not None:
-        raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
 
 
 def temporary_failure(sa: "IkeSa", exchange: Exchange) -> None:
