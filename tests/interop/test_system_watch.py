@@ -81,6 +81,19 @@ def test_a_guard_that_a_firewall_restart_has_flushed_comes_back(gateway: Host) -
         assert gateway.run("nft list ruleset") == before
 
 
+@pytest.mark.parametrize("harm", ["flush chain inet openmoat leaving", "add rule inet openmoat judge_leaving accept"])
+def test_a_guard_somebody_has_bored_a_hole_in_is_made_anew(gateway: Host, harm: str) -> None:
+    with Watch(is_own_process) as watch:
+        reconciler = Reconciler()
+        reconciler.apply(STATE)
+        before = gateway.run("nft list ruleset")
+        gateway.run(f"nft {harm}")
+        assert reconciler.heed(watch.drain())
+        assert reconciler.apply(STATE).written == 1
+        assert gateway.run("nft list ruleset") == before
+        assert reconciler.apply(STATE).written == 0
+
+
 def test_routes_that_went_with_an_address_come_back_with_it(gateway: Host) -> None:
     gateway.run("ip link set eth0 up")
     tun = open_tun()

@@ -25,6 +25,7 @@ from openmoat.system.watch import AddressChanged, Change, EverythingChanged, Gua
 __all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "TunnelRoute"]
 
 TABLES: Final = (ROUTE_TABLE, SOURCE_TABLE)
+TAMPERED: Final = "tampered with"
 ORDER: Final = {
     RouteKind.BLACKHOLE: 0,
     RouteKind.UNREACHABLE: 0,
@@ -72,6 +73,8 @@ class Reconciler:
         self._installed = _Installed()
         self._restore: tuple[str, ...] = ()
         """What the guard remembers, in case somebody flushes it while we run."""
+        self._is_tampered = False
+        """Somebody else has changed the guard: whatever its stamp says, it is made anew."""
 
     def adopt(self) -> int:
         """Read what an earlier process has left: the number of routes, rules and guarded ranges. Nothing is changed."""
@@ -94,6 +97,7 @@ class Reconciler:
             match change:
                 case GuardTouched():
                     self.mistrust(routes=False, guard=True)
+                    self._is_tampered = True
                 case EverythingChanged():
                     self.mistrust(guard=True)
                 case LinkChanged() | AddressChanged():
@@ -110,6 +114,8 @@ class Reconciler:
             view = _look(netlink, state)
             wanted = plan(state, view)
             routes, rules, guard = self._read(netlink)
+            if self._is_tampered and guard.stamp:
+                guard = replace(guard, stamp=TAMPERED)
             self._restore = _remember(
                 (*guard.restore, *self._restore, *(str(row) for row in wanted.settings if not row.is_ours))
             )
@@ -119,7 +125,7 @@ class Reconciler:
             written += _write_addresses(netlink, state, view)
             written += _change_routing(netlink, (routes, rules), wanted)
         written += forget_masqueraded(_fresh(guard, goal))
-        self._installed = _Installed(wanted.routes, wanted.rules, goal)
+        self._installed, self._is_tampered = _Installed(wanted.routes, wanted.rules, goal), False
         changed, refused = _write_settings(wanted.settings)
         return Applied(written=written + len(changed), settings=tuple(changed), notes=(*wanted.notes, *refused))
 
