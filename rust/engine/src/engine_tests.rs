@@ -449,6 +449,36 @@ fn limits_are_told_and_kept() {
 }
 
 #[test]
+fn each_segment_that_a_spent_pair_cannot_carry_is_counted() {
+    let limits = Limits {
+        hard_packets: 3,
+        ..Limits::default()
+    };
+    let (first, second) = gateways();
+    second.tun.refuse_super_packets();
+    connect(
+        &first,
+        &second,
+        &Options {
+            limits,
+            ..Options::default()
+        },
+    );
+    let (vnet, octets) = tcp_super_packet(false, 1_000, 10_000);
+    first.tun.send([(vnet, octets)]);
+    for _ in 0..3 {
+        second.expect();
+    }
+    wait_for_events(&first.engine);
+    // The turn that raised the flag is over once the next packet has been looked at.
+    first.send(back(udp(false, 53, b"of no policy")));
+    while first.drops("no-policy") == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(first.drops("hard-limit"), 7);
+}
+
+#[test]
 fn an_sa_with_short_sequence_numbers_asks_before_they_end() {
     let asked = Limits {
         soft_packets: 5,

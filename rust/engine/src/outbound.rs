@@ -15,13 +15,14 @@ use std::sync::atomic::Ordering;
 
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
-use openmoat_esp::sa::Usage;
+use openmoat_esp::sa::{Sealed, Usage};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::wire::{IpPacket, Ports};
 use openmoat_io::{MAX_PACKET, PacketBatch, VnetHeader};
 
 use crate::answers::Answers;
 use crate::bundle::{Address, Bundle};
+use crate::command::Carriage;
 use crate::events::{Event, flag};
 use crate::flows::{Choice, FlowCache};
 use crate::fragment::Fragmentation;
@@ -74,6 +75,35 @@ impl Pieces {
             Self::Whole(length) => out[..*length].copy_from_slice(&octets[..*length]),
             Self::Segments(cut) => cut.write(octets, index, out),
             Self::Fragments(fragments) => fragments.write(octets, index, out),
+        }
+    }
+}
+
+/// What all pieces of an inner packet have in common.
+struct Lane<'a> {
+    pair: &'a Pair,
+    outbound: &'a Outbound,
+    plan: &'a MtuPlan,
+    address: Address,
+    may_fragment: bool,
+}
+
+impl Lane<'_> {
+    /// Where a sealed piece of `length` inner octets goes.
+    fn address_of(&self, sealed: &Sealed, length: usize) -> Address {
+        let fits = length <= self.plan.inner_room;
+        let df = match self.plan.outer_df {
+            _ if self.may_fragment && !fits => false,
+            OuterDf::Clear => false,
+            OuterDf::Set => true,
+            OuterDf::Copy => sealed.is_inner_df,
+        };
+        let may_join = self.address.may_join && fits;
+        Address {
+            tos: sealed.outer_tos,
+            df,
+            may_join,
+            ..self.address
         }
     }
 }
@@ -204,101 +234,78 @@ impl OutboundWorker {
 
     fn protect(&mut self, pair: &Arc<Pair>, inner: &mut InnerPacket<'_>) {
         let Some(outbound) = pair.outbound.get() else {
-            return;
+            return pair.drops.count(DropReason::NoSa);
         };
         let settings = outbound.settings.load();
-        let Some(socket) = self.shared.socket_for(&settings.carriage) else {
+        let plan = &settings.plan;
+        let Some(address) = self.address(pair, &settings.carriage) else {
             return pair.drops.count(DropReason::SendFailed);
         };
-        let (pieces, may_fragment) = match divide(&settings.plan, inner) {
+        let (pieces, may_fragment) = match divide(plan, inner) {
             Ok(division) => division,
-            Err(reason) => return self.refuse(reason, pair, &settings.plan, inner),
+            Err(reason) => return self.refuse(reason, pair, plan, inner),
         };
-        let checksum = if inner.vnet.needs_checksum {
-            Checksum::Partial
-        } else {
-            Checksum::Whole
-        };
-        mss::clamp(inner.octets, &inner.packet, settings.plan.mss, checksum);
-        // Segments get checksums of their own.
-        if !matches!(pieces, Pieces::Segments(_)) && !complete_checksum(&inner.vnet, inner.octets) {
+        if !mend(inner, plan, &pieces) {
             return pair.drops.count(DropReason::MalformedInner);
         }
-        let path = settings.carriage.path;
-        let address = Address {
-            socket,
-            local: path.local,
-            remote: path.remote,
-            tos: 0,
-            df: false,
-            handle: pair.handle,
-            may_join: self.shared.sockets[socket].segments(),
+        let lane = Lane {
+            pair,
+            outbound,
+            plan,
+            address,
+            may_fragment,
         };
         for index in 0..pieces.count() {
-            if !self.seal(
-                pair,
-                outbound,
-                &settings.plan,
-                &pieces,
-                index,
-                inner.octets,
-                address,
-                may_fragment,
-            ) {
-                break;
+            if let Err(reason) = self.seal(&lane, &pieces, index, inner.octets) {
+                // The pair has counted this piece; those that follow would fare no better.
+                let rest = pieces.count() - index - 1;
+                return pair.drops.count_many(reason, rest as u64);
             }
         }
     }
 
-    /// Seal one piece into the bundle. Answers whether the pair can take another.
-    #[allow(clippy::too_many_arguments)] // all of them are loop invariants of one caller
+    /// Where the packets of a pair go; None where no socket leads there.
+    fn address(&self, pair: &Pair, carriage: &Carriage) -> Option<Address> {
+        let socket = self.shared.socket_for(carriage)?;
+        Some(Address {
+            socket,
+            local: carriage.path.local,
+            remote: carriage.path.remote,
+            tos: 0,
+            df: false,
+            handle: pair.handle,
+            may_join: self.shared.sockets[socket].segments(),
+        })
+    }
+
+    /// Seal one piece into the bundle.
     fn seal(
         &mut self,
-        pair: &Arc<Pair>,
-        outbound: &Outbound,
-        plan: &MtuPlan,
+        lane: &Lane<'_>,
         pieces: &Pieces,
         index: usize,
         octets: &[u8],
-        address: Address,
-        may_fragment: bool,
-    ) -> bool {
-        let suite = outbound.sa.suite();
+    ) -> Result<(), DropReason> {
+        let sa = &lane.outbound.sa;
         let length = pieces.length(index);
         let room = self.bundle.room(&self.shared);
-        pieces.write(octets, index, &mut room[suite.headroom()..]);
-        match outbound.sa.seal(room, length) {
-            Ok(sealed) => {
-                let fits = length <= plan.inner_room;
-                let df = match plan.outer_df {
-                    _ if may_fragment && !fits => false,
-                    OuterDf::Clear => false,
-                    OuterDf::Set => true,
-                    OuterDf::Copy => sealed.is_inner_df,
-                };
-                let address = Address {
-                    tos: sealed.outer_tos,
-                    df,
-                    may_join: address.may_join && fits,
-                    ..address
-                };
-                self.bundle.push(sealed.size, address);
-                outbound.last_sent.store(self.now, Ordering::Relaxed);
-                if sealed.usage == Usage::Soft {
-                    self.shared.raise(pair, flag::SOFT_LIMIT);
-                }
-                true
+        pieces.write(octets, index, &mut room[sa.suite().headroom()..]);
+        let sealed = sa.seal(room, length).inspect_err(|reason| {
+            if matches!(
+                reason,
+                DropReason::HardLimit | DropReason::SequenceExhausted
+            ) {
+                self.shared
+                    .raise(lane.pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
             }
-            Err(reason) => {
-                if matches!(
-                    reason,
-                    DropReason::HardLimit | DropReason::SequenceExhausted
-                ) {
-                    self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
-                }
-                false
-            }
+        })?;
+        self.bundle
+            .push(sealed.size, lane.address_of(&sealed, length));
+        lane.outbound.last_sent.store(self.now, Ordering::Relaxed);
+        if sealed.usage == Usage::Soft {
+            self.shared.raise(lane.pair, flag::SOFT_LIMIT);
         }
+        Ok(())
     }
 
     fn refuse(&mut self, reason: DropReason, pair: &Pair, plan: &MtuPlan, inner: &InnerPacket<'_>) {
@@ -374,6 +381,18 @@ fn is_local_chatter(packet: &IpPacket) -> bool {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local(),
     }
+}
+
+/// Clamp the MSS of a SYN, and make the checksum that the host left to us. False where the host's header does not fit.
+fn mend(inner: &mut InnerPacket<'_>, plan: &MtuPlan, pieces: &Pieces) -> bool {
+    let checksum = if inner.vnet.needs_checksum {
+        Checksum::Partial
+    } else {
+        Checksum::Whole
+    };
+    mss::clamp(inner.octets, &inner.packet, plan.mss, checksum);
+    // Segments get checksums of their own.
+    matches!(pieces, Pieces::Segments(_)) || complete_checksum(&inner.vnet, inner.octets)
 }
 
 /// How the plan lets a packet through, and whether outer packets may be fragmented against `outer_df`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use openmoat_io::{BATCH, DeviceError, PacketBatch, Readiness, monotonic};
+use openmoat_io::{BATCH, DeviceError, PacketBatch, Readiness, TunDevice, monotonic};
 
 use crate::inbound::InboundWorker;
 use crate::keepalive;
@@ -70,16 +70,9 @@ fn run_outbound(shared: Arc<Shared>) {
         batch.clear();
         in_turn(&shared, bell, || worker.turn(&mut batch, monotonic()));
         for (index, tun) in shared.tun.iter().enumerate() {
-            for _ in 0..MAX_ROUNDS {
-                match tun.read_batch(&mut batch) {
-                    Ok(0) => break,
-                    Ok(_) => in_turn(&shared, bell, || worker.turn(&mut batch, monotonic())),
-                    // The device is gone; its descriptor would be readable for ever.
-                    Err(_) => {
-                        readiness.forget(index);
-                        break;
-                    }
-                }
+            if drain_tun(&shared, bell, tun.as_ref(), &mut worker, &mut batch).is_err() {
+                // The device is gone; its descriptor would be readable for ever.
+                readiness.forget(index);
             }
         }
         let now = monotonic();
@@ -88,6 +81,23 @@ fn run_outbound(shared: Arc<Shared>) {
             keepalive::tick(&shared, now);
         }
     }
+}
+
+/// Carry what waits in one queue of the TUN device, a bounded number of batches.
+fn drain_tun(
+    shared: &Shared,
+    bell: &Doorbell,
+    tun: &dyn TunDevice,
+    worker: &mut OutboundWorker,
+    batch: &mut PacketBatch,
+) -> std::io::Result<()> {
+    for _ in 0..MAX_ROUNDS {
+        if tun.read_batch(batch)? == 0 {
+            break;
+        }
+        in_turn(shared, bell, || worker.turn(batch, monotonic()));
+    }
+    Ok(())
 }
 
 /// Milliseconds until there is something to do without a packet; -1 for ever.
