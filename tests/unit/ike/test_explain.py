@@ -141,3 +141,25 @@ def test_strangers_make_room_before_connections_of_ours_do() -> None:
     assert failures.find(ours) is not None
     assert len(failures.newest()) == MAX_FAILURES
     assert failures.newest("cabin") == [(ours, replace(INIT, connection="cabin"))]
+
+
+def test_an_address_that_is_not_the_configured_one_is_named_before_anybody_said_who_it_is() -> None:
+    row = connection("cabin")
+    row = replace(row, peer=replace(row.peer, addresses=(ipaddress.ip_address("203.0.113.5"),)))
+    candidate = explain(INIT, [row]).candidates[0]
+    assert (candidate.field, candidate.ours, candidate.received) == (
+        "address of the peer",
+        "203.0.113.5",
+        "198.51.100.7",
+    )
+
+
+def test_our_side_of_the_traffic_is_compared_too() -> None:
+    sides = (parse_selectors(["10.1.0.0/16"]), parse_selectors(["10.66.0.0/16"]))
+    candidate = explain(replace(AUTH, selectors=sides), [connection("cabin")]).candidates[0]
+    assert str(candidate) == "cabin: local selectors of child lan: ours is 10.2.0.0/16; received 10.66.0.0/16"
+
+
+def test_where_all_that_is_known_fits_it_says_so() -> None:
+    candidate = explain(replace(AUTH, reason=DownReason.PEER_MISBEHAVED), [connection("cabin")]).candidates[0]
+    assert str(candidate) == "cabin: everything that is known fits"

@@ -117,3 +117,69 @@ def test_the_first_error_is_found_whether_we_know_it_or_not() -> None:
     status, error = Notify(NotifyType.INITIAL_CONTACT), Notify(NotifyType(8000))
     assert Message(HEADER, (status, error)).error() == error
     assert Message(HEADER, (status,)).error() is None
+
+
+def test_an_initiator_spi_of_zero_is_refused() -> None:
+    datagram = Message(HEADER, ()).emit()
+    with pytest.raises(MalformedMessage, match="must not be 0"):
+        Header.parse(bytes(8) + datagram[8:])
+
+
+def test_payloads_are_found_by_class_and_notifies_by_type() -> None:
+    first, second = Notify(NotifyType.COOKIE, b"1"), Notify(NotifyType.COOKIE, b"2")
+    message = Message(HEADER, (VendorId(b"x"), first, second))
+    assert message.first(Notify) == first
+    assert message.every(Notify) == (first, second)
+    assert message.notify(NotifyType.COOKIE) == first
+    assert message.first(Nonce) is None
+    assert message.notify(NotifyType.REKEY_SA) is None
+
+
+def test_a_clear_message_cannot_be_opened() -> None:
+    message = Message(HEADER, (VendorId(b"x"),))
+    with pytest.raises(MalformedMessage, match="an SK payload must be there"):
+        message.open(message.emit(), Reverser())
+
+
+def test_an_encrypted_payload_cannot_stand_inside_another() -> None:
+    inner = bytes.fromhex("00 00 0006 abcd")
+    datagram = Message(HEADER, ()).seal(Reverser(), bytes(4))
+    body = bytes(4) + inner[::-1] + (32).to_bytes(2, "big")
+    datagram = (
+        datagram[:24] + (32 + len(body)).to_bytes(4, "big") + b"\x2e\0" + (4 + len(body)).to_bytes(2, "big") + body
+    )
+    with pytest.raises(MalformedMessage, match="SK: cannot stand inside"):
+        Message.parse(datagram).open(datagram, Reverser())
+
+
+def put_before_sk(kind: int) -> bytes:
+    """An SK message with a payload of four octets in clear before the SK."""
+    datagram = Message(HEADER, ()).seal(Reverser(), bytes(4))
+    body = bytes(4) + (36).to_bytes(2, "big")
+    chain = b"\x2e\x80\0\4" + b"\0\0" + (4 + len(body)).to_bytes(2, "big") + body
+    return datagram[:16] + bytes((kind,)) + datagram[17:24] + (28 + len(chain)).to_bytes(4, "big") + chain
+
+
+def test_a_known_payload_before_an_encrypted_one_is_refused() -> None:
+    datagram = put_before_sk(PayloadType.VENDOR_ID)
+    with pytest.raises(MalformedMessage, match="must stand inside the encrypted payload"):
+        Message.parse(datagram).open(datagram, Reverser())
+
+
+def test_an_unknown_payload_before_an_encrypted_one_is_kept_with_its_critical_bit() -> None:
+    datagram = put_before_sk(200)
+    assert Message.parse(datagram).open(datagram, Reverser()).payloads == (Unknown(PayloadType(200), True, b""),)
+
+
+@pytest.mark.parametrize("length", [0, 3, 6, 65535])
+def test_a_payload_length_that_cannot_be_is_refused(length: int) -> None:
+    datagram = Message(HEADER, (VendorId(b"x"),)).emit()
+    with pytest.raises(MalformedMessage, match=f"VENDOR_ID: length says {length} octets, 5 left"):
+        Message.parse(datagram[:30] + length.to_bytes(2, "big") + datagram[32:])
+
+
+def test_a_message_beyond_the_bounds_is_our_own_misuse() -> None:
+    with pytest.raises(ValueError, match="at most 64 payloads"):
+        Message(HEADER, (VendorId(b""),) * 65).emit()
+    with pytest.raises(ValueError, match="at most 65535 octets"):
+        Message(HEADER, (VendorId(bytes(40_000)), VendorId(bytes(25_500)))).seal(Reverser(), bytes(4))

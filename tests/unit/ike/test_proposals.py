@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from openmoat.crypto.numbers import Encr, KeMethod
@@ -174,3 +177,35 @@ def test_more_proposals_than_the_bound_are_refused() -> None:
     body = emit_proposals(tuple(Proposal(n, ProtocolId.IKE, b"", ()) for n in range(1, MAX_PROPOSALS + 2)))
     with pytest.raises(MalformedMessage, match="at most 64 proposals"):
         parse(body)
+
+
+def test_proposals_for_another_protocol_are_passed_over_and_named() -> None:
+    esp = offer_esp((ESP,), b"spi1", False)
+    with pytest.raises(NoCommonProposal, match="protocol: ours is IKE; received ESP"):
+        choose_ike(esp, (GCM,))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda answer: (answer, answer), "exactly one proposal, 2 came"),
+        (lambda answer: (), "exactly one proposal, 0 came"),
+        (lambda answer: (replace(answer, number=9),), r"proposal 9 \(IKE\) was not offered"),
+        (lambda answer: (replace(answer, protocol=ProtocolId.ESP),), r"\(ESP\) was not offered"),
+        (lambda answer: (replace(answer, transforms=answer.transforms * 2),), "one transform of each type"),
+        (lambda answer: (replace(answer, transforms=answer.transforms[1:]),), "ENCR left unanswered"),
+    ],
+)
+def test_a_response_that_is_no_choice_among_ours_is_refused(
+    change: Callable[[Proposal], tuple[Proposal, ...]], fault: str
+) -> None:
+    offered = offer_ike((GCM,))
+    answer = choose_ike(offered, (GCM,)).answer
+    with pytest.raises(PeerMisbehaved, match=fault):
+        accept_ike(change(answer), offered)
+
+
+def test_algorithms_without_a_row_are_named_by_their_registry() -> None:
+    strange = Proposal(1, ProtocolId.IKE, b"", (Transform(T.ENCR, 3), Transform(T.ENCR, 999, 64, b"\x80\x63\0\1")))
+    theirs = misses((strange,), (GCM,))[0].theirs
+    assert theirs == ("DES3", "UNKNOWN_999 with 64 bits with unknown attributes")
