@@ -185,6 +185,24 @@ def test_a_connection_taken_down_stays_down_until_it_is_wanted_again() -> None:
     assert faults(home, portal) == []
 
 
+def test_a_connection_that_its_peer_begins_waits_again_when_it_is_wanted_again() -> None:
+    link = Link()
+    _, portal = establish(link)
+    portal.do("take_down", "home")
+    portal.do("initiate", "home", None)
+    [status] = portal.endpoint.connections()
+    assert (status.phase, status.reason) == (Phase.IDLE, None)
+
+
+def test_the_wish_to_end_is_no_reason_once_it_is_wanted_again() -> None:
+    link = Link()
+    home, _ = establish(link)
+    home.do("take_down", "portal")
+    home.do("initiate", "portal", None)
+    [status] = home.endpoint.connections()
+    assert (status.phase, status.reason) == (Phase.CONNECTING, None)
+
+
 def test_a_connection_taken_down_refuses_its_peer_too() -> None:
     link = Link()
     home, portal = establish(link)

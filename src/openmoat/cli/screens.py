@@ -193,6 +193,10 @@ def _why(connection: ConnectionStatus, now: float) -> Iterator[str]:
         return
     if connection.is_template and connection.reason is Reason.NOT_ASKED:
         return  # its peers come by themselves, and there is nothing to do
+    if not connection.addresses and connection.reason is Reason.NOT_ASKED:
+        yield from _field("why", "waiting for the peer, which has no address here and so begins")
+        yield from _field("next", f"moat status, at the peer; did it try: moat status {connection.name}")
+        return
     row = REASONS[connection.reason]
     yield from _field("why", row.sentence)
     if connection.text:

@@ -65,6 +65,13 @@ class Record:
     """Number of the newest failed negotiation since something was last up."""
     attempts: int = 0
     """Failed negotiations since something was last up."""
+    missed: float | None = None
+    """Wall clock: when the last of it was lost, or the first attempt failed; None while it is up, or not wanted."""
+
+    def miss(self, now: float) -> None:
+        """It is wanted and not there; attempts that fail one after the other do not make that younger."""
+        if self.missed is None and not self.children:
+            self.missed = now
 
 
 class Book:
@@ -121,6 +128,10 @@ class Book:
             for spi in [spi for spi, live in record.children.items() if live.child.ike == event.ike]:
                 live = record.children.pop(spi)
                 record.child_downs[live.child.child] = record.down
+            if event.reason is DownReason.ASKED:
+                record.missed = None
+            else:
+                record.miss(record.down.at)
 
     def _child_up(self, child: ChildSa) -> None:
         record = self._records.get(child.connection)
@@ -130,7 +141,7 @@ class Book:
         now = self._wall_clock()
         record.children[child.local_spi] = LiveChildSa(child, before.since if before else now, now if before else None)
         record.child_downs.pop(child.child, None)
-        record.failure, record.attempts = None, 0
+        record.failure, record.attempts, record.missed = None, 0, None
 
     def _child_down(self, event: ChildSaDown) -> None:
         record = self._records.get(event.child.connection)
@@ -147,3 +158,4 @@ class Book:
         if record is not None:
             record.failure = number
             record.attempts += 1
+            record.miss(self._wall_clock())

@@ -119,6 +119,8 @@ def state_of(connection: Connection, facts: Facts) -> State:
     names = [live.child.child for live in record.children.values()]
     if names:
         return up_state(facts, names)
+    if state in {ConnectionState.CONNECTING, ConnectionState.DOWN} and record.missed is not None:
+        since = min(since, record.missed)
     if core.reason is not None:
         return state, since, reason(core.reason), core.text
     if state is ConnectionState.WAITING and facts.failed is not None:

@@ -144,7 +144,10 @@ class Upkeep:
     def initiate(self, name: str, child: str | None) -> None:
         """Somebody wants it, now."""
         record = self.records[name]
-        record.is_down = False
+        if record.is_down:
+            # What was asked for before is no reason any more.
+            self._enter(record, Phase.IDLE, None, "")
+            record.is_down, record.reason, record.text = False, None, ""
         record.peers_down.clear()
         record.failures = 0
         names = {c.name for c in record.connection.children}
