@@ -65,3 +65,8 @@ def test_the_unit_gives_exactly_the_three_capabilities() -> None:
     assert f"AmbientCapabilities={three}" in unit
     assert f"CapabilityBoundingSet={three}" in unit
     assert {"Type=notify", "WatchdogSec=30", "User=moatd"} <= set(unit)
+
+
+def test_the_unit_gives_up_only_where_the_configuration_has_faults() -> None:
+    unit = (GUIDE.parents[1] / "src" / "openmoat" / "daemon" / "moatd.service").read_text().splitlines()
+    assert {"Restart=always", "StartLimitIntervalSec=0", "RestartPreventExitStatus=2"} <= set(unit)
