@@ -104,7 +104,7 @@ class Creation(Exchange):
             check_owner(sa, terms)
         except NoCommonSelectors as error:
             # A responder may narrow as it likes, also to what is another's. It has the SA, and must learn that we do not.
-            sa.want(DeleteChildren((self.spi,)), first=True)
+            lineage_of(sa).carrier.want(DeleteChildren((self.spi,)), first=True)
             self.fail(sa, DownReason.NO_COMMON_GROUND, None, str(error))
             return
         keys = child_keys(terms, sa.suite.prf, sa.keymat.sk_d, nonces, shared)

@@ -1,0 +1,150 @@
+"""Everything that is dropped, refused or repeated is counted by its name, and the bounds that a peer can meet are met."""
+
+from collections.abc import Callable
+
+import pytest
+
+from openmoat.crypto.suites import X448
+from openmoat.errors import Secret
+from openmoat.ike.exchanges.informational import DeleteChildren
+from openmoat.ike.fragments import MAX_FRAGMENTS, seal_fragments
+from openmoat.ike.ike_sa import MAX_QUEUED_EXCHANGES
+from openmoat.ike.message import Header, Message
+from openmoat.ike.numbers import ExchangeType, NotifyType
+from openmoat.ike.payloads import Notify
+from openmoat.net import HostPort, Path
+from scenario.link import Host, Link, connection, ike_proposal, two_hosts
+from scenario.test_attacks import STRANGER, answered, core, establish, init_request, offer_of, request
+
+
+def with_version(octets: bytes, version: int) -> bytes:
+    return octets[:17] + bytes((version,)) + octets[18:]
+
+
+def with_flags(octets: bytes, flip: int) -> bytes:
+    return octets[:19] + bytes((octets[19] ^ flip,)) + octets[20:]
+
+
+FORGERIES: dict[str, Callable[[bytes], bytes]] = {
+    "unsupported_version": lambda octets: with_version(octets, 0x30),
+    "wrong_role_flag": lambda octets: with_flags(octets, 0x08),
+    "bad_icv": lambda octets: octets[:-1] + bytes((octets[-1] ^ 1,)),
+    "malformed": lambda octets: octets[:-1],
+    "request_ahead": lambda octets: octets[:20] + (77).to_bytes(4, "big") + octets[24:],
+    "stale_request": lambda octets: octets[:20] + bytes(4) + octets[24:],
+    "not_protected": lambda octets: octets[:16] + bytes(1) + octets[17:24] + (28).to_bytes(4, "big"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_request_is_counted_by_what_is_wrong_with_it(name: str) -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa, path = core(home), portal.ike().path
+    octets = request(sa, ExchangeType.INFORMATIONAL)
+    forged = FORGERIES[name](octets)
+    if name == "wrong_role_flag":  # then the other SPI names the SA
+        forged = octets[8:16] + octets[:8] + forged[16:]
+    before = portal.endpoint.counts().get(name, 0)
+    answered(portal, forged, path)
+    assert portal.endpoint.counts()[name] == before + 1
+    assert answered(portal, octets, path)  # and the genuine one is as welcome as ever
+
+
+def test_a_request_that_is_being_worked_on_is_counted_when_it_comes_again() -> None:
+    link = Link()
+    home, portal = establish(link)
+    portal.holds = lambda question: type(question).__name__ == "AskInstall"
+    octets = request(core(home), ExchangeType.CREATE_CHILD_SA, *offer_of(home))
+    for _ in range(2):
+        answered(portal, octets, portal.ike().path)
+    assert portal.endpoint.counts()["busy_request"] == 1
+
+
+def test_more_fragments_than_the_bound_are_counted_and_not_kept() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa, path = core(home), portal.ike().path
+    assert sa.outgoing is not None
+    header = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, False, sa.window.next_id)
+    whole = Message(header, (Notify(NotifyType.NO_NATS_ALLOWED, bytes(3000)),))
+    first = seal_fragments(whole, sa.outgoing, sa._next_iv, 1000)[0]
+    # Total is authenticated, so it is sealed anew where it is too great.
+    place = 28 + 6
+    associated = first[:place] + (MAX_FRAGMENTS + 1).to_bytes(2, "big")
+    size = len(first) - len(associated) - sa.outgoing.iv_size - sa.outgoing.icv_size - 1
+    answered(portal, associated + sa.outgoing.seal(associated, bytes(size), sa._next_iv()), path)
+    assert portal.endpoint.counts()["fragment_refused"] == 1
+
+
+def test_exchanges_that_wait_for_their_turn_have_a_bound() -> None:
+    link = Link()
+    home, _ = establish(link)
+    sa = core(home)
+    link.drop = lambda octets: True
+    for number in range(MAX_QUEUED_EXCHANGES + 3):
+        sa.want(DeleteChildren((number + 1000,)))
+    assert home.endpoint.counts()["exchange_queue_limit"] == 2
+
+
+def test_an_empty_stock_of_spis_refuses_one_child_and_is_filled_again() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa, path = core(home), portal.ike().path
+    portal.endpoint._context._spis.clear()
+    answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *offer_of(home)), path)
+    assert portal.endpoint.counts()["spi_stock_empty"] == 1
+    answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *offer_of(home)), path)
+    assert len(portal.sas) == 2
+
+
+def test_a_first_message_with_nothing_in_common_is_counted() -> None:
+    link = Link()
+    portal = link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None, proposals=(ike_proposal(X448),)))
+    answered(portal, init_request(1), Path(HostPort(portal.address, 500), STRANGER))
+    assert portal.endpoint.counts()["init_refused"] == 1
+
+
+def test_a_peer_that_falls_silent_half_way_is_counted_on_both_sides() -> None:
+    link = Link()
+    home, portal = two_hosts(link, retry=False)
+    link.drop = lambda octets: True
+    link.deliver()
+    link.run(portal.config.half_open_life + 1)
+    assert portal.endpoint.counts()["half_open_expired"] == 1
+    assert home.endpoint.counts()["retransmitted"] == home.config.retransmission.tries - 1
+
+
+def test_an_unprotected_refusal_is_counted_and_does_not_end_the_attempt() -> None:
+    link = Link()
+    home, portal = two_hosts(link)
+    first = Header.parse(link.flights[0].octets)
+    header = Header(first.initiator_spi, 0, ExchangeType.IKE_SA_INIT, False, True, 0)
+    forged = Message(header, (Notify(NotifyType.NO_PROPOSAL_CHOSEN),)).emit()
+    answered(home, forged, Path(HostPort(home.address, 500), HostPort(portal.address, 500)))
+    assert home.endpoint.counts()["unauthenticated_error"] == 1
+    link.settle()
+    assert home.ike_sas()
+
+
+def test_no_word_of_a_key_is_in_what_a_host_can_print() -> None:
+    link = Link()
+    home, portal = establish(link)
+    secrets = [secret for host in (home, portal) for sa in host.endpoint._registry.sas.values() for secret in keys(sa)]
+    text = "".join(printed(host) for host in (home, portal))
+    assert len(secrets) == 10
+    for secret in secrets:
+        assert secret.hex() not in text
+        assert repr(bytes(secret))[2:-1] not in text
+
+
+def keys(sa: object) -> list[Secret]:
+    keymat = getattr(sa, "keymat", None)
+    return [value for name in dir(keymat) if isinstance(value := getattr(keymat, name), Secret) and value]
+
+
+def printed(host: Host) -> str:
+    """Every event, SA and state as a traceback or a debug line would show it."""
+    states = [(sa.state, sa.keymat, sa.suite) for sa in host.endpoint._registry.sas.values()]
+    return repr((host.events, host.sas, states, host.ike_sas(), host.endpoint.children()))
