@@ -155,9 +155,10 @@ class Daemon:
             self.watchdog.tell("READY=1")
             await should_stop.wait()
             self.watchdog.tell("STOPPING=1")
+            # Before the tasks are cancelled: what looks after the host must not be cut off while a thread works for it.
+            await self.stop()
             for task in running:
                 task.cancel()
-            await self.stop()
 
     async def stop(self) -> None:
         """Delete all SAs, with some patience; then close what was opened."""
