@@ -205,6 +205,8 @@ class Demo:
 def main() -> int:
     """Raise, show, judge, take down. Gives the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell that runs us in the background has it ignored; then nobody could end the show.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     keep = os.environ.get("KEEP") == "1"
     begun = time.monotonic()
     result: dict[str, Any] = {"schema": "moat.demo/1", "ok": False}
