@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import KeyKind, generate, load_private_key, private_pem, public_line, spki_of
 from openmoat.errors import SystemFault
 
-__all__ = ["GROUP", "USER", "Initialized", "initialize"]
+__all__ = ["GROUP", "USER", "Initialized", "hidden_from_unit", "initialize"]
 
 USER = "moatd"
 """User of the daemon; it owns the configuration and the keys."""
 GROUP = "moat"
 """Who may use `moat` without being root."""
+
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What `ProtectHome=yes` of the unit hides."""
 
 FIRST_CONFIGURATION = """\
 # Configuration of moatd. All options: docs/guide/configuration.md; check it with: moat check {file}
@@ -50,6 +53,8 @@ class Initialized:
     steps: tuple[str, ...]
     identity: str
     public_key: str
+    warnings: tuple[str, ...] = ()
+    """What keeps the unit from starting."""
 
 
 def initialize(directory: Path, unit: Path | None, identity: str = "", *, with_users: bool = True) -> Initialized:
@@ -76,7 +81,9 @@ def initialize(directory: Path, unit: Path | None, identity: str = "", *, with_u
         line = public_line(spki_of(load_private_key(key.read_bytes())))
     except OSError as error:
         raise SystemFault(f"{error.filename}: {error.strerror}") from None
-    return Initialized(tuple(steps), identity, line)
+    hidden = hidden_from_unit((Path(sys.executable).resolve(), Path(__file__).resolve())) if unit is not None else []
+    warnings = (f"the unit cannot see {file}: install OpenMoat, and its Python, below /opt or /usr" for file in hidden)
+    return Initialized(tuple(steps), identity, line, tuple(warnings))
 
 
 def _make_users() -> Iterator[str]:
@@ -139,3 +146,8 @@ def _make_unit(unit: Path, configuration: Path) -> Iterator[str]:
     ]
     unit.write_text("\n".join(lines) + "\n")
     yield f"made {unit}"
+
+
+def hidden_from_unit(files: Iterable[Path]) -> list[Path]:
+    """Those of the files that `ProtectHome=yes` takes from the daemon, with which it could not start."""
+    return [file for file in files if any(file.is_relative_to(home) for home in HOMES)]

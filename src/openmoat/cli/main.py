@@ -279,11 +279,13 @@ def init(
         fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), "become root"), as_json=as_json)
     lines = [
         *(done.steps or ("everything was there already",)),
+        *(f"warning: {warning}" for warning in done.warnings),
         f'the other side needs, as its peer: identity = "{done.identity}"',
         f'                                   key = "{done.public_key}"',
         f"next: write a connection into {directory}/moat.toml, then: systemctl enable --now moatd",
     ]
     fields = {"schema": "moat.init/1", "steps": done.steps, "identity": done.identity, "key": done.public_key}
+    fields["warnings"] = done.warnings
     print_json_or_text(fields, "\n".join(lines), as_json=as_json)
 
 

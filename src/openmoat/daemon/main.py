@@ -142,7 +142,7 @@ class Daemon:
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
         self.journal.note(
-            "started", logging.INFO, f"moatd {__version__} has {len(configuration.connections)} connections"
+            "started", logging.INFO, f"moatd {__version__}; connections: {len(configuration.connections)}"
         )
 
     async def run(self, listener: socket.socket, should_stop: asyncio.Event) -> None:

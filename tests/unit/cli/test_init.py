@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from openmoat.cli.init import initialize
+from openmoat.cli.init import hidden_from_unit, initialize
 from openmoat.cli.main import app
 from openmoat.config.toml import load
 from openmoat.crypto.keys import parse_public_line
@@ -69,3 +69,8 @@ def test_the_command_prints_what_the_other_side_needs(tmp_path: Path) -> None:
     fields = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert fields["schema"] == "moat.init/1"
     assert fields["key"] in told.stdout
+
+
+def test_what_the_unit_cannot_see_is_told() -> None:
+    seen, root, home = Path("/opt/openmoat/moatd"), Path("/root/openmoat/moatd"), Path("/home/anna/bin/python3")
+    assert hidden_from_unit([seen, root, home]) == [root, home]
