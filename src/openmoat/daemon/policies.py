@@ -15,7 +15,7 @@ from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
 from openmoat.net import Path
-from openmoat.policy.selectors import Selectors
+from openmoat.policy.selectors import Selectors, covers, intersect
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 
 __all__ = ["Policies", "Protected", "UnknownChild"]
@@ -47,6 +47,10 @@ class Policies:
         self._users: Counter[str] = Counter()
         self._protected: dict[str, Protected] = {}
         self._reserved: dict[str, list[tuple[Selectors, Selectors]]] = {}
+        self._configured: dict[str, list[WantedPolicy]] = {}
+        """By connection with one peer."""
+        self._exceptions: dict[tuple[str, str], list[WantedPolicy]] = {}
+        """By template and child; found when first wanted after a load."""
 
     @property
     def spd(self) -> Spd:
@@ -62,6 +66,7 @@ class Policies:
         """
         fresh = {connection.name: connection for connection in put}
         gone = {policy for name in (*remove, *fresh) for policy in self._forget(name)}
+        self._exceptions.clear()
         conflicts: dict[str, PolicyConflict] = {}
         while True:
             wanted = [policy for connection in fresh.values() for policy in wanted_policies(connection)]
@@ -94,7 +99,9 @@ class Policies:
         local, remote = child.local, child.remote
         if sa.connection in self._templates:
             local, remote = sa.local, sa.remote
-            change = self._spd.change([wanted_policy(name, child, local, remote, str(sa.peer), Missing.DROP)])
+            wanted = wanted_policy(name, child, local, remote, str(sa.peer), Missing.DROP)
+            self._check_exceptions(sa, wanted)
+            change = self._spd.change([wanted])
             self._names[sa.connection].add(name)
         policy = self._spd.find(name)
         if policy is None:
@@ -140,6 +147,20 @@ class Policies:
         """Local and remote selectors of all templates: what their peers may bring must not go out in clear without them."""
         return tuple(pair for pairs in self._reserved.values() for pair in pairs)
 
+    def _check_exceptions(self, sa: ChildSa, wanted: WantedPolicy) -> None:
+        """`PolicyConflict` where a template's peer names addresses that the operator gave to another connection."""
+        key = (sa.connection, sa.child)
+        if key not in self._exceptions:
+            # What holds all that the template may have is the wider rule, and the template the exception to it.
+            mine = self.child(sa).remote
+            rows = (row for rows in self._configured.values() for row in rows)
+            inside = [row for row in rows if intersect(row.remote, mine) and not covers(row.remote, mine)]
+            self._exceptions[key] = inside
+        for row in self._exceptions[key]:
+            is_other = row.peer != wanted.peer and row.priority == wanted.priority
+            if is_other and intersect(row.remote, wanted.remote):
+                raise PolicyConflict(wanted, row)
+
     def _plan(self, child: Child, overhead: Overhead) -> MtuPlan:
         return compile_plan(overhead=overhead, path_mtu=child.path_mtu, outer_df=child.outer_df, rungs=self._rungs)
 
@@ -156,6 +177,8 @@ class Policies:
         if connection.is_template:
             self._templates.add(connection.name)
             self._reserved[connection.name] = [(child.local, child.remote) for child in connection.children]
+        else:
+            self._configured[connection.name] = wanted_policies(connection)
         self._children[connection.name] = {child.name: child for child in connection.children}
         for child in connection.children:
             if not connection.is_template:
@@ -171,6 +194,7 @@ class Policies:
         self._children.pop(connection, None)
         self._templates.discard(connection)
         self._reserved.pop(connection, None)
+        self._configured.pop(connection, None)
         return names
 
 

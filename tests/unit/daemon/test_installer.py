@@ -163,6 +163,21 @@ def test_a_peer_that_is_refused_more_keeps_what_it_has(template: Bench) -> None:
     assert template.backend.policies == before
 
 
+@pytest.mark.parametrize("claim", ["10.9.0.7/32", "10.9.0.0/16", "10.8.0.0/15"])
+def test_a_peer_of_a_template_cannot_take_addresses_of_a_configured_connection(claim: str) -> None:
+    bench = Bench(
+        connection("homes", IdentityPattern(PatternKind.ANY), "10.2.0.0/16", "10.0.0.0/8"),
+        connection("cabin", exactly(HOME_A), "10.2.0.0/16", "10.9.0.0/16"),
+        connection("house", exactly(GATE), "10.2.0.0/16", "0.0.0.0/0"),
+    )
+    before = dict(bench.backend.policies)
+    _, answer = bench.install("homes", HOME_B, "10.2.0.0/16", claim)
+    assert isinstance(answer, Refused)
+    assert "a.homes.example" in answer.text
+    assert bench.backend.policies == before
+    assert isinstance(bench.install("homes", HOME_B, "10.2.0.0/16", "10.7.0.0/16")[1], Installed)
+
+
 def test_an_sa_of_a_connection_that_is_gone_is_refused(site: Bench) -> None:
     site.backend.apply([site.policies.load([], remove=["office"])[0]])
     _, answer = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
