@@ -59,7 +59,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "ike": frozenset(),
     "config": frozenset({"pydantic", "cryptography"}),
     "dataplane": frozenset(),
-    "system": frozenset({"pyroute2"}),
+    "system": frozenset(),
     "control": frozenset({"pydantic", "httpx2"}),
 }
 

@@ -24,7 +24,6 @@ HEAVY = {
     "openmoat.control.messages",
     "openmoat.config.toml",
     "asyncio",
-    "pyroute2",
 }
 
 
