@@ -15,7 +15,7 @@ from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
 from openmoat.net import Path
-from openmoat.policy.selectors import Selectors, covers, intersect
+from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 
 __all__ = ["Policies", "Protected", "UnknownChild"]
@@ -170,7 +170,11 @@ class Policies:
         return min(plans, key=lambda plan: plan.inner_room)
 
     def _policy_name(self, sa: ChildSa) -> str:
-        return policy_name(sa.connection, sa.child, sa.peer if sa.connection in self._templates else None)
+        if sa.connection not in self._templates:
+            return policy_name(sa.connection, sa.child)
+        # A peer may have several Child SAs of one child, each for a part of it.
+        part = f"{format_selectors(sa.local)} to {format_selectors(sa.remote)}"
+        return f"{policy_name(sa.connection, sa.child, sa.peer)}, {part}"
 
     def _learn(self, connection: Connection) -> None:
         self._names[connection.name] = set()

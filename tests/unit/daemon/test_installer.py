@@ -137,7 +137,8 @@ def test_a_template_has_a_policy_for_each_peer_while_an_sa_serves_it(template: B
     assert not template.backend.policies
     old, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
     new, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
-    assert [policy.name for policy in template.backend.policies.values()] == [f"homes/homes@{HOME_A}"]
+    (policy,) = template.backend.policies.values()
+    assert policy.name == f"homes/homes@{HOME_A}, 10.2.0.0/16 to 10.1.1.0/24"
     template.installer.remove(RemoveChildSa(old.local_spi))
     assert len(template.backend.policies) == 1
     template.installer.remove(RemoveChildSa(new.local_spi))
@@ -152,6 +153,16 @@ def test_a_second_peer_cannot_take_the_selectors_of_the_first(template: Bench) -
     assert "a.homes.example" in answer.text
     assert sa.local_spi not in template.backend.pairs
     assert sa.local_spi not in template.backend.reserved
+
+
+def test_a_peer_of_a_template_has_a_policy_for_each_part_it_has_a_child_for(template: Bench) -> None:
+    first, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    template.install("homes", HOME_A, "10.2.0.0/16", "10.1.3.0/24")
+    assert {policy.remote for policy in template.backend.policies.values()} == {
+        parse_selectors([text]) for text in ("10.1.1.0/24", "10.1.3.0/24")
+    }
+    template.installer.remove(RemoveChildSa(first.local_spi))
+    assert [policy.remote for policy in template.backend.policies.values()] == [parse_selectors(["10.1.3.0/24"])]
 
 
 def test_a_peer_that_is_refused_more_keeps_what_it_has(template: Bench) -> None:
