@@ -66,16 +66,19 @@ bench: setup packages ## throughput and round trips beside strongSwan, handshake
 setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date
 
 $(VENV)/.installed: pyproject.toml | toolchain
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "openmoat needs Python 3.11 or newer, this is " + sys.version)'
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) packages
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "openmoat needs Python 3.11 or newer, this is " + sys.version)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) packages
+	@echo "setting up $(VENV): Python packages and the Rust engine, some minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade pip
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES) | toolchain
-	cd $(CURDIR) && PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --quiet
-	touch $@
+	@echo "building the Rust engine"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --quiet \
+		>$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log >&2; exit 1; }
+	@touch $@
 
 .PHONY: toolchain
 toolchain: # a cargo that is new enough, or a word about how to get one
