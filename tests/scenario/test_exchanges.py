@@ -3,7 +3,16 @@
 import pytest
 
 from openmoat.crypto.suites import ECP_256, X25519
-from openmoat.ike.events import ActivateOutbound, ChildSaDown, DownReason, IkeSaDown, IkeSaUp, PeerMoved, RemoveChildSa
+from openmoat.ike.events import (
+    ActivateOutbound,
+    ChildSaDown,
+    DownReason,
+    IkeSaDown,
+    IkeSaUp,
+    NegotiationFailed,
+    PeerMoved,
+    RemoveChildSa,
+)
 from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.upkeep import Phase
 from openmoat.model.connection import ChildLifetimes, IkeLifetimes
@@ -233,6 +242,16 @@ def test_close_deletes_everything() -> None:
     assert portal.endpoint.is_idle
     assert not portal.sas
     assert not home.sas
+
+
+def test_who_closes_refuses_nobody_so_that_peers_try_again() -> None:
+    link = Link()
+    home, portal = establish(link)
+    portal.do("close")
+    refusals = len(home.told(NegotiationFailed))
+    link.run(5.0)
+    assert portal.endpoint.counts()["closing"] > 0
+    assert len(home.told(NegotiationFailed)) == refusals
 
 
 def test_both_deleting_the_same_child_answer_without_delete() -> None:

@@ -85,6 +85,7 @@ class Count(Enum):
     HALF_OPEN_LIMIT = "half_open_limit"
     HALF_OPEN_SOURCE_LIMIT = "half_open_source_limit"
     HALF_OPEN_EXPIRED = "half_open_expired"
+    CLOSING = "closing"
     ANSWER_RATE_LIMIT = "answer_rate_limit"
     UNAUTHENTICATED_ERROR = "unauthenticated_error"
     INIT_RESTART_LIMIT = "init_restart_limit"

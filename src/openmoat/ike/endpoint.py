@@ -50,6 +50,7 @@ class Endpoint:
         self._cookies = CookieJar(random)
         self._allowance = config.answers_per_second
         self._allowed_at = 0.0
+        self._is_closing = False
         self._context.refill_spis()
 
     # What happened.
@@ -181,8 +182,9 @@ class Endpoint:
             sa.want(Probe())
 
     def close(self, now: float) -> None:
-        """Delete everything. Poll on until `is_idle`, or as long as there is patience."""
+        """Delete everything, and be silent to strangers. Poll on until `is_idle`, or as long as there is patience."""
         self._context.now = now
+        self._is_closing = True
         for name in self._connections.names():
             self._upkeep.unload(name)
         for sa in list(self._registry.sas.values()):
@@ -308,6 +310,10 @@ class Endpoint:
 
     def _handle_init_request(self, header: Header, datagram: bytes, path: Path) -> None:
         """Somebody wants an IKE SA: nothing is kept, and little computed, before the bounds have been looked at."""
+        if self._is_closing:
+            # Who knows no connection any more would have to refuse; silence lets the peer try the next start of us.
+            self._context.counts[Count.CLOSING] += 1
+            return
         if len(datagram) > MAX_INIT:
             self._context.counts[Count.INIT_TOO_LONG] += 1
             return

@@ -175,8 +175,8 @@ def _has_ipv6() -> bool:
 def _udp_remedy(error: OSError, port: int) -> str:
     remedies: dict[int, Callable[[], str]] = {
         errno.EADDRINUSE: lambda: (
-            "taken by another program, most likely another IKE daemon; "
-            f"find it with: ss -ulpn sport = :{port}, and stop it (systemctl disable --now strongswan ipsec)"
+            "taken by another program, most likely another IKE daemon or another moatd; "
+            f"find it with: ss -ulpn sport = :{port}, and stop it (as: systemctl disable --now strongswan)"
         ),
         errno.EACCES: lambda: "needs CAP_NET_BIND_SERVICE",
     }
