@@ -16,7 +16,7 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import KeyKind, generate, load_private_key, private_pem, public_line, spki_of
 from openmoat.errors import SystemFault
 
-__all__ = ["GROUP", "USER", "Initialized", "hidden_from_unit", "initialize"]
+__all__ = ["GROUP", "USER", "Initialized", "configured_identity", "hidden_from_unit", "initialize"]
 
 USER = "moatd"
 """User of the daemon; it owns the configuration and the keys."""
@@ -59,7 +59,8 @@ class Initialized:
 
 def initialize(directory: Path, unit: Path | None, identity: str = "", *, with_users: bool = True) -> Initialized:
     """Make everything that is missing. `unit` None leaves systemd alone. Raises `SystemFault`; what was made stays."""
-    identity = identity or socket.getfqdn()
+    file = directory / "moat.toml"
+    identity = identity or configured_identity(file) or socket.getfqdn()
     try:
         Identity.parse(identity)
     except ValueError as error:
@@ -73,7 +74,6 @@ def initialize(directory: Path, unit: Path | None, identity: str = "", *, with_u
         steps += _make_directory(directory, owner)
         key = directory / "moat.key"
         steps += _make(key, lambda: private_pem(generate(KeyKind.ED25519)), owner)
-        file = directory / "moat.toml"
         text = FIRST_CONFIGURATION.format(file=file, identity=identity, key=key.name)
         steps += _make(file, text.encode, owner)
         if unit is not None:
@@ -84,6 +84,22 @@ def initialize(directory: Path, unit: Path | None, identity: str = "", *, with_u
     hidden = hidden_from_unit((Path(sys.executable).resolve(), Path(__file__).resolve())) if unit is not None else []
     warnings = (f"the unit cannot see {file}: install OpenMoat, and its Python, below /opt or /usr" for file in hidden)
     return Initialized(tuple(steps), identity, line, tuple(warnings))
+
+
+def configured_identity(file: Path) -> str:
+    """Our identity as a configuration names it first, in use or in its example; empty where it names none."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return ""
+    section = ""
+    for line in lines:
+        words = line.lstrip("# ").rstrip()
+        if words.startswith("["):
+            section = words.strip("[]")
+        elif section.endswith(".local") and words.startswith("identity"):
+            return words.partition("=")[2].partition("#")[0].strip().strip("\"'")
+    return ""
 
 
 def _make_users() -> Iterator[str]:

@@ -49,6 +49,16 @@ def test_a_second_time_nothing_is_touched(tmp_path: Path) -> None:
     assert (tmp_path / "moat.toml").read_text() == "# mine\n"
 
 
+def test_a_second_time_without_an_identity_the_configured_one_is_shown(tmp_path: Path) -> None:
+    initialize(tmp_path, None, "home.example", with_users=False)
+    assert initialize(tmp_path, None, with_users=False).identity == "home.example"
+    file = tmp_path / "moat.toml"
+    file.write_text(
+        "[connections.a.peer]\nidentity = 'portal.example'\n[connections.a.local]\nidentity = 'cabin.example' # us\n"
+    )
+    assert initialize(tmp_path, None, with_users=False).identity == "cabin.example"
+
+
 def test_an_identity_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(SystemFault, match="give another with --identity"):
         initialize(tmp_path / "etc", None, "not a name", with_users=False)
