@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from openmoat.config.toml import Configuration, load
+from openmoat.config.records import MAX_PSK
+from openmoat.config.toml import MAX_FILE, Configuration, load
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, spki_of
 from openmoat.errors import ConfigError
@@ -244,6 +245,21 @@ def test_a_short_secret_is_refused(folder: Folder) -> None:
     assert folder.faults(RECORD) == [
         'moat.toml:3: connection "home": psk: home.psk: a shared secret of 16 to 4096 octets, 7 came'
     ]
+
+
+def test_a_secret_may_be_as_long_as_its_bound_and_not_one_longer(folder: Folder) -> None:
+    folder.secret("home.psk", "x" * MAX_PSK)
+    assert folder.load(RECORD).psks
+    folder.secret("home.psk", "x" * (MAX_PSK + 1))
+    assert folder.faults(RECORD) == [
+        f'moat.toml:3: connection "home": psk: home.psk: a shared secret of 16 to {MAX_PSK} octets, {MAX_PSK + 1} came'
+    ]
+
+
+def test_a_configuration_file_longer_than_its_bound_is_refused(folder: Folder) -> None:
+    assert folder.load(RECORD + "#" * (MAX_FILE - len(RECORD))).connections
+    (fault,) = folder.faults(RECORD + "#" * (MAX_FILE - len(RECORD) + 1))
+    assert f"at most {MAX_FILE} octets, more came" in fault
 
 
 def test_a_pipe_in_the_place_of_a_key_does_not_hold_the_daemon(folder: Folder) -> None:

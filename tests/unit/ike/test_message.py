@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
-from openmoat.ike.message import Header, Message
+from openmoat.ike.message import MAX_PAYLOADS, Header, Message, parse_inside
 from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.payloads import Encrypted, Nonce, Notify, Unknown, VendorId
 
@@ -183,3 +183,15 @@ def test_a_message_beyond_the_bounds_is_our_own_misuse() -> None:
         Message(HEADER, (VendorId(b""),) * 65).emit()
     with pytest.raises(ValueError, match="at most 65535 octets"):
         Message(HEADER, (VendorId(bytes(40_000)), VendorId(bytes(25_500)))).seal(Reverser(), bytes(4))
+
+
+def test_a_chain_of_more_payloads_than_the_bound_is_refused_in_the_clear_and_inside() -> None:
+    datagram = Message(HEADER, (VendorId(b"x"),) * MAX_PAYLOADS).emit()
+    assert len(Message.parse(datagram).payloads) == MAX_PAYLOADS
+    chain = (bytes((PayloadType.VENDOR_ID, 0, 0, 5)) + b"x") * MAX_PAYLOADS + bytes((0, 0, 0, 5)) + b"x"
+    header = bytearray(datagram[:28])
+    header[24:28] = (28 + len(chain)).to_bytes(4, "big")
+    with pytest.raises(MalformedMessage, match=f"message: at most {MAX_PAYLOADS} payloads, more came"):
+        Message.parse(bytes(header) + chain)
+    with pytest.raises(MalformedMessage, match=f"message: at most {MAX_PAYLOADS} payloads, more came"):
+        parse_inside(PayloadType.VENDOR_ID, chain)

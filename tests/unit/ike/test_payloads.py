@@ -3,9 +3,12 @@ import pytest
 from openmoat.ike.errors import MalformedMessage
 from openmoat.ike.numbers import NotifyType, PayloadType, ProtocolId
 from openmoat.ike.payloads import (
+    MAX_CONFIG_ATTRIBUTES,
     MAX_DELETED_SPIS,
+    MAX_NONCE,
     MAX_NOTIFY_DATA,
     MAX_SELECTORS,
+    MAX_VENDOR_ID,
     Delete,
     IdInitiator,
     Notify,
@@ -117,3 +120,27 @@ def test_selectors_of_unknown_kinds_are_passed_over() -> None:
     payload = parse(PayloadType.TS_I, bytes.fromhex("02 000000 0a 00 0006 abcd") + SELECTOR)
     assert isinstance(payload, TsInitiator)
     assert [type(selector) for selector in payload.selectors] == [TrafficSelector]
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "unit", "bound", "fault"),
+    [
+        (PayloadType.NONCE, b"", b"n", MAX_NONCE, f"{MAX_NONCE} octets, {MAX_NONCE + 1} came"),
+        (PayloadType.VENDOR_ID, b"", b"v", MAX_VENDOR_ID, f"at most {MAX_VENDOR_ID} octets, {MAX_VENDOR_ID + 1} came"),
+        (PayloadType.NOTIFY, b"\0\0\x40\x09", b"d", MAX_NOTIFY_DATA, f"at most {MAX_NOTIFY_DATA} octets"),
+        (
+            PayloadType.CP,
+            b"\1\0\0\0",
+            b"\0\1\0\0",
+            MAX_CONFIG_ATTRIBUTES,
+            f"at most {MAX_CONFIG_ATTRIBUTES} attributes",
+        ),
+    ],
+)
+def test_a_payload_may_be_as_long_as_its_bound_and_not_one_longer(
+    kind: PayloadType, head: bytes, unit: bytes, bound: int, fault: str
+) -> None:
+    body = head + unit * bound
+    assert parse(kind, body).emit() == body
+    with pytest.raises(MalformedMessage, match=fault):
+        parse(kind, body + unit)

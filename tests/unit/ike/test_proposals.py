@@ -18,7 +18,15 @@ from openmoat.crypto.suites import (
 from openmoat.ike.choice import accept_esp, accept_ike, choose_esp, choose_ike, misses, offer_esp, offer_ike
 from openmoat.ike.errors import MalformedMessage, NoCommonProposal, PeerMisbehaved
 from openmoat.ike.numbers import ProtocolId, TransformType
-from openmoat.ike.proposals import MAX_PROPOSALS, Proposal, Transform, emit_proposals, parse_proposals
+from openmoat.ike.proposals import (
+    MAX_ATTRIBUTES,
+    MAX_PROPOSALS,
+    MAX_TRANSFORMS,
+    Proposal,
+    Transform,
+    emit_proposals,
+    parse_proposals,
+)
 from openmoat.ike.wire import Reader
 from openmoat.model.connection import EspProposal, IkeProposal
 
@@ -209,3 +217,18 @@ def test_algorithms_without_a_row_are_named_by_their_registry() -> None:
     strange = Proposal(1, ProtocolId.IKE, b"", (Transform(T.ENCR, 3), Transform(T.ENCR, 999, 64, b"\x80\x63\0\1")))
     theirs = misses((strange,), (GCM,))[0].theirs
     assert theirs == ("DES3", "UNKNOWN_999 with 64 bits with unknown attributes")
+
+
+def test_a_transform_with_more_attributes_than_the_bound_is_refused() -> None:
+    head, attribute = bytes((T.ENCR, 0, 0, 20)), b"\x80\x63\0\1"
+    full = Transform.parse(Reader(head + attribute * MAX_ATTRIBUTES, "SA"))
+    assert full.foreign == attribute * MAX_ATTRIBUTES
+    with pytest.raises(MalformedMessage, match=f"at most {MAX_ATTRIBUTES} attributes, more came"):
+        Transform.parse(Reader(head + attribute * (MAX_ATTRIBUTES + 1), "SA"))
+
+
+def test_a_proposal_holds_as_many_transforms_as_its_octet_counts() -> None:
+    full = Proposal(1, ProtocolId.IKE, b"", (Transform(T.PRF, 5),) * MAX_TRANSFORMS)
+    assert parse(emit_proposals((full,))) == (full,)
+    with pytest.raises(ValueError, match=f"at most {MAX_TRANSFORMS} transforms, not {MAX_TRANSFORMS + 1}"):
+        replace(full, transforms=(*full.transforms, Transform(T.PRF, 5))).emit()
