@@ -46,7 +46,7 @@ TABLE: dict[str, frozenset[str]] = {
     "web": frozenset({"fleet", "control"}),
     "diag": frozenset({"policy", "model", "mtu", "config", "control"}),
     "lab": frozenset({"mtu", "config", "control"}),
-    "cli": frozenset({"crypto", "config", "system", "control", "diag", "lab", "fleet"}),
+    "cli": frozenset({"crypto", "mtu", "config", "system", "control", "diag", "lab", "fleet"}),
 }
 PURE = frozenset({"crypto", "policy", "mtu", "model", "ike"})
 IMPURE_MODULES = frozenset({"asyncio", "socket", "time", "random", "secrets", "os", "subprocess", "threading"})

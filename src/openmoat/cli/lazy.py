@@ -11,6 +11,7 @@ __all__ = ["GROUPS", "LazyGroup", "MoatGroup"]
 GROUPS = {
     "keys": ("openmoat.cli.keys", "Keys and shared secrets of this side."),
     "lab": ("openmoat.cli.lab", "Networks in namespaces on this machine (root)."),
+    "mtu": ("openmoat.cli.mtu", "Sizes of packets in tunnels."),
 }
 """Name, module whose `app` it is, and its line in the help; one row for each."""
 
