@@ -16,6 +16,15 @@ __version__: str
 def suites() -> list[tuple[int, int, int, bool]]:
     """Every suite the engine has: `(encryption id, key bits, integrity id or 0, esn)`, ids of IANA."""
 
+def unsealed_engine(
+    *, tun: Sequence[int], udp: Sequence[tuple[int, int]], raw: Sequence[int], slots: int = 65_536
+) -> Engine:
+    """An engine, not started, whose ESP packets have every octet of their suite, but go in clear and are believed.
+
+    For measurements only, of what is not cipher: both ends must be one. Keys are taken and ignored. `dataplane.unsealed`
+    is the only caller, and no configuration leads there.
+    """
+
 @final
 class Engine:
     """Threads that carry packets between one TUN device and the outside."""

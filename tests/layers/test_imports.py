@@ -108,6 +108,13 @@ def test_a_file_imports_only_what_its_part_may(part: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "file"), ROWS, ids=[str(f.relative_to(SOURCE)) for _, f in ROWS])
+def test_nothing_but_the_laboratory_reaches_an_engine_that_seals_nothing(part: str, file: Path) -> None:
+    if part != "lab" and file.name != "unsealed.py":
+        assert "openmoat.dataplane.unsealed" not in imported_modules(file)
+        assert "unsealed" not in file.read_text()
+
+
+@pytest.mark.parametrize(("part", "file"), ROWS, ids=[str(f.relative_to(SOURCE)) for _, f in ROWS])
 def test_a_file_uses_only_the_libraries_of_its_part(part: str, file: Path) -> None:
     roots = {name.split(".")[0] for name in imported_modules(file)} - {"openmoat"}
     if part in PURE:

@@ -233,6 +233,7 @@ impl Engine {
             selectors: command.selectors,
             limits: bounded(command.limits, command.keys.has_esn),
             last_sequence: 0,
+            seals: self.shared.seals,
         };
         let inbound = InboundSa::new(config, command.replay_window)
             .map_err(|error| EngineError::Sa(spi, error))?;
@@ -261,6 +262,7 @@ impl Engine {
             selectors: command.selectors,
             limits: bounded(command.limits, command.keys.has_esn),
             last_sequence: 0,
+            seals: self.shared.seals,
         };
         let sa = OutboundSa::new(config, command.copies_dscp)
             .map_err(|error| EngineError::Sa(handle, error))?;

@@ -1,10 +1,11 @@
 use openmoat_esp::sa::Limits;
 use openmoat_esp::spd::{Action, Missing};
 use openmoat_io::VnetHeader;
+use openmoat_io::memory::Datagram;
 
 use super::*;
 use crate::events::flag;
-use crate::lab::{A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways};
+use crate::lab::{A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of};
 use crate::plan::{MtuPlan, OuterDf, Rung};
 use crate::samples::{back, is_checksummed, tcp, tcp_super_packet, udp, udp_super_packet};
 
@@ -525,4 +526,35 @@ fn a_stopped_engine_has_no_pairs_and_takes_no_commands() {
         Err(EngineError::IsStopped)
     ));
     assert!(matches!(first.engine.start(), Err(EngineError::IsStopped)));
+}
+
+#[test]
+fn packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing() {
+    for seals in [false, true] {
+        let (first, second) = gateways_of(Config {
+            seals,
+            ..Config::default()
+        });
+        let (_, theirs) = connect(&first, &second, &Options::default());
+        let packet = udp(false, 53, b"in clear");
+        let mut octets = vec![0; 16];
+        octets[..4].copy_from_slice(&theirs.to_be_bytes());
+        octets[7] = 9;
+        octets.extend(&packet);
+        octets.extend([1, 2, 2, 4]);
+        octets.resize(octets.len() + 16, 0);
+        second.udp.deliver(Datagram {
+            octets,
+            segment: 0,
+            source: first.outer(4500),
+            destination: second.outer(4500),
+            tos: 0,
+            df: false,
+        });
+        if !seals {
+            assert_eq!(second.expect(), packet);
+        }
+        settle(&first, &second);
+        assert_eq!(second.drops("bad-icv"), u64::from(seals));
+    }
 }

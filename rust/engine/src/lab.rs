@@ -56,16 +56,27 @@ impl Default for Options {
 
 /// Networks 10.1.0.0/16 and fd01::/16 behind the first, 10.2.0.0/16 and fd02::/16 behind the second.
 pub fn gateways() -> (Gateway, Gateway) {
+    gateways_of(Config::default())
+}
+
+/// The same, of engines that are set so but for their size.
+pub fn gateways_of(config: Config) -> (Gateway, Gateway) {
     let (udp, udp_far) = MemorySocket::pair(SocketKind::Udp { port: 4500 }, false).unwrap();
     let (ike, ike_far) = MemorySocket::pair(SocketKind::Udp { port: 500 }, false).unwrap();
     let (raw, raw_far) = MemorySocket::pair(SocketKind::Raw, false).unwrap();
     (
-        gateway(udp, ike, raw, 1),
-        gateway(udp_far, ike_far, raw_far, 2),
+        gateway(udp, ike, raw, 1, config),
+        gateway(udp_far, ike_far, raw_far, 2, config),
     )
 }
 
-fn gateway(udp: MemorySocket, ike: MemorySocket, raw: MemorySocket, net: u8) -> Gateway {
+fn gateway(
+    udp: MemorySocket,
+    ike: MemorySocket,
+    raw: MemorySocket,
+    net: u8,
+    config: Config,
+) -> Gateway {
     let tun = Arc::new(MemoryTun::new().unwrap());
     let (udp, ike, raw) = (Arc::new(udp), Arc::new(ike), Arc::new(raw));
     let devices: Vec<Arc<dyn TunDevice>> = vec![Arc::<MemoryTun>::clone(&tun)];
@@ -78,6 +89,7 @@ fn gateway(udp: MemorySocket, ike: MemorySocket, raw: MemorySocket, net: u8) -> 
         slots: 256,
         ike_queue: 16,
         noise: 16,
+        ..config
     };
     Gateway {
         engine: Engine::new(devices, sockets, config).unwrap(),

@@ -30,6 +30,7 @@ fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
         selectors: gateway.selectors(),
         limits: Limits::default(),
         last_sequence: 0,
+        seals: true,
     };
     (gateway, handle, OutboundSa::new(config, true).unwrap())
 }

@@ -23,6 +23,8 @@ pub struct Config {
     pub ike_queue: usize,
     /// Unauthenticated events that wait.
     pub noise: usize,
+    /// Whether packets are sealed; false in measurements of what is not cipher, where all goes in clear.
+    pub seals: bool,
 }
 
 impl Default for Config {
@@ -31,6 +33,7 @@ impl Default for Config {
             slots: 65_536,
             ike_queue: 1_024,
             noise: 256,
+            seals: true,
         }
     }
 }
@@ -61,6 +64,8 @@ pub struct Shared {
     pub has_offloads: AtomicBool,
     /// Turns that ended in a panic.
     pub faults: AtomicU64,
+    /// See [`Config::seals`].
+    pub seals: bool,
 }
 
 impl Shared {
@@ -83,6 +88,7 @@ impl Shared {
             is_stopping: AtomicBool::new(false),
             has_offloads: AtomicBool::new(false),
             faults: AtomicU64::new(0),
+            seals: config.seals,
         })
     }
 

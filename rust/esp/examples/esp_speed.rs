@@ -107,6 +107,7 @@ impl Bench {
             },
             limits: Limits::default(),
             last_sequence: 0,
+            seals: true,
         };
         Ok((
             OutboundSa::new(config(), true)?,

@@ -75,6 +75,18 @@ pub struct SaConfig<'a> {
     pub limits: Limits,
     /// Highest sequence number used already: 0 for a new SA.
     pub last_sequence: u64,
+    /// Whether packets are sealed; false in measurements only, see [`PacketKey::unsealed`].
+    pub seals: bool,
+}
+
+impl SaConfig<'_> {
+    fn packet_key(&self) -> Result<PacketKey, SaError> {
+        if !self.seals {
+            return Ok(PacketKey::unsealed(self.suite, self.has_esn));
+        }
+        let key = PacketKey::new(self.suite, self.has_esn, self.key, self.integrity_key)?;
+        Ok(key)
+    }
 }
 
 /// Limits and what has been carried so far.
@@ -174,12 +186,7 @@ pub struct OutboundSa {
 impl OutboundSa {
     /// An SA that sends with sequence number `last_sequence` + 1 next.
     pub fn new(config: SaConfig<'_>, copies_dscp: bool) -> Result<Self, SaError> {
-        let key = PacketKey::new(
-            config.suite,
-            config.has_esn,
-            config.key,
-            config.integrity_key,
-        )?;
+        let key = config.packet_key()?;
         Ok(Self {
             spi: config.spi,
             key,
@@ -343,12 +350,7 @@ pub struct InboundSa {
 impl InboundSa {
     /// An SA with a replay window of `window` packets, 0 for none.
     pub fn new(config: SaConfig<'_>, window: u32) -> Result<Self, SaError> {
-        let key = PacketKey::new(
-            config.suite,
-            config.has_esn,
-            config.key,
-            config.integrity_key,
-        )?;
+        let key = config.packet_key()?;
         Ok(Self {
             spi: config.spi,
             key,

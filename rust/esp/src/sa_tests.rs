@@ -27,6 +27,7 @@ fn config(suite: Suite, has_esn: bool) -> SaConfig<'static> {
         selectors: any_selectors(),
         limits: Limits::default(),
         last_sequence: 0,
+        seals: true,
     }
 }
 

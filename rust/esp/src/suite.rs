@@ -227,9 +227,21 @@ enum Cipher {
         salt: Zeroizing<[u8; SALT]>,
     },
     Cbc(Box<CbcHmac>),
+    /// See [`PacketKey::unsealed`].
+    Unsealed,
 }
 
 impl PacketKey {
+    /// No key at all: packets have every octet they would have, but their text is clear and their ICV zeros that nobody
+    /// looks at. For measurements of what is not cipher; an engine takes it only from a constructor of its own.
+    pub fn unsealed(suite: Suite, has_esn: bool) -> Self {
+        Self {
+            suite,
+            has_esn,
+            cipher: Cipher::Unsealed,
+        }
+    }
+
     /// Keys from KEYMAT (RFC 7296 2.17): `key` with the salt behind it, `integrity_key` empty with an AEAD.
     pub fn new(
         suite: Suite,
@@ -318,6 +330,11 @@ impl PacketKey {
                 packet[icv..].copy_from_slice(tag.as_ref());
             }
             Cipher::Cbc(keys) => return keys.seal(packet, sequence, self.has_esn),
+            Cipher::Unsealed => {
+                let (icv, iv) = (packet.len() - self.suite.icv, self.suite.iv());
+                packet[ESP_HEADER..ESP_HEADER + iv].fill(0);
+                packet[icv..].fill(0);
+            }
         }
         Ok(())
     }
@@ -349,6 +366,7 @@ impl PacketKey {
             Cipher::Cbc(keys) => keys
                 .open(packet, sequence, self.has_esn)
                 .map(|()| start..end),
+            Cipher::Unsealed => Ok(start..end),
         }
     }
 

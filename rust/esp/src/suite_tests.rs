@@ -142,3 +142,18 @@ fn sealed_sizes_are_those_of_the_standards() {
         );
     }
 }
+
+#[test]
+fn without_sealing_sizes_stay_the_same_and_text_is_clear() {
+    for suite in SUITES {
+        let mut packet = vec![0x5a; suite.sealed_size(100)];
+        let unsealed = PacketKey::unsealed(suite, false);
+        assert_eq!(unsealed.seal(&mut packet, 7), Ok(()));
+        let text = suite.headroom()..packet.len() - suite.icv();
+        assert!(packet[text.clone()].iter().all(|octet| *octet == 0x5a));
+        assert_eq!(unsealed.open(&mut packet, 7), Ok(text), "{}", suite.name);
+        let key = vec![0; suite.key_material()];
+        let key = PacketKey::new(suite, false, &key, &vec![0; suite.integrity_key()]).unwrap();
+        assert_eq!(key.open(&mut packet, 7), Err(DropReason::BadIcv));
+    }
+}

@@ -40,6 +40,7 @@ impl Engine {
             slots,
             ike_queue,
             noise,
+            ..Config::default()
         };
         adopt(&tun, &udp, &raw, config)
             .map(Self)
@@ -123,6 +124,26 @@ impl Engine {
     fn know_spis(&self, added: Vec<u64>, removed: Vec<u64>) {
         self.0.know_ike_spis(&added, &removed);
     }
+}
+
+/// An engine that seals nothing, for measurements: all packets go in clear.
+#[pyfunction]
+#[pyo3(signature = (*, tun, udp, raw, slots=65_536))]
+pub fn unsealed_engine(
+    py: Python<'_>,
+    tun: Vec<RawFd>,
+    udp: Vec<(RawFd, u16)>,
+    raw: Vec<RawFd>,
+    slots: usize,
+) -> PyResult<Engine> {
+    let config = Config {
+        slots,
+        seals: false,
+        ..Config::default()
+    };
+    adopt(&tun, &udp, &raw, config)
+        .map(Engine)
+        .map_err(|error| device_error(py, &error))
 }
 
 fn adopt(

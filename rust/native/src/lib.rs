@@ -24,6 +24,7 @@ fn suites() -> Vec<(u16, u16, u16, bool)> {
 fn openmoat_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(suites, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::unsealed_engine, module)?)?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<types::MtuPlan>()?;
