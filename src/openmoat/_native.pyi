@@ -38,12 +38,14 @@ class Engine:
         slots: int = 65_536,
         ike_queue: int = 1_024,
         noise: int = 256,
+        offloads: tuple[bool, bool, bool, bool] = (True, True, True, True),
     ) -> None:
         """Take descriptors, do not open any: queues of one TUN device with `IFF_VNET_HDR`; bound UDP sockets with their
         local port (500 carries IKE, 4500 IKE behind a marker and ESP); raw sockets of protocol 50.
 
         The engine owns duplicates of them. `slots` bounds SAs, `ike_queue` each of the three queues of IKE datagrams,
-        `noise` the ring of unauthenticated events. Raises `DeviceError` where a descriptor is not what it should be.
+        `noise` the ring of unauthenticated events; `offloads` says which of TUN-TSO, TUN-USO, UDP-GSO and UDP-GRO are
+        wanted. Raises `DeviceError` where a descriptor is not what it should be.
         """
 
     def start(self) -> None:
@@ -71,6 +73,9 @@ class Engine:
 
     def read_drops(self) -> dict[str, int]:
         """All drop reasons that have happened: of no pair, of all pairs there are, of all that have been removed."""
+
+    def read_offloads(self) -> dict[str, str]:
+        """See `UserspaceBackend.read_offloads`."""
 
     def fileno(self) -> int:
         """An eventfd, readable while `drain` has something."""

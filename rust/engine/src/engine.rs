@@ -455,6 +455,11 @@ impl Engine {
         sums
     }
 
+    /// What became of each offload: by name, `on` or why it is off. Settled when the threads start.
+    pub fn read_offloads(&self) -> BTreeMap<&'static str, String> {
+        self.shared.offloads.tell(&self.shared.sockets)
+    }
+
     /// Readable while `drain` has something.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.shared.events.readable.as_fd()

@@ -1,11 +1,14 @@
 use openmoat_esp::sa::Limits;
 use openmoat_esp::spd::{Action, Missing};
-use openmoat_io::VnetHeader;
 use openmoat_io::memory::Datagram;
+use openmoat_io::{GsoType, Offloads, VnetHeader};
 
 use super::*;
 use crate::events::flag;
-use crate::lab::{A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of};
+use crate::lab::{
+    A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of, offloads,
+};
+use crate::oracle;
 use crate::plan::{MtuPlan, OuterDf, Rung};
 use crate::samples::{back, is_checksummed, tcp, tcp_super_packet, udp, udp_super_packet};
 
@@ -101,7 +104,7 @@ fn super_packets_are_cut_at_their_own_size_and_never_smaller() {
         connect(&first, &second, &Options::default());
         let (headers, payload) = (if is_v6 { 72 } else { 52 }, 60_000);
         let (vnet, octets) = tcp_super_packet(is_v6, 1_300, payload);
-        first.tun.send([(vnet, octets.clone())]);
+        first.send_super(vnet, &octets);
         let mut sum: Vec<u8> = Vec::new();
         let segments = payload.div_ceil(1_300);
         for index in 0..segments {
@@ -116,7 +119,7 @@ fn super_packets_are_cut_at_their_own_size_and_never_smaller() {
         assert_eq!(sum, octets[headers..]);
 
         let (vnet, octets) = udp_super_packet(is_v6, 900, 10_000);
-        first.tun.send([(vnet, octets)]);
+        first.send_super(vnet, &octets);
         assert!((0..12).all(|_| is_checksummed(&second.expect())));
     }
 }
@@ -128,12 +131,23 @@ fn a_super_packet_comes_out_as_one_with_the_same_segments() {
         connect(&first, &second, &Options::default());
         let (vnet, mut octets) = tcp_super_packet(is_v6, 1_300, 30_000);
         octets[if is_v6 { 53 } else { 33 }] &= !0x80; // without CWR, which stands alone
-        first.tun.send([(vnet, octets.clone())]);
+        first.send_super(vnet, &octets);
+        if !offloads().tun_tso {
+            for segment in oracle::cut(&vnet, &octets) {
+                assert_eq!(second.expect(), segment);
+            }
+            continue;
+        }
         let (got, super_packet) = second.tun.receive_within(PATIENCE).unwrap();
         assert_eq!(
             (got.gso_size, got.gso_type, got.needs_checksum),
             (1_300, vnet.gso_type, true)
         );
+        assert_eq!(super_packet, octets);
+        let (vnet, octets) = udp_super_packet(is_v6, 1_200, 11_000);
+        first.send_super(vnet, &octets);
+        let (got, super_packet) = second.tun.receive_within(PATIENCE).unwrap();
+        assert_eq!((got.gso_size, got.gso_type), (1_200, GsoType::Udp));
         assert_eq!(super_packet, octets);
     }
 }
@@ -146,13 +160,21 @@ fn neighbours_of_one_size_travel_as_one_datagram() {
     let taken = {
         // The far engine must not read what is looked at here.
         second.engine.stop();
-        first.tun.send([(vnet, octets)]);
+        first.send_super(vnet, &octets);
         first.udp.take_sent(PATIENCE).unwrap()
     };
-    assert_eq!(
-        taken.octets.len().div_ceil(taken.segment),
-        60_000_usize.div_ceil(1_300)
-    );
+    let size = if taken.segment == 0 {
+        taken.octets.len()
+    } else {
+        taken.segment
+    };
+    let datagrams = taken.octets.len().div_ceil(size);
+    if offloads().udp_gso {
+        assert_eq!(datagrams, 60_000_usize.div_ceil(1_300));
+    } else {
+        assert_eq!((datagrams, taken.segment), (1, 0));
+        (1..47).for_each(|_| assert_eq!(first.udp.take_sent(PATIENCE).unwrap().segment, 0));
+    }
     assert_eq!(
         first.engine.read_counters(Some(&[handle]))[0].outbound_sequence,
         47
@@ -225,7 +247,7 @@ fn the_mss_of_a_syn_is_lowered_both_ways() {
         },
     );
     let (vnet, packet) = tcp(false, 2, &[2, 4, 0x05, 0xb4], &[]);
-    first.tun.send([(vnet, packet)]);
+    first.send_super(vnet, &packet);
     let got = second.expect();
     assert!(is_checksummed(&got));
     assert_eq!(got[42..44], 1_200_u16.to_be_bytes());
@@ -466,7 +488,7 @@ fn each_segment_that_a_spent_pair_cannot_carry_is_counted() {
         },
     );
     let (vnet, octets) = tcp_super_packet(false, 1_000, 10_000);
-    first.tun.send([(vnet, octets)]);
+    first.send_super(vnet, &octets);
     for _ in 0..3 {
         second.expect();
     }
@@ -558,3 +580,68 @@ fn packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing() {
         assert_eq!(second.drops("bad-icv"), u64::from(seals));
     }
 }
+
+#[test]
+fn each_offload_is_told_with_the_reason_why_it_is_off() {
+    let off = "off: by configuration";
+    for (way, wanted) in crate::lab::WAYS.iter().zip([
+        ["on", "on", "on", "on"],
+        [off; 4],
+        ["on", "on", off, off],
+        [off, off, "on", "on"],
+    ]) {
+        crate::lab::with_offloads(*way, || {
+            let (gateway, _) = gateways();
+            assert!(gateway.engine.read_offloads().is_empty(), "not asked yet");
+            gateway.engine.start().unwrap();
+            let told = gateway.engine.read_offloads();
+            let names = ["tun-tso", "tun-uso", "udp-gso", "udp-gro"];
+            assert_eq!(names.map(|name| told[name].as_str()), wanted);
+        });
+    }
+    crate::lab::with_offloads(Offloads::ALL, || {
+        let (gateway, _) = gateways();
+        gateway.tun.refuse_super_packets();
+        gateway.engine.start().unwrap();
+        let told = gateway.engine.read_offloads();
+        let wanted = "off: the kernel refuses it: a kernel without it";
+        assert_eq!(told["tun-uso"], wanted);
+    });
+}
+
+/// All tests above once more with fewer offloads: whatever is off, the packets are the same.
+macro_rules! again {
+    ($($test:ident),+ $(,)?) => {
+        again!(@ without_offloads 1 $($test)+);
+        again!(@ with_those_of_the_device 2 $($test)+);
+        again!(@ with_those_of_the_sockets 3 $($test)+);
+    };
+    (@ $way:ident $number:literal $($test:ident)+) => {
+        mod $way { $(
+            #[test]
+            fn $test() {
+                crate::lab::with_offloads(crate::lab::WAYS[$number], super::$test);
+            }
+        )+ }
+    };
+}
+
+again!(
+    packets_go_both_ways_in_every_carriage_family_and_suite,
+    batches_of_64_and_more_arrive_whole_and_in_order,
+    super_packets_are_cut_at_their_own_size_and_never_smaller,
+    a_super_packet_comes_out_as_one_with_the_same_segments,
+    neighbours_of_one_size_travel_as_one_datagram,
+    a_packet_larger_than_the_plan_is_treated_as_its_rungs_say,
+    the_mss_of_a_syn_is_lowered_both_ways,
+    packets_of_no_policy_and_outside_an_sa_are_dropped_by_name,
+    reject_answers_and_drop_does_not,
+    a_trap_holds_the_first_packets_until_an_sa_comes,
+    the_newest_active_pair_wins_and_removal_gives_final_counters,
+    final_counters_are_exact_under_load,
+    limits_are_told_and_kept,
+    each_segment_that_a_spent_pair_cannot_carry_is_counted,
+    a_silent_path_is_kept_open_once_for_all_its_pairs,
+    a_stopped_engine_has_no_pairs_and_takes_no_commands,
+    packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing,
+);

@@ -17,7 +17,7 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::sa::{Inner, Opened, Usage};
 use openmoat_esp::wire;
-use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind, VnetHeader};
+use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
@@ -51,11 +51,12 @@ pub struct InboundWorker {
 impl InboundWorker {
     /// For one engine.
     pub fn new(shared: Arc<Shared>) -> Self {
+        let joiner = Joiner::new(shared.offloads.joins());
         Self {
             shared,
             batch: ReceiveBatch::new(),
             list: PacketList::new(),
-            joiner: Joiner::default(),
+            joiner,
             last: None,
             now: 0,
         }
@@ -156,12 +157,9 @@ impl InboundWorker {
                 Checksum::Whole,
             );
         }
-        if self.shared.takes_super_packets() {
-            self.joiner
-                .add(self.batch.arena(), range, &inner.packet, &mut self.list);
-        } else {
-            self.list.push(VnetHeader::default(), range);
-        }
+        let arena = self.batch.arena();
+        self.joiner
+            .add(arena, range, &inner.packet, pair.handle, &mut self.list);
     }
 
     fn flush(&mut self) {

@@ -2,6 +2,11 @@ use super::*;
 use crate::samples;
 use crate::segment::Cut;
 
+const EVERYTHING: Joins = Joins {
+    tcp: true,
+    udp: true,
+};
+
 /// The segments of a super-packet, as a peer's engine would have cut them.
 fn segments(is_v6: bool, size: u16, payload: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     let (vnet, octets) = samples::tcp_super_packet(is_v6, size, payload);
@@ -22,7 +27,7 @@ fn segments(is_v6: bool, size: u16, payload: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
 /// What the host gets.
 fn join(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut arena = packets.concat();
-    let (mut list, mut joiner) = (PacketList::new(), Joiner::default());
+    let (mut list, mut joiner) = (PacketList::new(), Joiner::new(EVERYTHING));
     let mut start = 0;
     for packet in packets {
         let range = start..start + packet.len();
@@ -30,6 +35,7 @@ fn join(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
             &arena,
             range.clone(),
             &IpPacket::parse(packet).unwrap(),
+            1,
             &mut list,
         );
         start = range.end;

@@ -1,10 +1,12 @@
 //! Two engines back to back over devices in memory, with fixed keys.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
+use crate::oracle;
 use crate::plan::MtuPlan;
 use crate::{Config, Counters, Engine};
 use openmoat_esp::sa::Limits;
@@ -12,7 +14,7 @@ use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::suite::Suite;
 use openmoat_io::memory::{MemorySocket, MemoryTun};
-use openmoat_io::{OuterSocket, Path, SocketKind, TunDevice, VnetHeader};
+use openmoat_io::{GsoType, Offloads, OuterSocket, Path, SocketKind, TunDevice, VnetHeader};
 
 /// Longer than anything takes.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +56,37 @@ impl Default for Options {
     }
 }
 
+thread_local! {
+    static OFFLOADS: Cell<Offloads> = const { Cell::new(Offloads::ALL) };
+}
+
+/// Every way that packets can take through the offloads: all, none, those of either end alone.
+pub const WAYS: [Offloads; 4] = [
+    Offloads::ALL,
+    Offloads::NONE,
+    Offloads {
+        udp_gso: false,
+        udp_gro: false,
+        ..Offloads::ALL
+    },
+    Offloads {
+        tun_tso: false,
+        tun_uso: false,
+        ..Offloads::ALL
+    },
+];
+
+/// Run a test whose gateways want only these offloads.
+pub fn with_offloads(offloads: Offloads, test: impl FnOnce()) {
+    OFFLOADS.set(offloads);
+    test();
+}
+
+/// What the gateways of this test want.
+pub fn offloads() -> Offloads {
+    OFFLOADS.get()
+}
+
 /// Networks 10.1.0.0/16 and fd01::/16 behind the first, 10.2.0.0/16 and fd02::/16 behind the second.
 pub fn gateways() -> (Gateway, Gateway) {
     gateways_of(Config::default())
@@ -89,6 +122,7 @@ fn gateway(
         slots: 256,
         ike_queue: 16,
         noise: 16,
+        offloads: offloads(),
         ..config
     };
     Gateway {
@@ -174,6 +208,24 @@ impl Gateway {
 
     pub fn send(&self, packet: Vec<u8>) {
         self.tun.send([(VnetHeader::default(), packet)]);
+    }
+
+    /// As the host, send what it would have sent as this, cut and finished where it may not leave that to us.
+    pub fn send_super(&self, vnet: VnetHeader, octets: &[u8]) {
+        let may_leave = match vnet.gso_type {
+            GsoType::Udp => offloads().tun_uso,
+            _ => offloads().tun_tso,
+        };
+        if may_leave {
+            self.tun.send([(vnet, octets.to_vec())]);
+        } else {
+            let packets = oracle::cut(&vnet, octets);
+            self.tun.send(
+                packets
+                    .into_iter()
+                    .map(|packet| (VnetHeader::default(), packet)),
+            );
+        }
     }
 
     pub fn expect(&self) -> Vec<u8> {

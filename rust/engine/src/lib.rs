@@ -20,6 +20,9 @@ mod join;
 mod keepalive;
 #[cfg(test)]
 mod lab;
+mod offloads;
+#[cfg(test)]
+mod oracle;
 mod outbound;
 #[cfg(test)]
 mod peer_tests;
@@ -30,6 +33,8 @@ mod segment;
 mod shared;
 mod spis;
 mod tables;
+#[cfg(test)]
+mod train_tests;
 mod workers;
 
 pub use engine::{Counters, Engine, EngineError};

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openmoat_esp::drops::DropCounters;
-use openmoat_io::{DeviceError, EventFd, OuterSocket, SocketKind, TunDevice};
+use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
 use crate::events::Events;
 use crate::ike::IkeQueues;
+use crate::offloads::Probed;
 use crate::tables::{Pair, Sad, Tables};
 
 /// Bounds of an engine.
@@ -25,6 +26,8 @@ pub struct Config {
     pub noise: usize,
     /// Whether packets are sealed; false in measurements of what is not cipher, where all goes in clear.
     pub seals: bool,
+    /// Offloads of the kernel to be used where they are there.
+    pub offloads: Offloads,
 }
 
 impl Default for Config {
@@ -34,6 +37,7 @@ impl Default for Config {
             ike_queue: 1_024,
             noise: 256,
             seals: true,
+            offloads: Offloads::ALL,
         }
     }
 }
@@ -60,8 +64,8 @@ pub struct Shared {
     pub threads: [Doorbell; 2],
     /// The threads must end.
     pub is_stopping: AtomicBool,
-    /// The TUN device takes super-packets and checksums that are not made yet.
-    pub has_offloads: AtomicBool,
+    /// What the kernel does for us.
+    pub offloads: Probed,
     /// Turns that ended in a panic.
     pub faults: AtomicU64,
     /// See [`Config::seals`].
@@ -86,7 +90,7 @@ impl Shared {
             kept_open: Mutex::default(),
             threads: [Doorbell::new()?, Doorbell::new()?],
             is_stopping: AtomicBool::new(false),
-            has_offloads: AtomicBool::new(false),
+            offloads: Probed::new(config.offloads),
             faults: AtomicU64::new(0),
             seals: config.seals,
         })
@@ -110,11 +114,6 @@ impl Shared {
         self.sockets
             .iter()
             .position(|socket| socket.kind() == kind && socket.is_v6() == local.is_ipv6())
-    }
-
-    /// Whether what is written to the TUN device may be a super-packet.
-    pub fn takes_super_packets(&self) -> bool {
-        self.has_offloads.load(Ordering::Relaxed)
     }
 
     /// Raise flags of a pair and report them if they are new.

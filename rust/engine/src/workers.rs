@@ -28,8 +28,7 @@ const MILLISECOND: u64 = 1_000_000;
 
 /// Start both threads.
 pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, DeviceError> {
-    let has_offloads = !shared.tun.is_empty() && shared.tun.iter().all(|tun| tun.enable_offloads());
-    shared.has_offloads.store(has_offloads, Ordering::SeqCst);
+    shared.offloads.enable(shared);
     let spawn = |name: &str, body: fn(Arc<Shared>)| {
         let shared = Arc::clone(shared);
         let started = std::thread::Builder::new()

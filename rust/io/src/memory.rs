@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::batch::{Outgoing, PacketBatch, PacketList, ReceiveBatch, Received};
+use crate::offloads::{OffloadState, Offloads, SocketOffloads, TunOffloads};
 use crate::outer::{OuterSocket, SocketKind};
 use crate::tun::TunDevice;
 use crate::vnet::VnetHeader;
@@ -26,7 +27,7 @@ pub struct MemoryTun {
     to_host: Mutex<VecDeque<(VnetHeader, Vec<u8>)>>,
     came: Condvar,
     readable: EventFd,
-    refuses_super_packets: AtomicBool,
+    is_old: AtomicBool,
 }
 
 impl MemoryTun {
@@ -37,13 +38,13 @@ impl MemoryTun {
             to_host: Mutex::default(),
             came: Condvar::new(),
             readable: EventFd::new()?,
-            refuses_super_packets: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
         })
     }
 
     /// Be a device of a kernel without offloads: nothing but whole packets is written to it.
     pub fn refuse_super_packets(&self) {
-        self.refuses_super_packets.store(true, Ordering::Relaxed);
+        self.is_old.store(true, Ordering::Relaxed);
     }
 
     /// As the host, send these packets at once.
@@ -103,8 +104,20 @@ impl TunDevice for MemoryTun {
         0
     }
 
-    fn enable_offloads(&self) -> bool {
-        !self.refuses_super_packets.load(Ordering::Relaxed)
+    fn enable_offloads(&self, wanted: Offloads) -> TunOffloads {
+        let state = |is_wanted| {
+            OffloadState::of(is_wanted, || {
+                if self.is_old.load(Ordering::Relaxed) {
+                    Err("a kernel without it")
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        TunOffloads {
+            tso: state(wanted.tun_tso),
+            uso: state(wanted.tun_uso),
+        }
     }
 }
 
@@ -147,6 +160,8 @@ impl Line {
 pub struct MemorySocket {
     kind: SocketKind,
     is_v6: bool,
+    can_segment: AtomicBool,
+    joins: AtomicBool,
     inbound: Arc<Line>,
     outbound: Arc<Line>,
 }
@@ -155,18 +170,15 @@ impl MemorySocket {
     /// Two sockets of one kind: what one sends, the other receives.
     pub fn pair(kind: SocketKind, is_v6: bool) -> Result<(Self, Self), DeviceError> {
         let (there, back) = (Line::new()?, Line::new()?);
-        let ours = Self {
+        let end = |inbound: &Arc<Line>, outbound: &Arc<Line>| Self {
             kind,
             is_v6,
-            inbound: Arc::clone(&back),
-            outbound: Arc::clone(&there),
+            can_segment: AtomicBool::new(false),
+            joins: AtomicBool::new(false),
+            inbound: Arc::clone(inbound),
+            outbound: Arc::clone(outbound),
         };
-        let theirs = Self {
-            kind,
-            is_v6,
-            inbound: there,
-            outbound: back,
-        };
+        let (ours, theirs) = (end(&back, &there), end(&there, &back));
         Ok((ours, theirs))
     }
 
@@ -196,8 +208,19 @@ impl OuterSocket for MemorySocket {
         self.is_v6
     }
 
+    fn enable_offloads(&self, wanted: Offloads) -> SocketOffloads {
+        let state = |is_wanted| match self.kind {
+            SocketKind::Udp { .. } => OffloadState::of(is_wanted, || Ok::<(), DeviceError>(())),
+            SocketKind::Raw => OffloadState::NoDevice,
+        };
+        let (gso, gro) = (state(wanted.udp_gso), state(wanted.udp_gro));
+        self.can_segment.store(gso.is_on(), Ordering::Relaxed);
+        self.joins.store(gro.is_on(), Ordering::Relaxed);
+        SocketOffloads { gso, gro }
+    }
+
     fn segments(&self) -> bool {
-        matches!(self.kind, SocketKind::Udp { .. })
+        self.can_segment.load(Ordering::Relaxed)
     }
 
     fn readable(&self) -> BorrowedFd<'_> {
@@ -208,9 +231,18 @@ impl OuterSocket for MemorySocket {
         batch.datagrams.clear();
         let mut waiting = locked(&self.inbound.waiting);
         while batch.datagrams.len() < BATCH {
-            let Some(datagram) = waiting.pop_front() else {
+            let Some(mut datagram) = waiting.pop_front() else {
                 break;
             };
+            let joins = self.joins.load(Ordering::Relaxed);
+            if !joins && (1..datagram.octets.len()).contains(&datagram.segment) {
+                // A socket that does not join gets each datagram by itself.
+                let rest = datagram.octets.split_off(datagram.segment);
+                waiting.push_front(Datagram {
+                    octets: rest,
+                    ..datagram.clone()
+                });
+            }
             let (start, room) = batch.room(batch.datagrams.len());
             let length = datagram.octets.len().min(room.len());
             room[..length].copy_from_slice(&datagram.octets[..length]);
@@ -300,6 +332,8 @@ mod tests {
     fn a_pair_of_sockets_carries_super_datagrams_both_ways()
     -> Result<(), Box<dyn std::error::Error>> {
         let (ours, theirs) = MemorySocket::pair(SocketKind::Udp { port: 4500 }, false)?;
+        ours.enable_offloads(Offloads::ALL);
+        theirs.enable_offloads(Offloads::ALL);
         let local = SocketAddr::from(([192, 0, 2, 1], 4500));
         let remote = SocketAddr::from(([192, 0, 2, 2], 4500));
         let whole = Outgoing {

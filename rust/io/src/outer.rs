@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::batch::{Outgoing, ReceiveBatch};
 use crate::messages::{Receiver, Sender};
+use crate::offloads::{OffloadState, Offloads, SocketOffloads};
 use crate::options::{
     bound_to, check_kind, configure, duplicate, option, set_option, wait_for_room,
 };
@@ -38,7 +39,10 @@ pub trait OuterSocket: Send + Sync {
     /// Whether it is of IPv6.
     fn is_v6(&self) -> bool;
 
-    /// Whether `Outgoing::segment` may be other than 0.
+    /// Send and receive many datagrams as one, as far as it is wanted and the kernel can. Answers with what it does.
+    fn enable_offloads(&self, wanted: Offloads) -> SocketOffloads;
+
+    /// Whether `Outgoing::segment` may be other than 0; a way out that cannot ends it at any time.
     fn segments(&self) -> bool;
 
     /// Readable while `receive_batch` would give something.
@@ -76,22 +80,14 @@ impl Socket {
         let local = check_kind(fd, &owned, kind)?;
         let is_v6 = local.is_ipv6();
         configure(&owned, is_v6)?;
-        let can_segment = matches!(kind, SocketKind::Udp { .. })
-            && option(&owned, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         Ok(Self {
             fd: owned,
             kind,
             is_v6,
             receiver: Mutex::new(Receiver::new()),
             sender: Mutex::new(Sender::new()),
-            can_segment: AtomicBool::new(can_segment),
+            can_segment: AtomicBool::new(false),
         })
-    }
-
-    /// Have the kernel join datagrams of one size on receipt (UDP GRO). Answers whether it will.
-    pub fn enable_joining(&self) -> bool {
-        matches!(self.kind, SocketKind::Udp { .. })
-            && set_option(&self.fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
     }
 
     /// The address it is bound to; its port is of interest where the kernel chose it.
@@ -107,6 +103,24 @@ impl OuterSocket for Socket {
 
     fn is_v6(&self) -> bool {
         self.is_v6
+    }
+
+    fn enable_offloads(&self, wanted: Offloads) -> SocketOffloads {
+        if self.kind == SocketKind::Raw {
+            let none = OffloadState::NoDevice;
+            return SocketOffloads {
+                gso: none.clone(),
+                gro: none,
+            };
+        }
+        let gso = OffloadState::of(wanted.udp_gso, || {
+            option(&self.fd, libc::SOL_UDP, libc::UDP_SEGMENT).map(|_| ())
+        });
+        let gro = OffloadState::of(wanted.udp_gro, || {
+            set_option(&self.fd, libc::SOL_UDP, libc::UDP_GRO, 1)
+        });
+        self.can_segment.store(gso.is_on(), Ordering::Relaxed);
+        SocketOffloads { gso, gro }
     }
 
     fn segments(&self) -> bool {
@@ -302,7 +316,8 @@ mod tests {
     #[test]
     fn a_super_datagram_arrives_as_its_segments() -> Outcome {
         let (ours, theirs) = pair()?;
-        theirs.enable_joining();
+        ours.enable_offloads(Offloads::ALL);
+        theirs.enable_offloads(Offloads::ALL);
         let arena: Vec<u8> = (0..=255).cycle().take(2_500).collect();
         let remote = at([127, 0, 0, 1], &theirs.local()?);
         let whole = Outgoing {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::offloads::{OffloadState, Offloads, TunOffloads};
 use crate::vnet::{VNET_HEADER, VnetHeader};
 use crate::{DeviceError, PacketBatch, PacketList, options};
 
@@ -20,8 +21,8 @@ pub trait TunDevice: Send + Sync {
     /// Write all of `list`, whose pieces lie in `arena`. Answers how many packets the device did not take.
     fn write_batch(&self, arena: &[u8], list: &PacketList) -> usize;
 
-    /// Let the kernel give and take super-packets and packets whose checksum is not made yet. Answers whether it does.
-    fn enable_offloads(&self) -> bool;
+    /// Let the kernel give and take super-packets as far as they are wanted and it can. Answers with what it does.
+    fn enable_offloads(&self, wanted: Offloads) -> TunOffloads;
 }
 
 /// One queue of a TUN device with `IFF_NO_PI | IFF_VNET_HDR`.
@@ -63,6 +64,22 @@ impl Tun {
         }
         options::set_nonblocking(&owned)?;
         Ok(Self { fd: owned })
+    }
+
+    fn set_offloads(&self, offloads: libc::c_uint) -> io::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        let answer = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(offloads),
+            )
+        };
+        if answer < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     fn read_one(&self, room: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
@@ -151,18 +168,16 @@ impl TunDevice for Tun {
         refused
     }
 
-    fn enable_offloads(&self) -> bool {
-        let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-        let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6; // Linux 6.2 and newer
-        [tcp | udp, tcp].iter().any(|offloads| {
-            // SAFETY: TUNSETOFFLOAD takes its argument by value.
-            unsafe {
-                libc::ioctl(
-                    self.fd.as_raw_fd(),
-                    libc::TUNSETOFFLOAD,
-                    *offloads as libc::c_ulong,
-                ) >= 0
-            }
-        })
+    fn enable_offloads(&self, wanted: Offloads) -> TunOffloads {
+        let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        let udp = libc::TUN_F_CSUM | libc::TUN_F_USO4 | libc::TUN_F_USO6; // Linux 6.2 and newer
+        // Each setting replaces the one before, so that the second holds what the first was granted.
+        let tso = OffloadState::of(wanted.tun_tso, || self.set_offloads(tcp));
+        let granted = if tso.is_on() { tcp } else { 0 };
+        let uso = OffloadState::of(wanted.tun_uso, || self.set_offloads(granted | udp));
+        if !uso.is_on() {
+            let _ = self.set_offloads(granted); // it has just been granted, or is nothing
+        }
+        TunOffloads { tso, uso }
     }
 }

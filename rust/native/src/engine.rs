@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use openmoat_engine::{self as core, Config, IkeOutgoing};
-use openmoat_io::{DeviceError, OuterSocket, Socket, SocketKind, Tun, TunDevice};
+use openmoat_io::{DeviceError, Offloads, OuterSocket, Socket, SocketKind, Tun, TunDevice};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -26,7 +26,8 @@ pub struct Engine(core::Engine);
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, tun, udp, raw, slots=65_536, ike_queue=1_024, noise=256))]
+    #[allow(clippy::too_many_arguments)] // keywords of Python
+    #[pyo3(signature = (*, tun, udp, raw, slots=65_536, ike_queue=1_024, noise=256, offloads=(true, true, true, true)))]
     fn new(
         py: Python<'_>,
         tun: Vec<RawFd>,
@@ -35,11 +36,19 @@ impl Engine {
         slots: usize,
         ike_queue: usize,
         noise: usize,
+        offloads: (bool, bool, bool, bool),
     ) -> PyResult<Self> {
+        let (tun_tso, tun_uso, udp_gso, udp_gro) = offloads;
         let config = Config {
             slots,
             ike_queue,
             noise,
+            offloads: Offloads {
+                tun_tso,
+                tun_uso,
+                udp_gso,
+                udp_gro,
+            },
             ..Config::default()
         };
         adopt(&tun, &udp, &raw, config)
@@ -77,6 +86,10 @@ impl Engine {
 
     fn read_drops(&self, py: Python<'_>) -> BTreeMap<&'static str, u64> {
         py.detach(|| self.0.read_drops())
+    }
+
+    fn read_offloads(&self) -> BTreeMap<&'static str, String> {
+        self.0.read_offloads()
     }
 
     fn fileno(&self) -> RawFd {
@@ -158,9 +171,8 @@ fn adopt(
     }
     let mut sockets: Vec<Arc<dyn OuterSocket>> = Vec::new();
     for (fd, port) in udp {
-        let socket = Socket::adopt(*fd, SocketKind::Udp { port: *port })?;
-        socket.enable_joining(); // an older kernel gives every datagram by itself
-        sockets.push(Arc::new(socket));
+        let kind = SocketKind::Udp { port: *port };
+        sockets.push(Arc::new(Socket::adopt(*fd, kind)?));
     }
     for fd in raw {
         sockets.push(Arc::new(Socket::adopt(*fd, SocketKind::Raw)?));

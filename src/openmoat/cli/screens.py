@@ -5,7 +5,7 @@ Nothing parses this: programs take `--json`.
 
 import datetime as dt
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from openmoat.control.messages import (
     Candidate,
@@ -55,6 +55,7 @@ def status_screen(status: Status) -> str:
     lines = [f"moatd {status.version}, running for {span(status.now - status.since)}; {_census(status.connections)}"]
     for warning in status.warnings:
         lines += _field("warning", warning)
+    lines += _offloads(status.offloads)
     shown = sorted(status.connections, key=lambda c: (_ORDER[c.state], c.name))[:MAX_SHOWN]
     for connection in shown:
         lines += ["", *_summary(connection, status.now)]
@@ -67,6 +68,13 @@ def status_screen(status: Status) -> str:
             for candidate in failure.candidates[:1]:
                 lines += _wrap(f"nearest: {_parting(candidate)}", "    ", "      ")
     return "\n".join(lines)
+
+
+def _offloads(offloads: Mapping[str, str]) -> list[str]:
+    """What the kernel does not do for the engine, with the reason; nothing where it does everything."""
+    off = [f"{name} is {state}" for name, state in offloads.items() if state != "on"]
+    labels = ["offloads", *[""] * len(off)]
+    return [line for label, words in zip(labels, off, strict=False) for line in _field(label, words)]
 
 
 def connection_screen(connection: ConnectionStatus, now: float) -> str:

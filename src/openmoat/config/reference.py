@@ -7,6 +7,7 @@ from openmoat.config.schema import (
     ChildTable,
     ConnectionTable,
     DaemonTable,
+    EngineTable,
     FileTable,
     IkeLifetimesTable,
     LocalTable,
@@ -20,6 +21,7 @@ __all__ = ["TABLES", "render", "render_algorithms"]
 TABLES: tuple[type[Table], ...] = (
     FileTable,
     DaemonTable,
+    EngineTable,
     ConnectionTable,
     LocalTable,
     PeerTable,

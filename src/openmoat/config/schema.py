@@ -128,6 +128,17 @@ class DaemonTable(Table):
     )
 
 
+class EngineTable(Table):
+    """`[engine]`: what the packet engine leaves to the kernel, where it can. Changes wait for the next start."""
+
+    tun_tso: bool = Field(default=True, description="Super-packets of TCP at the TUN device, both ways.")
+    tun_uso: bool = Field(default=True, description="Super-packets of UDP at the TUN device, both ways (Linux 6.2).")
+    udp_gso: bool = Field(
+        default=True, description="Hand many ESP packets to the kernel as one datagram with segments (UDP GSO)."
+    )
+    udp_gro: bool = Field(default=True, description="Take ESP packets that the kernel has joined (UDP GRO).")
+
+
 class LocalTable(Table):
     """`[connections.NAME.local]`: our own end."""
 
@@ -257,6 +268,7 @@ class FileTable(Table):
         " file. One connection a file keeps thousands of them in order.",
     )
     daemon: DaemonTable = Field(default=DaemonTable(), description="Settings of `moatd`; see below.")
+    engine: EngineTable = Field(default=EngineTable(), description="Settings of the packet engine; see below.")
     connections: dict[str, ConnectionTable] = Field(
         default_factory=dict, description="The connections, by name; see below."
     )

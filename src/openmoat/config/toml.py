@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from openmoat.config.lines import KeyPath, LineIndex
 from openmoat.config.records import Files, build_connection, unreadable
-from openmoat.config.schema import ConnectionTable, DaemonTable, FileTable, Table
+from openmoat.config.schema import ConnectionTable, DaemonTable, EngineTable, FileTable, Table
 from openmoat.errors import ConfigError, Fault, Secret
 from openmoat.model.connection import Connection
-from openmoat.model.settings import OnStop, Settings
+from openmoat.model.settings import EngineSettings, OnStop, Settings
 
 __all__ = ["MAX_FILE", "Configuration", "load"]
 
@@ -121,10 +121,14 @@ class _Loader:
 
     def _settings(self, main: _Text) -> Settings:
         table = self._validate(main, ("daemon",), main.tree.get("daemon", {}), DaemonTable)
-        if table is None:
+        engine = self._validate(main, ("engine",), main.tree.get("engine", {}), EngineTable)
+        if table is None or engine is None:
             return Settings()
         try:
-            return Settings(**{**table.model_dump(), "on_stop": OnStop(table.on_stop)})
+            return Settings(
+                **{**table.model_dump(), "on_stop": OnStop(table.on_stop)},
+                engine=EngineSettings(**engine.model_dump()),
+            )
         except ValueError as error:
             name, text = _split(error)
             self._faults.append(main.fault(("daemon", name), text))

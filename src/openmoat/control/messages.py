@@ -222,6 +222,8 @@ class Status(Message):
     """What suffers now, each with what to do about it."""
     drops: dict[str, int] = {}
     """Packets and datagrams dropped since the start, by name of the reason."""
+    offloads: dict[str, str] = {}
+    """What the kernel does for the packet engine: `on`, or `off: ` and why, by the name of the option in `[engine]`."""
     strangers: tuple[Failure, ...] = ()
     """The newest failures of peers that belong to no connection."""
     connections: tuple[ConnectionStatus, ...] = ()

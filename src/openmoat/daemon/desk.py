@@ -82,6 +82,7 @@ class Desk:
             device=self._device,
             warnings=self._warnings(),
             drops=self._drops(),
+            offloads=dict(self._installer.backend.read_offloads()),
             strangers=tuple(self._failure(number) for number, _ in strange),
             connections=self.connections().connections,
         )

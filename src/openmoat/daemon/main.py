@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from openmoat import __version__
@@ -33,7 +34,7 @@ from openmoat.daemon.server import Server, open_socket
 from openmoat.daemon.watchdog import Watchdog
 from openmoat.dataplane.backend import Acquire, Backend
 from openmoat.dataplane.engine_wire import EngineWire
-from openmoat.dataplane.userspace import UserspaceBackend, open_engine
+from openmoat.dataplane.userspace import Offloads, UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Wire
 from openmoat.errors import ConfigError, MoatError
 from openmoat.ike.config import IkeConfig
@@ -338,8 +339,9 @@ def set_up_logging(level: str) -> None:
 def open_data_plane(settings: Settings) -> tuple[Backend, Wire]:
     """The packet engine over a TUN device and the outer sockets; it keeps duplicates of the descriptors."""
     descriptors = open_all(settings.device)
+    offloads = Offloads(**asdict(settings.engine))
     try:
-        engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw)
+        engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw, offloads=offloads)
     finally:
         descriptors.close()
     return UserspaceBackend(engine), EngineWire(engine)

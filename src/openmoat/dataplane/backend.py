@@ -263,6 +263,10 @@ class Backend(Protocol):
         """Packets dropped since the start, by reason, those of no SA included."""
         ...
 
+    def read_offloads(self) -> Mapping[str, str]:
+        """Each offload of `Offloads` by its name with hyphens: `on`, or `off: ` and why. Empty where there are none."""
+        ...
+
     def fileno(self) -> int:
         """Readable while `drain` has something."""
         ...

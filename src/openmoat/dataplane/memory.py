@@ -124,6 +124,10 @@ class MemoryBackend:
         """Nothing is ever dropped."""
         return {}
 
+    def read_offloads(self) -> dict[str, str]:
+        """There are none."""
+        return {}
+
     def fileno(self) -> int:
         """An eventfd."""
         return self._event_fd

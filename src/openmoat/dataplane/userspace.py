@@ -6,6 +6,8 @@ The engine also carries IKE datagrams on the same sockets: see `dataplane.engine
 import contextlib
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from openmoat import _native
 from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, EspSuite
@@ -35,10 +37,35 @@ from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors
 from openmoat.policy.spd import Policy
 
-__all__ = ["MAX_REPLAY_WINDOW", "UserspaceBackend", "from_host_port", "open_engine", "to_host_port"]
+__all__ = [
+    "EVERY_OFFLOAD",
+    "MAX_REPLAY_WINDOW",
+    "Offloads",
+    "UserspaceBackend",
+    "from_host_port",
+    "open_engine",
+    "to_host_port",
+]
 
 MAX_REPLAY_WINDOW = 4096
 """Packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offloads:
+    """What the kernel is to do for the engine, where it can; without them the same packets go one by one."""
+
+    tun_tso: bool = True
+    """Super-packets of TCP at the TUN device, both ways."""
+    tun_uso: bool = True
+    """Super-packets of UDP there (Linux 6.2)."""
+    udp_gso: bool = True
+    """Many ESP packets to one peer in one datagram with segments."""
+    udp_gro: bool = True
+    """ESP packets of one peer joined by the kernel on receipt."""
+
+
+EVERY_OFFLOAD: Final = Offloads()
 
 
 def open_engine(
@@ -47,12 +74,14 @@ def open_engine(
     udp: Sequence[tuple[int, int]],
     raw: Sequence[int],
     slots: int = 65_536,
+    offloads: Offloads = EVERY_OFFLOAD,
 ) -> _native.Engine:
     """An engine that runs on duplicates of these descriptors; see `system.sockets.Descriptors` for what they are.
 
     Its `stop`, which `UserspaceBackend.close` calls, ends it for good. Raises `DeviceError`.
     """
-    engine = _native.Engine(tun=tun, udp=udp, raw=raw, slots=slots)
+    wanted = (offloads.tun_tso, offloads.tun_uso, offloads.udp_gso, offloads.udp_gro)
+    engine = _native.Engine(tun=tun, udp=udp, raw=raw, slots=slots, offloads=wanted)
     engine.start()
     return engine
 
@@ -95,6 +124,10 @@ class UserspaceBackend:
     def read_drops(self) -> Mapping[str, int]:
         """See `Backend.read_drops`."""
         return self._engine.read_drops()
+
+    def read_offloads(self) -> Mapping[str, str]:
+        """See `Backend.read_offloads`."""
+        return self._engine.read_offloads()
 
     def fileno(self) -> int:
         """An eventfd."""

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["OnStop", "Settings"]
+__all__ = ["EngineSettings", "OnStop", "Settings"]
 
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 
@@ -16,6 +16,20 @@ class OnStop(Enum):
     """Nothing passes in clear: routes and firewall rules stay until `moat cleanup`."""
     OPEN = "open"
     """Everything we set up is taken away; the host routes as if we had never been."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the packet engine may leave to the kernel, where the kernel can."""
+
+    tun_tso: bool = True
+    """Super-packets of TCP at the TUN device."""
+    tun_uso: bool = True
+    """Super-packets of UDP at the TUN device."""
+    udp_gso: bool = True
+    """Many ESP packets in one datagram with segments."""
+    udp_gro: bool = True
+    """ESP packets joined on receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,8 @@ class Settings:
     """File that gets the keys of every IKE SA for Wireshark; whoever reads it reads everything. Empty: none is written."""
     log_level: str = "info"
     """Least level of log lines: error, warning, info or debug."""
+    engine: EngineSettings = EngineSettings()
+    """Of the packet engine."""
 
     def __post_init__(self) -> None:
         if not self.control_socket.startswith("/"):

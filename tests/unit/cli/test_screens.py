@@ -272,6 +272,7 @@ def test_the_whole_status_shows_first_what_is_not_well() -> None:
         warnings=(
             "the host's firewall drops forwarded tunnel traffic; nft add rule inet filter forward iifname moat0 accept",
         ),
+        offloads={"tun-tso": "on", "tun-uso": "off: the kernel refuses it: Invalid argument", "udp-gso": "on"},
         strangers=(
             failure(
                 Reason.AUTHENTICATION_FAILED,
@@ -290,6 +291,7 @@ def test_the_whole_status_shows_first_what_is_not_well() -> None:
 moatd 0.1.0, running for 1 d 1 h; 3 connections: 1 up, 1 waiting, 1 down
   warning  the host's firewall drops forwarded tunnel traffic; nft add rule inet
            filter forward iifname moat0 accept
+  offloads tun-uso is off: the kernel refuses it: Invalid argument
 
 cabin: down for 5 s
   why      the name of the peer does not resolve, or no route leads to it

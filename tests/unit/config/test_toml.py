@@ -17,7 +17,7 @@ from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, sp
 from openmoat.errors import ConfigError
 from openmoat.model.connection import PrivateKey, Psk, RawKey, Start
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
-from openmoat.model.settings import OnStop
+from openmoat.model.settings import EngineSettings, OnStop
 
 SECRET = "correct horse battery staple"
 RECORD = """
@@ -81,6 +81,14 @@ def test_a_short_record_becomes_a_whole_connection(folder: Folder) -> None:
 
 def test_an_empty_file_is_a_daemon_without_connections(folder: Folder) -> None:
     assert folder.load("") == Configuration()
+
+
+def test_each_offload_can_be_switched_off(folder: Folder) -> None:
+    assert folder.load("").settings.engine == EngineSettings()
+    settings = folder.load("[engine]\ntun-uso = false\nudp-gro = false").settings
+    assert settings.engine == EngineSettings(tun_uso=False, udp_gro=False)
+    assert folder.faults("[engine]\nudp-gso = 1") == ["moat.toml:2: engine: udp-gso: true or false, 1 came"]
+    assert folder.faults("[engine]\nudp-gos = true")[0].startswith('moat.toml:2: engine: no option "udp-gos"; near:')
 
 
 def test_settings_of_the_daemon_are_read(folder: Folder) -> None:

@@ -126,6 +126,11 @@ def test_policies_are_put_and_removed(backend: UserspaceBackend) -> None:
     assert backend.read_drops() == {}
 
 
+def test_each_offload_is_told_with_the_reason(backend: UserspaceBackend) -> None:
+    names = ("tun-tso", "tun-uso", "udp-gso", "udp-gro")
+    assert backend.read_offloads() == dict.fromkeys(names, "off: no such descriptor")
+
+
 def test_a_wire_without_sockets_loses_what_it_sends(engine: _native.Engine) -> None:
     wire = EngineWire(engine)
     assert wire.send_batch([Datagram(bytes(28), PATH)]) == 1
