@@ -17,7 +17,7 @@ from typing import Final
 from openmoat.dataplane.wire import MAX_IKE_DATAGRAM, Datagram
 from openmoat.net import NATT_PORT, HostPort, Path
 
-__all__ = ["MAX_QUEUED", "MAX_QUEUED_OCTETS", "SocketWire"]
+__all__ = ["MAX_QUEUED", "MAX_QUEUED_OCTETS", "MAX_READ", "SocketWire"]
 
 MAX_QUEUED: Final = 1_024
 """Datagrams in each of the three queues."""
@@ -114,7 +114,7 @@ class SocketWire:
         self._known.difference_update(removed)
 
     def read_drops(self) -> dict[str, int]:
-        """`queue-full`, `too-short`, `not-ike`, and `keepalive`, which is no fault."""
+        """`queue-full`, `too-short`, `too-long`, `not-ike`, and `keepalive`, which is no fault."""
         return dict(self._drops)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class SocketWire:
     def _read(self, sock: socket.socket, port: int) -> None:
         for _ in range(MAX_READ):
             try:
-                octets, ancillary, _flags, source = sock.recvmsg(MAX_IKE_DATAGRAM + len(NON_ESP_MARKER), ANCILLARY)
+                octets, ancillary, flags, source = sock.recvmsg(MAX_IKE_DATAGRAM + len(NON_ESP_MARKER), ANCILLARY)
             except OSError:  # nothing more, or an ICMP error that says no more than silence would
                 return
             if port == NATT_PORT:
@@ -142,6 +142,9 @@ class SocketWire:
                     self._drop("keepalive" if octets == KEEPALIVE else "not-ike")
                     continue
                 octets = octets[len(NON_ESP_MARKER) :]
+            if flags & socket.MSG_TRUNC or len(octets) > MAX_IKE_DATAGRAM:  # over IPv6 a little more can come
+                self._drop("too-long")
+                continue
             local = _local_address(ancillary, sock.family)
             remote = HostPort(ipaddress.ip_address(source[0].partition("%")[0]), source[1])
             self._sort(Datagram(octets, Path(HostPort(local, port), remote)))
