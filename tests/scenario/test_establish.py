@@ -15,6 +15,7 @@ from openmoat.ike.events import (
     Refused,
     Transmit,
 )
+from openmoat.ike.exchanges.sa_init import MAX_RESTARTS
 from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType
 from openmoat.ike.payloads import Notify
@@ -136,10 +137,13 @@ def test_cookie_demands_without_end_are_not_followed_without_end() -> None:
     link = Link()
     home, _ = two_hosts(link)
     path = home.endpoint.ike_sas()[0].path
-    for number in range(20):
+    for number in range(MAX_RESTARTS):
         home.call("handle_datagram", refuse(link, Notify(NotifyType.COOKIE, bytes([number]))), path, now=link.now)
-    assert len(home.transmits) <= 6
-    assert home.endpoint.counts()["init_restart_limit"] > 0
+        assert len(home.transmits) == number + 2
+    assert "init_restart_limit" not in home.endpoint.counts()
+    home.call("handle_datagram", refuse(link, Notify(NotifyType.COOKIE, b"more")), path, now=link.now)
+    assert len(home.transmits) == MAX_RESTARTS + 1
+    assert home.endpoint.counts()["init_restart_limit"] == 1
 
 
 def test_a_wrong_secret_is_told_to_both_operators_and_leaves_no_sa() -> None:

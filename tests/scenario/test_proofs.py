@@ -1,5 +1,6 @@
 """Proof of identity by raw keys and certificates, end to end: who asks for what, what is shown, what is refused."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -124,7 +125,7 @@ def test_a_responder_names_the_authorities_it_trusts_in_ike_sa_init() -> None:
 
 
 def test_authorities_are_named_once_and_no_longer_than_a_connection_trusts_them() -> None:
-    connections = Connections(None)
+    connections = Connections(None, Counter())
     row = proving(connection("portal.example", "home.example", HOME), Psk("psk"), Authority((ROOT.der,)))
     connections.put(row)
     connections.put(replace(row, name="second"))
@@ -137,7 +138,7 @@ def test_authorities_are_named_once_and_no_longer_than_a_connection_trusts_them(
 
 
 def test_the_authorities_that_are_named_have_a_bound() -> None:
-    connections = Connections(None)
+    connections = Connections(None, Counter())
     roots = tuple(
         authority(f"CN={n}", key=ec.derive_private_key(n + 1, ec.SECP256R1())).der for n in range(MAX_AUTHORITIES + 1)
     )

@@ -24,7 +24,7 @@ __all__ = ["MAX_IDENTITY", "Identity", "IdentityPattern", "PatternKind", "distin
 
 MAX_IDENTITY = 1024
 """Octets of an identity; longer ones are refused as they come."""
-_MAX_FQDN = 253
+MAX_FQDN = 253
 
 _ADDRESS_SIZES: Mapping[IdType, int] = MappingProxyType({IdType.IPV4_ADDR: 4, IdType.IPV6_ADDR: 16, IdType.NULL: 0})
 _TEXTS = frozenset({IdType.FQDN, IdType.RFC822_ADDR})
@@ -207,7 +207,7 @@ def _octets_after_prefix(kind: IdType, rest: str) -> bytes:
 
 def _parse_fqdn(text: str) -> bytes:
     labels = text.split(".")
-    if len(text) > _MAX_FQDN or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(text) > MAX_FQDN or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(
             f"identity {text!r}: a host name of letters, digits, - and _, an address, user@host, CN=...,O=... or keyid:hex"
         )

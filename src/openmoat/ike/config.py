@@ -94,5 +94,8 @@ class Count(Enum):
     CHILDREN_LIMIT = "children_limit"
     IKE_SAS_PER_PEER_LIMIT = "ike_sas_per_peer_limit"
     SPI_STOCK_EMPTY = "spi_stock_empty"
+    CANDIDATES_LIMIT = "candidates_limit"
+    LABELS_LIMIT = "labels_limit"
+    NOTED_PROPOSALS_LIMIT = "noted_proposals_limit"
     LATE_ANSWER = "late_answer"
     RETRANSMITTED = "retransmitted"

@@ -1,5 +1,6 @@
 """The connections that are loaded, and how a responder finds the right ones without walking over all of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
@@ -8,23 +9,25 @@ from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import EspSuite, IkeSuite
 from openmoat.crypto.x509 import authority_hash
 from openmoat.ike.child_sa import keepable
+from openmoat.ike.config import Count
 from openmoat.model.connection import Authority, Child, Connection, IkeProposal
 
-__all__ = ["MAX_AUTHORITIES", "MAX_CANDIDATES", "Connections"]
+__all__ = ["MAX_AUTHORITIES", "MAX_LABELS", "MAX_TRIED", "Connections"]
 
 MAX_AUTHORITIES = 32
 """Authorities that a responder names before it knows which connection is meant; each takes 20 octets of IKE_SA_INIT."""
 
-MAX_CANDIDATES = 4
-"""Connections whose credentials one IKE_AUTH request may be tried against."""
+MAX_TRIED = 4
+"""Connections whose credentials one IKE_AUTH request may be tried against; where more would fit, it is counted."""
 MAX_LABELS = 32
-"""Labels of a name that are looked up as suffixes."""
+"""Labels of the longest suffix of a name that is looked up; names with more below are counted."""
 
 
 class Connections:
     """By name, and by the identity of the peer: exact, by suffix, or anybody."""
 
-    def __init__(self, suites: frozenset[EspSuite] | None) -> None:
+    def __init__(self, suites: frozenset[EspSuite] | None, counts: Counter[Count]) -> None:
+        self._counts = counts
         self._suites = suites
         self._by_name: dict[str, Connection] = {}
         self._children: dict[str, tuple[Child, ...]] = {}
@@ -91,12 +94,16 @@ class Connections:
     def candidates(self, peer: Identity, wanted: Identity | None, suite: IkeSuite) -> tuple[Connection, ...]:
         """Connections that accept this peer, want to be called by that name, and allow the suite; at most a few."""
         found: list[Connection] = []
+        if peer.type is IdType.FQDN and peer.value.count(b".") > MAX_LABELS:
+            self._counts[Count.LABELS_LIMIT] += 1
         for key in _keys(peer):
             for connection in self._by_pattern.get(key, {}).values():
-                if len(found) == MAX_CANDIDATES:
+                if not _fits(connection, peer, wanted, suite):
+                    continue
+                if len(found) == MAX_TRIED:
+                    self._counts[Count.CANDIDATES_LIMIT] += 1
                     return tuple(found)
-                if _fits(connection, peer, wanted, suite):
-                    found.append(connection)
+                found.append(connection)
         return tuple(found)
 
 
@@ -115,8 +122,8 @@ def _keys(peer: Identity) -> Sequence[tuple[PatternKind, Identity | None]]:
     folded = peer.folded()
     keys: list[tuple[PatternKind, Identity | None]] = [(PatternKind.EXACT, folded)]
     if folded.type is IdType.FQDN:
-        labels = folded.value.split(b".")[:MAX_LABELS]
-        suffixes = [b"." + b".".join(labels[at:]) for at in range(1, len(labels))]
+        labels = folded.value.split(b".")[1:][-MAX_LABELS:]
+        suffixes = [b"." + b".".join(labels[at:]) for at in range(len(labels))]
         keys += [(PatternKind.SUFFIX, Identity(IdType.FQDN, suffix)) for suffix in suffixes]
     elif folded.type is IdType.RFC822_ADDR:
         _, at, host = folded.value.rpartition(b"@")

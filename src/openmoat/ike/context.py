@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from openmoat.ike.config import Count, IkeConfig
+from openmoat.ike.errors import MalformedMessage, ProtocolError
 from openmoat.ike.events import Answer, AskSpis, Event, Question, Spis, Ticket, Transmit
 from openmoat.ike.timers import Timers
 from openmoat.net import Path
@@ -62,6 +63,11 @@ class Context:
         """One message, or its fragments."""
         for octets in datagrams:
             self.outputs.append(Transmit(octets, path))
+
+    def count_malformed(self, error: ProtocolError) -> None:
+        """Count what an authenticated peer has written against the grammar, as the same is counted of a stranger."""
+        if isinstance(error, MalformedMessage):
+            self.counts[Count.MALFORMED] += 1
 
     def chance(self) -> float:
         """A random number from 0 up to, not including, 1."""

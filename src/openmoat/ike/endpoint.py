@@ -44,7 +44,7 @@ class Endpoint:
     def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
         self.config = config
         self._context = Context(config, random)
-        self._connections = Connections(config.esp_suites)
+        self._connections = Connections(config.esp_suites, self._context.counts)
         self._registry = Registry(self._context, self._connections)
         self._upkeep = Upkeep(self._context, self._registry, self._connections)
         self._cookies = CookieJar(random)
@@ -393,9 +393,9 @@ class Endpoint:
     def _refuse_init(self, header: Header, path: Path, error: ProtocolError, message: Message | None) -> None:
         self._context.counts[Count.MALFORMED if isinstance(error, MalformedMessage) else Count.INIT_REFUSED] += 1
         if error.notify is not None and self._answer_stranger(header, path, Notify(error.notify, error.data)):
-            now, kind, notify = self._context.now, int(header.exchange), int(error.notify)
+            kind, notify = int(header.exchange), int(error.notify)
             reason = dispatch.reason_of(error)
-            self._context.emit(stranger_failure(now, path, kind, notify, reason, str(error), message))
+            self._context.emit(stranger_failure(self._context, path, kind, notify, reason, str(error), message))
 
     def _handle_stray(self, header: Header, path: Path) -> None:
         """2.21.4: no IKE SA of ours. A request may be told so; the answer proves nothing and changes nothing."""

@@ -419,6 +419,7 @@ class IkeSa:
 
     def fail_request(self, error: ProtocolError, exchange: ExchangeType | None = None) -> None:
         """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
+        self.context.count_malformed(error)
         exchange = exchange or dispatch.answered_exchange(self)
         scope = scope_of(error, exchange, is_response=False)
         if self.answering is not None:
@@ -436,6 +437,7 @@ class IkeSa:
 
     def fail_response(self, error: ProtocolError) -> None:
         """The response to our request is of no use."""
+        self.context.count_malformed(error)
         exchange = dispatch.open_exchange(self)
         scope = scope_of(error, exchange, is_response=True)
         # It is we who found fault: the notify, if any, goes out with the Delete, and none has come in.
@@ -480,6 +482,9 @@ class IkeSa:
 
     def pump(self) -> None:
         """Start the next exchange, if nothing stands in its way."""
+        if self.window.is_used_up and self.queue:
+            self.forget(DownReason.EXPIRED, "the Message IDs are used up")
+            return
         while self.exchange is None and self.queue and self._may_start():
             self.exchange = self.queue.popleft()
             self.exchange.start(self)
@@ -507,10 +512,10 @@ class IkeSa:
     # The end.
 
     def delete(self, reason: DownReason, text: str = "", error: ProtocolError | None = None) -> None:
-        """Tell the peer that this IKE SA is over, and forget it when it has answered, or does not."""
+        """Tell the peer that this IKE SA is over, also that `error` in its last response is why; forget it in any case."""
         if isinstance(self.state, (Deleting, Closed, Dead)):
             return
-        if self.exchange is not None and self.exchange.is_sent and self.exchange.delays_delete:
+        if error is None and self.exchange is not None and self.exchange.is_sent and self.exchange.delays_delete:
             self.end_wanted = (reason, text)
             return
         self._release(reason, text)

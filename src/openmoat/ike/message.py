@@ -33,7 +33,7 @@ SK_HEADER_SIZE = 4
 MAX_PAYLOADS = 64
 """Payloads in one message, inside or outside of SK."""
 MAX_MESSAGE = 65_535
-"""Octets of a whole message, reassembled ones included."""
+"""Octets of a whole message that we seal; `fragments.MAX_REASSEMBLED` bounds what the peer may make us keep."""
 
 HEADER = Struct(">QQBBBBII")
 GENERIC = Struct(">BBH")

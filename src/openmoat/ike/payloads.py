@@ -25,7 +25,7 @@ __all__ = [
     "MAX_DELETED_SPIS",
     "MAX_NONCE",
     "MAX_NOTIFY_DATA",
-    "MAX_SELECTORS",
+    "MAX_TS_SELECTORS",
     "MAX_VENDOR_ID",
     "MIN_NONCE",
     "Auth",
@@ -63,7 +63,7 @@ MAX_VENDOR_ID = 1024
 """Octets of a vendor ID."""
 MAX_DELETED_SPIS = 256
 """SPIs one Delete payload may name."""
-MAX_SELECTORS = 128
+MAX_TS_SELECTORS = 128
 """Selectors one TS payload may carry."""
 MAX_CONFIG_ATTRIBUTES = 128
 """Attributes one configuration payload may carry."""
@@ -312,19 +312,19 @@ class TsPayload:
 
     @classmethod
     def parse(cls, body: Reader) -> Self:
-        """One to `MAX_SELECTORS` selectors; those of unknown kind are passed over."""
+        """One to `MAX_TS_SELECTORS` selectors; those of unknown kind are passed over."""
         count = body.u8("number of selectors")
         body.skip("reserved", 3)
-        if not 1 <= count <= MAX_SELECTORS:
-            raise body.fault(f"1 to {MAX_SELECTORS} selectors, {count} came")
+        if not 1 <= count <= MAX_TS_SELECTORS:
+            raise body.fault(f"1 to {MAX_TS_SELECTORS} selectors, {count} came")
         found = [parse_selector(body) for _ in range(count)]
         body.end()
         return cls(tuple(selector for selector in found if selector is not None))
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
-        if not 1 <= len(self.selectors) <= MAX_SELECTORS:
-            raise ValueError(f"TS: 1 to {MAX_SELECTORS} selectors, not {len(self.selectors)}")
+        if not 1 <= len(self.selectors) <= MAX_TS_SELECTORS:
+            raise ValueError(f"TS: 1 to {MAX_TS_SELECTORS} selectors, not {len(self.selectors)}")
         head = bytes((len(self.selectors), 0, 0, 0))
         return head + b"".join(emit_selector(selector) for selector in self.selectors)
 

@@ -1,22 +1,25 @@
 """Facts of a failed negotiation, noted in small: sentences are made of them when somebody asks (`ike.explain`)."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from openmoat.ike.config import Count
 from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.ike.message import Message
 from openmoat.ike.payloads import IdInitiator, IdResponder, SecurityAssociation, TsInitiator, TsResponder
 from openmoat.net import Path
 
 if TYPE_CHECKING:
+    from openmoat.ike.context import Context
     from openmoat.ike.ike_sa import IkeSa
 
 __all__ = ["MAX_NOTED_PROPOSALS", "facts_of", "failure_of", "stranger_failure"]
 
 MAX_NOTED_PROPOSALS = 2048
-"""Octets of an SA payload that are kept; larger ones are not."""
+"""Octets of an SA payload that are kept; larger ones are not, and counted."""
 
 
-def facts_of(message: Message | None) -> dict[str, Any]:
+def facts_of(message: Message | None, counts: Counter[Count]) -> dict[str, Any]:
     """What a request said of itself: fields of `NegotiationFailed`."""
     if message is None:
         return {}
@@ -27,8 +30,11 @@ def facts_of(message: Message | None) -> dict[str, Any]:
         message.first(IdResponder),
     )
     tsi, tsr = message.first(TsInitiator), message.first(TsResponder)
-    if offered is not None and len(octets := offered.emit()) <= MAX_NOTED_PROPOSALS:
-        facts["proposals"] = octets
+    if offered is not None:
+        if len(octets := offered.emit()) <= MAX_NOTED_PROPOSALS:
+            facts["proposals"] = octets
+        else:
+            counts[Count.NOTED_PROPOSALS_LIMIT] += 1
     if identity is not None:
         facts["peer"] = identity.identity
     if asked is not None:
@@ -42,7 +48,7 @@ def failure_of(
     sa: "IkeSa", exchange: int, notify: int | None, reason: DownReason, text: str, *, notify_sent: bool
 ) -> NegotiationFailed:
     """The failure of an exchange on this IKE SA; where a request of the peer failed, with what it said."""
-    facts = facts_of(sa.asked if notify_sent else None)
+    facts = facts_of(sa.asked if notify_sent else None, sa.context.counts)
     if sa.lineage is not None:
         facts["peer"] = sa.lineage.peer
     return NegotiationFailed(
@@ -61,11 +67,11 @@ def failure_of(
 
 
 def stranger_failure(
-    now: float, path: Path, exchange: int, notify: int, reason: DownReason, text: str, message: Message | None
+    context: "Context", path: Path, exchange: int, notify: int, reason: DownReason, text: str, message: Message | None
 ) -> NegotiationFailed:
     """The refusal of a first message, of which no IKE SA was made."""
     return NegotiationFailed(
-        at=now,
+        at=context.now,
         ike=0,
         connection=None,
         path=path,
@@ -75,5 +81,5 @@ def stranger_failure(
         notify_sent=True,
         reason=reason,
         text=text,
-        **facts_of(message),
+        **facts_of(message, context.counts),
     )

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from openmoat.crypto.x509 import MAX_CERTIFICATES
 from openmoat.ike.errors import MalformedMessage, UnsupportedCriticalPayload
 from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.payloads import Notify, Payload, Unknown
 
-__all__ = ["MAX_CERTIFICATES", "MAX_NOTIFIES", "RULES", "Count", "Rule", "check"]
+__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "RULES", "Count", "Rule", "check"]
 
 MAX_NOTIFIES = 32
 """Notify payloads in one message."""
-MAX_CERTIFICATES = 16
-"""CERT payloads in one message, and CERTREQ payloads."""
 MAX_DELETES = 4
 """Delete payloads in one message: one per protocol, and one to spare."""
 

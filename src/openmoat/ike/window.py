@@ -9,7 +9,7 @@ from openmoat.net import Path
 __all__ = ["MAX_MESSAGE_ID", "Arrival", "KeptResponse", "RetransmissionSchedule", "SentRequest", "Window"]
 
 MAX_MESSAGE_ID = 2**32 - 1
-"""An IKE SA whose next request would go beyond must be rekeyed or closed (RFC 7296 2.2)."""
+"""An IKE SA whose next request would go beyond is closed (RFC 7296 2.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,11 @@ class Window:
     def is_open(self) -> bool:
         """Whether a request of ours may be sent now."""
         return self.sent is None and self.next_id <= MAX_MESSAGE_ID
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no further request of ours can ever be sent, a Delete neither."""
+        return self.sent is None and self.next_id > MAX_MESSAGE_ID
 
     def send(self, exchange: ExchangeType, datagrams: tuple[bytes, ...]) -> SentRequest:
         """Keep our request, whose Message ID is `next_id`."""

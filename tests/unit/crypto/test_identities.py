@@ -4,7 +4,14 @@ import ipaddress
 
 import pytest
 
-from openmoat.crypto.identities import MAX_IDENTITY, Identity, IdentityPattern, PatternKind, distinguished_name
+from openmoat.crypto.identities import (
+    MAX_FQDN,
+    MAX_IDENTITY,
+    Identity,
+    IdentityPattern,
+    PatternKind,
+    distinguished_name,
+)
 from openmoat.crypto.numbers import IdType
 from openmoat.errors import CryptoError
 
@@ -147,3 +154,10 @@ def test_a_pattern_reads_back_as_it_was_written(text: str) -> None:
 def test_a_star_elsewhere_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^identity "):
         IdentityPattern.parse(text)
+
+
+def test_a_host_name_is_as_long_as_the_bound_and_not_one_longer() -> None:
+    longest = "a." * (MAX_FQDN // 2) + "b"
+    assert len(Identity.parse(longest).value) == MAX_FQDN == 253
+    with pytest.raises(ValueError, match="a host name of letters"):
+        Identity.parse(longest + "c")

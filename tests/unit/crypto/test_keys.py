@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from openmoat.crypto.keys import (
     MAX_KEY_FILE,
+    MAX_RSA_BITS,
     MAX_RSA_EXPONENT_BITS,
     KeyKind,
     PrivateKeyObject,
@@ -116,6 +117,18 @@ def test_a_key_that_makes_each_check_costly_is_refused() -> None:
     spki = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(CryptoError, match="exponent of at most 64 bits, 65 came"):
         public_key(spki)
+
+
+def test_an_rsa_key_is_as_long_as_the_bound_and_not_one_bit_longer() -> None:
+    largest, longer = (
+        rsa.RSAPublicNumbers(65537, (1 << bits - 1) + 1)
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for bits in (MAX_RSA_BITS, MAX_RSA_BITS + 1)
+    )
+    assert kind_of(public_key(largest)) == f"RSA {MAX_RSA_BITS}"
+    with pytest.raises(CryptoError, match=f"2048 to {MAX_RSA_BITS} bits, {MAX_RSA_BITS + 1} came"):
+        public_key(longer)
 
 
 def test_keys_that_are_too_weak_are_refused() -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
-from openmoat.ike.message import MAX_PAYLOADS, Header, Message, parse_inside
+from openmoat.ike.message import MAX_MESSAGE, MAX_PAYLOADS, Header, Message, parse_inside
 from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.payloads import Encrypted, Nonce, Notify, Unknown, VendorId
 
@@ -89,6 +89,14 @@ def test_payload_types_of_ikev1_are_refused() -> None:
 def test_unknown_payloads_survive_with_their_critical_bit() -> None:
     message = Message(HEADER, (Unknown(PayloadType(200), True, b"abc"), Unknown(PayloadType(201), False, b"")))
     assert Message.parse(message.emit()) == message
+
+
+def test_a_message_is_sealed_up_to_the_octets_its_header_can_count() -> None:
+    room = MAX_MESSAGE - 28 - 4 - 4 - 6
+    full = Message(HEADER, (Unknown(PayloadType(200), False, bytes(room)),)).seal(Reverser(), bytes(4))
+    assert len(full) == MAX_MESSAGE == 2**16 - 1
+    with pytest.raises(ValueError, match=f"at most {MAX_MESSAGE} octets, not {MAX_MESSAGE + 1}"):
+        Message(HEADER, (Unknown(PayloadType(200), False, bytes(room + 1)),)).seal(Reverser(), bytes(4))
 
 
 def test_more_payloads_than_the_bound_are_refused() -> None:

@@ -7,7 +7,7 @@ from openmoat.ike.payloads import (
     MAX_DELETED_SPIS,
     MAX_NONCE,
     MAX_NOTIFY_DATA,
-    MAX_SELECTORS,
+    MAX_TS_SELECTORS,
     MAX_VENDOR_ID,
     Delete,
     IdInitiator,
@@ -88,7 +88,7 @@ def test_a_delete_may_repeat_an_spi_or_name_none() -> None:
     assert twice == Delete(ProtocolId.ESP, (0xC0000001, 0xC0000001))
 
 
-@pytest.mark.parametrize("count", [0, MAX_SELECTORS + 1, 255])
+@pytest.mark.parametrize("count", [0, MAX_TS_SELECTORS + 1, 255])
 def test_a_number_of_selectors_outside_the_bounds_is_refused(count: int) -> None:
     with pytest.raises(MalformedMessage, match=f"selectors, {count} came"):
         parse(PayloadType.TS_I, bytes((count, 0, 0, 0)) + SELECTOR * count)

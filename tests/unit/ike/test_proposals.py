@@ -21,11 +21,15 @@ from openmoat.ike.numbers import ProtocolId, TransformType
 from openmoat.ike.proposals import (
     MAX_ATTRIBUTES,
     MAX_PROPOSALS,
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_LISTS,
     MAX_TRANSFORMS,
     Proposal,
     Transform,
     emit_proposals,
+    emit_transforms,
     parse_proposals,
+    parse_transforms_again,
 )
 from openmoat.ike.wire import Reader
 from openmoat.model.connection import EspProposal, IkeProposal
@@ -232,3 +236,28 @@ def test_a_proposal_holds_as_many_transforms_as_its_octet_counts() -> None:
     assert parse(emit_proposals((full,))) == (full,)
     with pytest.raises(ValueError, match=f"at most {MAX_TRANSFORMS} transforms, not {MAX_TRANSFORMS + 1}"):
         replace(full, transforms=(*full.transforms, Transform(T.PRF, 5))).emit()
+
+
+def test_lists_of_transforms_are_remembered_up_to_a_size() -> None:
+    for octets, gain in ((MAX_REMEMBERED, 1), (MAX_REMEMBERED + 1, 0)):
+        rows = [Transform(T.PRF, 5)] * (octets // 8 - 2) + [Transform(T.PRF, 5, None, tlv(octets % 8 + 8))]
+        body = emit_proposals((Proposal(1, ProtocolId.IKE, b"", tuple(rows)),))
+        assert len(body) == 8 + octets
+        before = parse_transforms_again.cache_info()
+        first, again = parse(body), parse(body)
+        assert first == again
+        assert parse_transforms_again.cache_info().hits == before.hits + gain
+
+
+def tlv(octets: int) -> bytes:
+    """An attribute we do not know, of so many octets with its head."""
+    return b"\0\x63" + (octets - 4).to_bytes(2, "big") + bytes(octets - 4)
+
+
+def test_so_many_lists_of_transforms_are_remembered_and_the_oldest_is_forgotten() -> None:
+    for remembered in (parse_transforms_again, emit_transforms):
+        remembered.cache_clear()
+    for number in range(MAX_REMEMBERED_LISTS + 1):
+        parse(emit_proposals((Proposal(1, ProtocolId.IKE, b"", (Transform(T.PRF, number),)),)))
+        for remembered in (parse_transforms_again, emit_transforms):
+            assert remembered.cache_info().currsize == min(number + 1, MAX_REMEMBERED_LISTS) <= 256

@@ -3,7 +3,7 @@ from ipaddress import ip_address
 import pytest
 
 from openmoat.ike.numbers import ExchangeType
-from openmoat.ike.window import Arrival, RetransmissionSchedule, Window
+from openmoat.ike.window import MAX_MESSAGE_ID, Arrival, RetransmissionSchedule, Window
 from openmoat.net import HostPort, Path
 
 PATH = Path(HostPort(ip_address("192.0.2.1"), 500), HostPort(ip_address("198.51.100.1"), 500))
@@ -25,8 +25,13 @@ def test_one_request_is_open_at_a_time_and_ids_go_up_by_one() -> None:
 
 def test_the_last_message_id_closes_the_window() -> None:
     window = Window()
-    window.next_id = 2**32
+    window.next_id = MAX_MESSAGE_ID
+    assert not window.is_used_up
+    window.send(INFORMATIONAL, (b"last",))
+    assert not window.is_used_up
+    window.complete()
     assert not window.is_open
+    assert window.is_used_up
 
 
 def test_a_request_is_new_then_busy_then_repeated_then_stale() -> None:

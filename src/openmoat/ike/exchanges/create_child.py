@@ -70,6 +70,7 @@ __all__ = [
 
 NONCE_SIZE = 32
 MAX_METHOD_CHANGES = 2
+"""Times one exchange of ours begins again with the method that INVALID_KE_PAYLOAD names; the next such answer fails it."""
 RETRY_REKEY = 20.0
 """Seconds after which a rekey that failed is tried again, while the old SA lives."""
 

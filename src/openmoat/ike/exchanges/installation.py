@@ -121,11 +121,11 @@ def refusal_text(answer: Answer) -> str:
 def temporary_failure(sa: "IkeSa", exchange: Exchange) -> None:
     """The peer is busy with something that touches ours: wait, and try again; not for ever (RFC 7296 2.25)."""
     attempts = getattr(exchange, "attempts", 0) + 1
+    exchange.is_sent = False
     if attempts > MAX_TEMPORARY_FAILURES:
         sa.delete(DownReason.PEER_MISBEHAVED, "the peer answers TEMPORARY_FAILURE for minutes")
         return
     exchange.attempts = attempts  # type: ignore[attr-defined]
-    exchange.is_sent = False
     carrier = lineage_of(sa).carrier
     carrier.pause(TEMPORARY_WAIT * (1 + sa.context.chance()))
     carrier.queue.append(exchange)

@@ -12,7 +12,7 @@ from openmoat.ike.context import Timer
 from openmoat.ike.errors import Busy, MalformedMessage, PeerMisbehaved, WrongKeyExchange
 from openmoat.ike.events import Answer, AskKeyPair, AskSharedSecret, DownReason, KeyPair, SharedSecret
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.exchanges.create_child import NONCE_SIZE, ours
+from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES, NONCE_SIZE, ours
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteIke
 from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text, temporary_failure
@@ -28,7 +28,6 @@ __all__ = ["RekeyIke", "on_request"]
 
 RETRY_REKEY = 30.0
 """Seconds after which a rekey that was refused is tried again, until the hard lifetime ends the IKE SA."""
-MAX_METHOD_CHANGES = 2
 
 
 class RekeyIke(Exchange):
