@@ -9,7 +9,7 @@ from openmoat import _native
 from openmoat.crypto.suites import AES_128_GCM_16, ENCRYPTIONS, INTEGRITIES, Aead, EspSuite
 from openmoat.dataplane.backend import Activate, AddInbound, AddOutbound, Encapsulation, Remove, SetPolicies
 from openmoat.dataplane.engine_wire import EngineWire
-from openmoat.dataplane.userspace import UserspaceBackend, open_engine
+from openmoat.dataplane.userspace import MAX_REPLAY_WINDOW, UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Datagram
 from openmoat.errors import DataplaneError, DeviceError, Secret, UnknownSpi
 from openmoat.mtu.plan import Framing, MtuPlan
@@ -117,6 +117,14 @@ def test_what_the_engine_cannot_keep_is_refused_by_name(backend: UserspaceBacken
         backend.apply([inbound(spi, window=100)])
     with pytest.raises(DataplaneError, match="aggfrag"):
         backend.apply([outbound(spi, MtuPlan(framing=Framing.AGGFRAG, outer_size=1500, inner_room=1400))])
+
+
+def test_a_replay_window_is_as_wide_as_is_told_and_not_one_step_wider(backend: UserspaceBackend) -> None:
+    first, second = backend.reserve_spis(2)
+    assert backend.capabilities().max_replay_window == MAX_REPLAY_WINDOW
+    backend.apply([inbound(first, window=MAX_REPLAY_WINDOW)])
+    with pytest.raises(DataplaneError, match="replay window"):
+        backend.apply([inbound(second, window=MAX_REPLAY_WINDOW + 64)])
 
 
 def test_policies_are_put_and_removed(backend: UserspaceBackend) -> None:

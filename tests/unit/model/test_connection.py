@@ -10,6 +10,9 @@ from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import CHACHA20_POLY1305, ENCRYPTIONS, Aead
 from openmoat.model.connection import (
+    MAX_ADDRESSES,
+    MAX_CHILDREN,
+    MAX_REPLAY_WINDOW,
     Child,
     ChildLifetimes,
     Connection,
@@ -210,3 +213,24 @@ def test_the_defaults_hold_no_weak_algorithm_and_put_aeads_first() -> None:
 def test_faulty_settings_are_refused_with_the_field(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Settings(**changes)
+
+
+def test_a_connection_has_children_up_to_the_bound() -> None:
+    children = tuple(child(name=f"c{number}") for number in range(MAX_CHILDREN + 1))
+    assert len(connection(children=children[:-1]).children) == MAX_CHILDREN
+    with pytest.raises(ValueError, match=f"^children: 1 to {MAX_CHILDREN}, {MAX_CHILDREN + 1} came"):
+        connection(children=children)
+
+
+def test_a_peer_has_addresses_up_to_the_bound() -> None:
+    addresses = tuple(ipaddress.ip_address("192.0.2.1") + number for number in range(MAX_ADDRESSES + 1))
+    peer = Peer(addresses=addresses[:-1], identity=PORTAL, credential=Psk("home"))
+    assert len(peer.addresses) == MAX_ADDRESSES
+    with pytest.raises(ValueError, match=f"^addresses: {MAX_ADDRESSES} at most, {MAX_ADDRESSES + 1} came"):
+        replace(peer, addresses=addresses)
+
+
+def test_a_replay_window_is_as_wide_as_the_bound_and_not_one_step_wider() -> None:
+    assert child(replay_window=MAX_REPLAY_WINDOW).replay_window == MAX_REPLAY_WINDOW == 4096
+    with pytest.raises(ValueError, match=f"0 to {MAX_REPLAY_WINDOW}, {MAX_REPLAY_WINDOW + 64} came"):
+        child(replay_window=MAX_REPLAY_WINDOW + 64)

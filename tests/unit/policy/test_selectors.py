@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 
 from openmoat.policy.selectors import (
+    MAX_PROTOCOL,
     MAX_SELECTORS,
     Flow,
     TrafficSelector,
@@ -127,3 +128,9 @@ def test_the_answer_flows_the_other_way() -> None:
     flow = Flow(ipaddress.ip_address("10.1.0.1"), ipaddress.ip_address("10.2.0.1"), 6, 50_000, 443)
     assert flow.reversed().reversed() == flow
     assert flow.reversed().source_port == 443
+
+
+def test_a_protocol_is_a_number_up_to_the_bound() -> None:
+    assert TrafficSelector.parse(f"10.2.0.0/16[{MAX_PROTOCOL}]").protocol == MAX_PROTOCOL == 2**8 - 1
+    with pytest.raises(ValueError, match=f"not '{MAX_PROTOCOL + 1}'"):
+        TrafficSelector.parse(f"10.2.0.0/16[{MAX_PROTOCOL + 1}]")

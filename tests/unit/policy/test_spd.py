@@ -2,6 +2,7 @@
 
 import pytest
 
+from openmoat.policy import spd as module
 from openmoat.policy.selectors import parse_selectors
 from openmoat.policy.spd import Action, Policy, PolicyConflict, Spd, WantedPolicy
 
@@ -142,3 +143,15 @@ def test_a_peer_may_take_over_when_the_other_is_gone() -> None:
     spd = spd_of(wanted("home", "10.9.0.0/24"))
     spd.change([wanted("cabin", "10.9.0.0/24")], remove=["home"])
     assert names(spd) == ["cabin"]
+
+
+def test_the_spd_holds_policies_up_to_the_bound_and_refuses_a_change_beyond_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_POLICIES", 3)  # a million would take minutes
+    spd = spd_of(*(wanted(f"p{number}", f"10.{number}.0.0/16") for number in range(3)))
+    with pytest.raises(ValueError, match="holds 3 policies at most"):
+        spd.change([wanted("more", "10.9.0.0/16")])
+    assert names(spd) == ["p0", "p1", "p2"]
+    spd.change([wanted("more", "10.9.0.0/16")], ["p0"])
+    assert sorted(names(spd)) == ["more", "p1", "p2"]
