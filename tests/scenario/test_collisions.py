@@ -6,9 +6,12 @@ import pytest
 
 from openmoat.ike.events import ChildSaDown, DownReason
 from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.message import Header
+from openmoat.ike.message import Header, Message
+from openmoat.ike.numbers import NotifyType
+from openmoat.ike.payloads import Notify
 from scenario.chaos import faults
 from scenario.link import Host, Link, two_hosts
+from scenario.test_attacks import answered, core
 
 VERBS = ("rekey_child", "rekey_ike", "delete_child", "delete_ike", "probe")
 
@@ -155,3 +158,22 @@ def test_a_delete_that_overtakes_the_response_which_made_the_child_is_remembered
     link.run(5)
     assert faults(home, portal) == []
     assert DownReason.PEER_DELETED in {event.reason for event in home.told(ChildSaDown)}
+
+
+def test_an_ike_rekey_that_yields_to_a_successor_already_deleted_ends_the_ike_sa() -> None:
+    link = Link()
+    home, portal = establish(link)
+    ours, theirs, path = core(home), core(portal), home.ike().path
+    home.do("rekey_ike", home.ike().ike)
+    asked = Header.parse(link.flights.pop().octets)  # the portal has yet to see it
+    portal.do("rekey_ike", portal.ike().ike)
+    link.deliver()  # <-- CREATE_CHILD_SA request of the portal
+    link.deliver()  # CREATE_CHILD_SA response -->
+    link.flights.clear()  # the Delete of the old IKE SA is lost
+    portal.do("delete_ike", portal.ike().ike)
+    link.deliver()  # <-- INFORMATIONAL request {D} on the successor
+    assert theirs.outgoing is not None
+    header = Header(asked.initiator_spi, asked.responder_spi, asked.exchange, False, True, asked.message_id)
+    refusal = Message(header, (Notify(NotifyType.TEMPORARY_FAILURE),)).seal(theirs.outgoing, theirs._next_iv())
+    answered(home, refusal, path)  # <-- CREATE_CHILD_SA response {N(TEMPORARY_FAILURE)}
+    assert ours.is_over

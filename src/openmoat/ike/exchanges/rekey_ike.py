@@ -140,6 +140,7 @@ class RekeyIke(Exchange):
             inherit(sa, rival)
             sa.finish(self)
         else:
+            self.is_sent = False  # answered: nothing is left to wait for
             sa.delete(DownReason.PEER_DELETED)
 
     def _change_method(self, sa: "IkeSa", error: Notify) -> bool:
