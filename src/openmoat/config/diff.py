@@ -131,10 +131,14 @@ def diff(old: Configuration, new: Configuration) -> Difference:
 def _compare(
     old: Connection, new: Connection, old_files: Configuration, new_files: Configuration
 ) -> ConnectionChange | None:
+    has_own = _secret(new.own, new_files) == _secret(old.own, old_files)
+    has_peer = _secret(new.peer.credential, new_files) == _secret(old.peer.credential, old_files)
+    if old is new and has_own and has_peer:
+        return None  # of a file that is unchanged
     need = max(_need(old, new, CONNECTION_NEEDS), _need(old.peer, new.peer, PEER_NEEDS))
-    if _secret(new.own, new_files) != _secret(old.own, old_files):
+    if not has_own:
         need = max(need, Need.REAUTHENTICATE)
-    if _secret(new.peer.credential, new_files) != _secret(old.peer.credential, old_files):
+    if not has_peer:
         need = max(need, Need.REESTABLISH)
     before = {child.name: child for child in old.children}
     after = {child.name: child for child in new.children}

@@ -3,6 +3,7 @@
 import os
 import pwd
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,18 @@ from openmoat.model.connection import (
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.mtu.plan import OuterDf
 
-__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "build_connection", "unreadable"]
+__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "Stamp", "build_connection", "stamp_of", "unreadable"]
 
 MIN_PSK = 16
 """Octets of a shared secret. A short one can be guessed by whoever has once pretended to be the peer (RFC 7296 8)."""
 MAX_PSK = 4096
 MAX_CERTIFICATE_FILE = 1 << 20
+
+SETTLED_SECONDS = 2.0
+"""A file changed within so long may change once more with the same times (they are as coarse on some file systems)."""
+
+Stamp = tuple[int, int, int, int, int]
+"""Device, inode, size, and times of the last change of the octets and of the file itself: while it is the same, so are they."""
 
 Place = tuple[KeyPath, str]
 """An option below the connection, and what is wrong with it."""
@@ -52,11 +59,33 @@ class Files:
     public_keys: dict[str, bytes] = field(default_factory=dict)
     """SubjectPublicKeyInfo of the private keys."""
     certificates: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, Stamp | None] = field(default_factory=dict)
+    """Of every file that was looked at, from before it was read; None where nothing can be told from it later."""
+    named: list[str] = field(default_factory=list)
+    """What was asked for, in order; whoever wants to know what one connection names empties it before."""
+
+    def stamp(self, name: str) -> Stamp | None:
+        """What the file is now; each is looked at once, so that all connections see the same."""
+        if name not in self.stamps:
+            try:
+                self.stamps[name] = stamp_of(os.stat(name))
+            except OSError:
+                self.stamps[name] = None
+        return self.stamps[name]
+
+    def adopt(self, before: "Files", names: Iterable[str]) -> None:
+        """Take over what was read before; the files are unchanged since."""
+        for name in names:
+            if name in before.psks:
+                self.psks[name] = before.psks[name]
+            if name in before.private_keys:
+                self.private_keys[name], self.public_keys[name] = before.private_keys[name], before.public_keys[name]
+            if name in before.certificates:
+                self.certificates[name] = before.certificates[name]
 
     def psk(self, file: Path) -> Psk:
         """Read a shared secret: the text of the file without the end of its last line. `ValueError` says what is wrong."""
-        name = str(file)
+        name = self._name(file)
         if name not in self.psks:
             octets = _read(file, MAX_KEY_FILE, owners=self.owners | {0, os.geteuid()}).rstrip(b"\r\n")
             if not MIN_PSK <= len(octets) <= MAX_PSK:
@@ -66,7 +95,7 @@ class Files:
 
     def private_key(self, file: Path) -> PrivateKey:
         """Read a private key and check that it is one."""
-        name = str(file)
+        name = self._name(file)
         if name not in self.private_keys:
             octets = _read(file, MAX_KEY_FILE, owners=self.owners | {0, os.geteuid()})
             try:
@@ -78,6 +107,7 @@ class Files:
 
     def public_key(self, file: Path) -> RawKey:
         """Read a public key in PEM."""
+        self._name(file)
         try:
             return RawKey(load_public_key(_read(file, MAX_KEY_FILE)))
         except CryptoError as error:
@@ -87,14 +117,29 @@ class Files:
         """All certificates of some PEM files, as DER, in their order."""
         found: list[bytes] = []
         for file in files:
-            if str(file) not in self.certificates:
+            name = self._name(file)
+            if name not in self.certificates:
                 octets = _read(file, MAX_CERTIFICATE_FILE)
                 try:
-                    self.certificates[str(file)] = load_certificates(octets)
+                    self.certificates[name] = load_certificates(octets)
                 except CryptoError as error:
                     raise ValueError(f"{file}: {error}") from None
-            found += self.certificates[str(file)]
+            found += self.certificates[name]
         return tuple(found)
+
+    def _name(self, file: Path) -> str:
+        """Note what is asked for, and what it is before it is read: a later change is then seen the next time."""
+        name = str(file)
+        self.named.append(name)
+        self.stamp(name)
+        return name
+
+
+def stamp_of(status: os.stat_result) -> Stamp | None:
+    """None where the file changed just now."""
+    if abs(time.time() - max(status.st_mtime, status.st_ctime)) < SETTLED_SECONDS:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def build_connection(

@@ -83,7 +83,7 @@ class Desired:
         self._is_changing = True
         try:
             try:
-                configuration = await self._beside.run(load, self.file)
+                configuration = await self._beside.run(load, self.file, self.loaded.configuration)
             except ConfigError as error:
                 raise ControlError(ErrorCode.CONFIGURATION, str(error), f"moat check {self.file}") from error
             try:

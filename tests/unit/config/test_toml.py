@@ -10,6 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from openmoat.config import records
+from openmoat.config.diff import diff
 from openmoat.config.records import MAX_PSK
 from openmoat.config.toml import MAX_FILE, Configuration, load
 from openmoat.crypto.identities import Identity
@@ -308,3 +310,91 @@ def certificate() -> bytes:
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(1).not_valid_before(begin).not_valid_after(begin + dt.timedelta(days=1))
     return builder.sign(key, None).public_bytes(Encoding.PEM)
+
+
+class Included(Folder):
+    """A configuration of many included files, each with a connection."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        super().__init__(path)
+        # The times of files that were just written are not trusted, and a test does not wait.
+        monkeypatch.setattr(records, "SETTLED_SECONDS", -1.0)
+        self.write("moat.toml", 'include = "records"\n')
+        for number in range(count):
+            self.add(f"c{number}")
+
+    def add(self, name: str, remote: str = "10.2.0.0/16", secret: str = "home.psk") -> None:
+        self.write(f"records/{name}.toml", record(name, remote, f"../{secret}"))
+
+    def again(self, before: Configuration | None = None) -> Configuration:
+        return load(self.path / "moat.toml", before)
+
+
+def record(name: str, remote: str, secret: str) -> str:
+    return f"""
+[connections.{name}]
+psk = "{secret}"
+local.identity = "home.example"
+peer.identity = "{name}.example"
+children.lan = {{ local = "10.1.0.0/24", remote = "{remote}" }}
+"""
+
+
+@pytest.fixture
+def included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Included:
+    return Included(tmp_path, monkeypatch, 5)
+
+
+def test_an_added_file_is_the_only_one_that_is_parsed(included: Included) -> None:
+    before = included.again()
+    included.add("cabin")
+    after = included.again(before)
+    assert after == included.again()
+    assert all(after.connections[name] is one for name, one in before.connections.items())
+    assert diff(before, after).added == ("cabin",)
+    assert not diff(before, after).changed
+
+
+def test_a_file_that_changes_or_goes_is_seen(included: Included) -> None:
+    before = included.again()
+    included.add("c1", remote="10.9.0.0/16")
+    (included.path / "records/c2.toml").unlink()
+    after = included.again(before)
+    assert after == included.again()
+    assert (tuple(diff(before, after).changed), diff(before, after).removed) == (("c1",), ("c2",))
+
+
+def test_a_key_file_that_changes_is_read_again_with_all_that_name_it(included: Included) -> None:
+    included.secret("other.psk", SECRET + " of its own")
+    included.add("cabin", secret="other.psk")
+    before = included.again()
+    included.secret("other.psk", SECRET + " that is new")
+    after = included.again(before)
+    assert after == included.again()
+    assert tuple(diff(before, after).changed) == ("cabin",)
+
+
+def test_a_secret_that_others_may_read_by_now_is_refused_at_a_reload(included: Included) -> None:
+    before = included.again()
+    (included.path / "home.psk").chmod(0o644)
+    with pytest.raises(ConfigError, match="can be read by others"):
+        included.again(before)
+
+
+def test_a_connection_that_is_moved_to_another_file_is_not_told_as_a_second_one(included: Included) -> None:
+    before = included.again()
+    (included.path / "records/c4.toml").rename(included.path / "records/a.toml")
+    after = included.again(before)
+    assert after == included.again()
+    included.write("records/c0-again.toml", record("c0", "10.2.0.0/16", "../home.psk"))
+    with pytest.raises(ConfigError, match="stands already in"):
+        included.again(after)
+
+
+def test_a_file_that_was_just_written_is_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Included(tmp_path, monkeypatch, 2)
+    monkeypatch.setattr(records, "SETTLED_SECONDS", 3600.0)
+    before = folder.again()
+    after = folder.again(before)
+    assert after == before
+    assert not any(after.connections[name] is one for name, one in before.connections.items())
