@@ -57,6 +57,8 @@ class HostKeeper:
         self._watch: Watch | None = None
         self._changes: list[Change] = []
         self._is_guarded = False
+        self._revision = 0
+        """Of what is protected, as it was last applied."""
         self._is_ended = False
         self._foreign: tuple[str, ...] = ()
         self._turn = asyncio.Lock()
@@ -106,6 +108,9 @@ class HostKeeper:
             self._is_wanted.clear()
             if self._is_ended:
                 return
+            revision = self._policies.revision
+            if self._is_guarded and not self.fault and not self._changes and revision == self._revision:
+                return  # a rekey leaves the host as it is, and so do most SAs that come and go
             changes, self._changes = self._changes, []
             before = self._addresses
             wanted = self._policies.protected(), self._policies.reserved()
@@ -121,6 +126,7 @@ class HostKeeper:
                 return
             self.fault = ""
             self._is_guarded = True
+            self._revision = revision
             self._tell(applied)
             if self._addresses != before:
                 self.on_addresses(self._addresses)

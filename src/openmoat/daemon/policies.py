@@ -47,6 +47,8 @@ class Policies:
         self._users: Counter[str] = Counter()
         self._protected: dict[str, Protected] = {}
         self._reserved: dict[str, list[tuple[Selectors, Selectors]]] = {}
+        self.revision = 0
+        """Grows whenever `protected` or `reserved` has become another."""
         self._configured: dict[str, list[WantedPolicy]] = {}
         """By connection with one peer."""
         self._exceptions: dict[tuple[str, str], list[WantedPolicy]] = {}
@@ -106,7 +108,7 @@ class Policies:
         policy = self._spd.find(name)
         if policy is None:
             raise UnknownChild(f'connection "{sa.connection}": child "{sa.child}" has no policy')
-        self._protected[name] = Protected(local, remote, self.plan(sa, sa.path, sa.udp))
+        self._protect(name, Protected(local, remote, self.plan(sa, sa.path, sa.udp)))
         self._users[name] += 1
         return policy.id, set_policies(change) if change else None
 
@@ -120,7 +122,7 @@ class Policies:
         self._users.pop(name, None)
         if sa.connection not in self._templates or self._spd.find(name) is None:
             return None
-        self._protected.pop(name, None)
+        self._unprotect(name)
         self._names[sa.connection].discard(name)
         return set_policies(self._spd.change(remove=[name]))
 
@@ -180,6 +182,7 @@ class Policies:
         self._names[connection.name] = set()
         if connection.is_template:
             self._templates.add(connection.name)
+            self.revision += 1
             self._reserved[connection.name] = [(child.local, child.remote) for child in connection.children]
         else:
             self._configured[connection.name] = wanted_policies(connection)
@@ -188,16 +191,26 @@ class Policies:
             if not connection.is_template:
                 name = policy_name(connection.name, child.name)
                 self._names[connection.name].add(name)
-                self._protected[name] = Protected(child.local, child.remote, self._cautious_plan(child))
+                self._protect(name, Protected(child.local, child.remote, self._cautious_plan(child)))
+
+    def _protect(self, name: str, protected: Protected) -> None:
+        if self._protected.get(name) != protected:
+            self._protected[name] = protected
+            self.revision += 1
+
+    def _unprotect(self, name: str) -> None:
+        if self._protected.pop(name, None) is not None:
+            self.revision += 1
 
     def _forget(self, connection: str) -> set[str]:
         """Drop a connection, and answer the names of its policies, which still stand in the SPD."""
         names = self._names.pop(connection, set())
         for name in names:
-            self._protected.pop(name, None)
+            self._unprotect(name)
         self._children.pop(connection, None)
         self._templates.discard(connection)
-        self._reserved.pop(connection, None)
+        if self._reserved.pop(connection, None) is not None:
+            self.revision += 1
         self._configured.pop(connection, None)
         return names
 

@@ -210,3 +210,33 @@ def test_two_connections_with_the_same_far_side_are_not_both_loaded() -> None:
     _, conflicts = bench.policies.load([connection("two", exactly(HOME_B), "10.2.0.0/16", "10.1.0.0/16")])
     assert list(conflicts) == ["two"]
     assert [policy.name for policy in bench.policies.spd.policies] == ["one/one"]
+
+
+def test_a_rekey_and_the_loss_of_a_site_leave_the_host_as_it_is(site: Bench) -> None:
+    first, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")  # sizes of the suite that was agreed
+    revision, protected = site.policies.revision, site.policies.protected()
+    second, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    site.installer.remove(RemoveChildSa(first.local_spi))
+    site.installer.remove(RemoveChildSa(second.local_spi))
+    assert (site.policies.revision, site.policies.protected()) == (revision, protected)
+
+
+def test_what_changes_for_the_host_is_told_by_the_revision(template: Bench) -> None:
+    seen = [(template.policies.revision, template.policies.protected(), template.policies.reserved())]
+
+    def look() -> None:
+        now = (template.policies.revision, template.policies.protected(), template.policies.reserved())
+        assert (now[1:] != seen[-1][1:]) == (now[0] > seen[-1][0])
+        seen.append(now)
+
+    sa, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    look()
+    again, _ = template.install("homes", HOME_A, "10.2.0.0/16", "10.1.1.0/24")
+    look()
+    template.installer.remove(RemoveChildSa(sa.local_spi))
+    look()
+    template.installer.remove(RemoveChildSa(again.local_spi))
+    look()
+    template.policies.load([connection("office", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16")], ["homes"])
+    look()
+    assert len({row[0] for row in seen}) == 4
