@@ -15,22 +15,18 @@ pub struct Answers {
     list: PacketList,
     rejects: RateLimit,
     too_big: RateLimit,
-}
-
-impl Default for Answers {
-    fn default() -> Self {
-        Self::new()
-    }
+    worker: usize,
 }
 
 impl Answers {
-    /// None yet.
-    pub fn new() -> Self {
+    /// None yet, of this outbound worker.
+    pub fn new(worker: usize) -> Self {
         Self {
             arena: vec![0; BATCH * MAX_ERROR_V6],
             list: PacketList::new(),
             rejects: RateLimit::default(),
             too_big: RateLimit::default(),
+            worker,
         }
     }
 
@@ -71,7 +67,7 @@ impl Answers {
 
     /// Hand them to the host.
     pub fn send(&mut self, shared: &Shared) {
-        if let (false, Some(tun)) = (self.list.is_empty(), shared.tun.first()) {
+        if let (false, Some(tun)) = (self.list.is_empty(), shared.tun.get(self.worker)) {
             let refused = tun.write_batch(&self.arena, &self.list);
             shared
                 .drops

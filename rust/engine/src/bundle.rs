@@ -3,12 +3,17 @@
 use std::net::SocketAddr;
 
 use openmoat_esp::drops::DropReason;
-use openmoat_io::{BATCH, MAX_PACKET, MAX_UDP_SEGMENTS, Outgoing};
+use std::sync::Arc;
+
+use openmoat_io::{BATCH, MAX_PACKET, MAX_UDP_SEGMENTS, OuterSocket, Outgoing};
 
 use crate::shared::Shared;
 
 /// Octets of sealed packets that wait at most before they are sent.
 const ARENA: usize = 8 * 65_536;
+
+/// Datagrams that a bundle has memory for from the start; a batch of nothing but segments that may not be joined has more.
+const MAX_DATAGRAMS: usize = 4 * BATCH;
 
 /// Octets of ESP around the largest inner packet, with room to spare.
 const MAX_SEALED: usize = MAX_PACKET + 256;
@@ -40,6 +45,7 @@ pub struct Address {
 
 /// Packets of one batch, sealed one behind the other.
 pub struct Bundle {
+    sockets: Vec<Arc<dyn OuterSocket>>,
     arena: Vec<u8>,
     end: usize,
     queues: Vec<Vec<Outgoing>>,
@@ -48,15 +54,32 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// For so many sockets.
-    pub fn new(sockets: usize) -> Self {
+    /// For the sockets that this worker sends by.
+    pub fn new(shared: &Shared, worker: usize) -> Self {
+        let sockets = shared.senders(worker).to_vec();
         Self {
             arena: vec![0; ARENA],
             end: 0,
-            queues: (0..sockets).map(|_| Vec::with_capacity(BATCH)).collect(),
+            queues: sockets
+                .iter()
+                .map(|_| Vec::with_capacity(MAX_DATAGRAMS))
+                .collect(),
+            sockets,
             last: None,
-            lost: Vec::with_capacity(BATCH),
+            lost: Vec::with_capacity(MAX_DATAGRAMS),
         }
+    }
+
+    /// Whether this socket takes datagrams with segments.
+    pub fn joins(&self, socket: usize) -> bool {
+        self.sockets[socket].segments()
+    }
+
+    /// Forget what waits.
+    pub fn discard(&mut self) {
+        self.queues.iter_mut().for_each(Vec::clear);
+        self.end = 0;
+        self.last = None;
     }
 
     /// Place to seal the next packet in. What waits is sent first where there is none.
@@ -93,7 +116,7 @@ impl Bundle {
 
     /// Send all that waits, in order. What the network does not take is counted at its pair.
     pub fn send(&mut self, shared: &Shared) {
-        for (queue, socket) in self.queues.iter_mut().zip(&shared.sockets) {
+        for (queue, socket) in self.queues.iter_mut().zip(&self.sockets) {
             if queue.is_empty() {
                 continue;
             }
@@ -111,10 +134,8 @@ impl Bundle {
                 let drops = pair.as_ref().map_or(&shared.drops, |pair| &pair.drops);
                 drops.count_many(DropReason::SendFailed, packets as u64);
             }
-            queue.clear();
         }
-        self.end = 0;
-        self.last = None;
+        self.discard();
     }
 }
 

@@ -19,6 +19,7 @@ use crate::ike_send::{self, IkeOutgoing};
 use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
 use crate::tables::{Outbound, Pair, Policies, Service, Settings};
+use crate::turnstile::Turnstile;
 use crate::workers;
 
 /// Packets after which an SA without ESN asks for its replacement at the latest.
@@ -187,8 +188,8 @@ impl Engine {
                 .iter()
                 .for_each(|bell| bell.wait_for_turn());
         }
-        // The outbound thread lets go of pairs and sends what it holds for new ones.
-        self.shared.threads[workers::OUTBOUND].wake.signal();
+        // Outbound threads let go of pairs and send what they hold for new ones.
+        self.shared.wake_outbound();
         let finals = removed
             .iter()
             .map(|pair| self.retire(&mut control, pair))
@@ -276,6 +277,7 @@ impl Engine {
             policy: command.policy,
             settings: ArcSwap::from_pointee(settings),
             last_sent: monotonic().into(),
+            turnstile: Turnstile::default(),
         };
         pair.outbound
             .set(outbound)

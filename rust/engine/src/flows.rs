@@ -6,18 +6,56 @@ use std::sync::Arc;
 use openmoat_esp::spd::Policy;
 use openmoat_esp::wire::{Flow, Ports};
 
-use crate::tables::{Pair, Service, Tables};
+use crate::bundle::Address;
+use crate::command::Carriage;
+use crate::shared::Shared;
+use crate::tables::{Outbound, Pair, Service, Settings, Tables};
 
 /// Flows remembered at a time; two that share a place put each other out.
 const PLACES: usize = 2_048;
 
 /// What to do with the packets of a flow.
-#[derive(Clone)]
 pub struct Choice {
     /// The policy of lowest rank that selects it, and what serves that.
     pub policy: Option<(Arc<Policy>, Arc<Service>)>,
     /// The newest active pair of it whose selectors take the flow.
-    pub pair: Option<Arc<Pair>>,
+    pub lane: Option<Lane>,
+}
+
+/// A pair that has an outbound half, with what holds for all its packets until the tables change.
+pub struct Lane {
+    /// The pair.
+    pub pair: Arc<Pair>,
+    /// Its settings as they were looked up.
+    pub settings: Arc<Settings>,
+    /// Where its packets go; None where no socket leads there.
+    pub address: Option<Address>,
+}
+
+impl Lane {
+    fn of(pair: &Arc<Pair>, shared: &Shared) -> Option<Self> {
+        let settings = pair.outbound.get()?.settings.load_full();
+        let Carriage { path, .. } = settings.carriage;
+        let address = shared.socket_for(&settings.carriage).map(|socket| Address {
+            socket,
+            local: path.local,
+            remote: path.remote,
+            tos: 0,
+            df: false,
+            handle: pair.handle,
+            may_join: true,
+        });
+        Some(Self {
+            pair: Arc::clone(pair),
+            settings,
+            address,
+        })
+    }
+
+    /// The outbound half.
+    pub fn outbound(&self) -> Option<&Outbound> {
+        self.pair.outbound.get()
+    }
 }
 
 /// A direct-mapped cache of one thread.
@@ -41,42 +79,45 @@ impl FlowCache {
         let generation = tables.generation();
         let has_changed = generation != self.generation;
         if has_changed {
-            self.places.fill(None);
+            self.places.fill_with(|| None);
             self.generation = generation;
         }
         has_changed
     }
 
     /// The choice for a flow.
-    pub fn choose(&mut self, flow: &Flow, tables: &Tables) -> &Choice {
+    pub fn choose(&mut self, flow: &Flow, shared: &Shared) -> &Choice {
         let place = &mut self.places[hash(flow) % PLACES];
         if !place.as_ref().is_some_and(|(known, _)| known == flow) {
             *place = None;
         }
         &place
-            .get_or_insert_with(|| (*flow, look_up(flow, tables)))
+            .get_or_insert_with(|| (*flow, look_up(flow, shared)))
             .1
     }
 }
 
 /// Look through policies by rank, then through the pairs of the one that selects.
-fn look_up(flow: &Flow, tables: &Tables) -> Choice {
-    let policies = tables.policies.load();
+fn look_up(flow: &Flow, shared: &Shared) -> Choice {
+    let policies = shared.tables.policies.load();
     let policy = policies
         .spd
         .outbound(flow)
         .and_then(|policy| policies.services.get(&policy.id))
         .cloned();
-    let pair = policy.as_ref().and_then(|(_, service)| {
+    let lane = policy.as_ref().and_then(|(_, service)| {
         let pairs = service.pairs.load();
         let takes = |pair: &&Arc<Pair>| {
             pair.outbound
                 .get()
                 .is_some_and(|outbound| outbound.sa.selectors().takes_outbound(flow))
         };
-        pairs.iter().find(takes).cloned()
+        pairs
+            .iter()
+            .find(takes)
+            .and_then(|pair| Lane::of(pair, shared))
     });
-    Choice { policy, pair }
+    Choice { policy, lane }
 }
 
 fn hash(flow: &Flow) -> usize {

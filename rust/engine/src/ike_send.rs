@@ -26,7 +26,7 @@ pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
     let mut lost = Vec::new();
     let mut flush = |arena: &[u8], run: &mut Vec<Outgoing>, socket: Option<usize>| {
         if let Some(socket) = socket {
-            shared.sockets[socket].send_batch(arena, run, 0, &mut lost);
+            shared.senders(0)[socket].send_batch(arena, run, 0, &mut lost);
             lost_in_all += lost.len();
         } else {
             lost_in_all += run.len();

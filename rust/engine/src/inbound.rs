@@ -10,8 +10,10 @@
 //!
 //! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue.
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
@@ -22,11 +24,8 @@ use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
 use crate::join::Joiner;
-use crate::shared::Shared;
-use crate::tables::Pair;
-
-/// The port on which ESP and IKE share datagrams (RFC 3948 2).
-const NATT_PORT: u16 = 4500;
+use crate::shared::{NATT_PORT, Shared};
+use crate::tables::{Found, Pair};
 
 const KEEPALIVE: u8 = 0xff;
 
@@ -38,22 +37,24 @@ enum Sort {
     Esp,
 }
 
-/// The state of the inbound thread.
+/// The state of an inbound thread.
 pub struct InboundWorker {
     shared: Arc<Shared>,
+    worker: usize,
     batch: ReceiveBatch,
     list: PacketList,
     joiner: Joiner,
-    last: Option<Arc<Pair>>,
+    last: Option<Found>,
     now: u64,
 }
 
 impl InboundWorker {
-    /// For one engine.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// Worker number `worker` of an engine.
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let joiner = Joiner::new(shared.offloads.joins());
         Self {
             shared,
+            worker,
             batch: ReceiveBatch::new(),
             list: PacketList::new(),
             joiner,
@@ -62,12 +63,12 @@ impl InboundWorker {
         }
     }
 
-    /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock; answers how many datagrams it had.
-    pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) -> usize {
+    /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock.
+    pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) {
         self.now = now;
-        let Ok(count) = socket.receive_batch(&mut self.batch) else {
-            return 0;
-        };
+        if socket.receive_batch(&mut self.batch).is_err() {
+            return;
+        }
         for index in 0..self.batch.datagrams.len() {
             let received = self.batch.datagrams[index];
             if received.length == 0 {
@@ -90,7 +91,6 @@ impl InboundWorker {
         self.flush();
         // What is not in a table any more must not be kept alive between turns.
         self.last = None;
-        count
     }
 
     fn queue_ike(&mut self, message: Range<usize>, path: Path) {
@@ -103,7 +103,10 @@ impl InboundWorker {
     }
 
     fn carry(&mut self, range: Range<usize>, path: Path, tos: u8) {
-        let Some(pair) = self.find(&range, path) else {
+        let Some(found) = self.find(&range, path) else {
+            return;
+        };
+        let Some(pair) = found.as_ref() else {
             return;
         };
         match pair
@@ -111,36 +114,38 @@ impl InboundWorker {
             .open(&mut self.batch.arena()[range.clone()], tos)
         {
             Ok(opened) => {
-                note(&self.shared, &pair, &opened, path);
+                note(&self.shared, pair, &opened, path);
                 if let Ok(inner) = opened.inner {
-                    self.deliver(&pair, range.start, &inner);
+                    self.deliver(pair, range.start, &inner);
                 }
             }
-            Err(DropReason::HardLimit) => self
-                .shared
-                .raise(&pair, flag::SOFT_LIMIT | flag::HARD_LIMIT),
+            Err(DropReason::HardLimit) => {
+                self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT)
+            }
             Err(_) => {} // counted at the pair
         }
-        self.last = Some(pair);
+        self.last = Some(found);
     }
 
     /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
-    fn find(&mut self, range: &Range<usize>, path: Path) -> Option<Arc<Pair>> {
+    fn find(&mut self, range: &Range<usize>, path: Path) -> Option<Found> {
         let Some(spi) = wire::spi(&self.batch.arena()[range.clone()]) else {
             self.shared.drops.count(DropReason::TooShort);
             return None;
         };
-        if let Some(last) = self.last.take().filter(|last| last.handle == spi) {
+        let is_it = |found: &Found| found.as_ref().is_some_and(|pair| pair.handle == spi);
+        if let Some(last) = self.last.take().filter(is_it) {
             return Some(last);
         }
-        let found = self.shared.sad.find(spi);
-        if found.is_none() {
-            self.shared.drops.count(DropReason::UnknownSpi);
-            self.shared
-                .events
-                .tell_strange(Event::StrangeSpi { spi, path }, self.now);
+        let found = self.shared.sad.look_up(spi);
+        if is_it(&found) {
+            return Some(found);
         }
-        found
+        self.shared.drops.count(DropReason::UnknownSpi);
+        self.shared
+            .events
+            .tell_strange(Event::StrangeSpi { spi, path }, self.now);
+        None
     }
 
     fn deliver(&mut self, pair: &Pair, start: usize, inner: &Inner) {
@@ -148,7 +153,8 @@ impl InboundWorker {
             self.flush();
         }
         let range = start + inner.range.start..start + inner.range.end;
-        if let Some(outbound) = pair.outbound.get() {
+        let octets = &self.batch.arena()[range.clone()];
+        if let (true, Some(outbound)) = (mss::is_syn(octets, &inner.packet), pair.outbound.get()) {
             let bounds = outbound.settings.load().plan.mss;
             mss::clamp(
                 &mut self.batch.arena()[range.clone()],
@@ -164,7 +170,7 @@ impl InboundWorker {
 
     fn flush(&mut self) {
         self.joiner.finish(self.batch.arena(), &mut self.list);
-        if let (false, Some(tun)) = (self.list.is_empty(), self.shared.tun.first()) {
+        if let (false, Some(tun)) = (self.list.is_empty(), self.shared.tun.get(self.worker)) {
             let refused = tun.write_batch(self.batch.arena(), &self.list);
             self.shared
                 .drops
@@ -201,11 +207,45 @@ fn note(shared: &Shared, pair: &Pair, opened: &Opened, path: Path) {
 }
 
 fn follow(shared: &Shared, pair: &Pair, path: Path) {
+    let usual = pair.usual.load(Ordering::Acquire);
+    let mark = mark_of(&path);
+    if usual == mark {
+        return;
+    }
+    if is_news(pair, path) {
+        shared.events.tell_state(shared.sad.slot(pair.handle));
+    }
+    // Python's thread may have said meanwhile that packets come from elsewhere; then the next one looks again.
+    let _ = pair
+        .usual
+        .compare_exchange(usual, mark, Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// An even number that stands for a path. That two paths share one would cost only that the second is followed later.
+fn mark_of(path: &Path) -> u64 {
+    let fold = |end: &SocketAddr| {
+        let address = match end.ip() {
+            IpAddr::V4(v4) => u64::from(u32::from(v4)),
+            IpAddr::V6(v6) => {
+                let bits = u128::from(v6);
+                (bits as u64).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ (bits >> 64) as u64
+            }
+        };
+        (address ^ (u64::from(end.port()) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    };
+    fold(&path.local)
+        .rotate_left(31)
+        .wrapping_add(fold(&path.remote))
+        & !1
+}
+
+/// Whether the daemon is to hear of this path: what it must know is put down in the pair.
+fn is_news(pair: &Pair, path: Path) -> bool {
     let is_expected = **pair.expected.load() == path;
     let known = pair.new_path.load();
     let is_known = known.as_ref().map_or(is_expected, |known| **known == path);
     if is_known {
-        return;
+        return false;
     }
     if is_expected {
         pair.settle();
@@ -213,7 +253,7 @@ fn follow(shared: &Shared, pair: &Pair, path: Path) {
         pair.new_path.store(Some(Arc::new(path)));
         pair.raise(flag::NEW_PATH);
     }
-    shared.events.tell_state(shared.sad.slot(pair.handle));
+    true
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn tick(shared: &Shared, now: u64) {
             tag: 0,
         };
         let mut lost = Vec::new();
-        shared.sockets[socket].send_batch(&KEEPALIVE, &[datagram], 0, &mut lost);
+        shared.senders(0)[socket].send_batch(&KEEPALIVE, &[datagram], 0, &mut lost);
         shared
             .drops
             .count_many(DropReason::SendFailed, lost.len() as u64);

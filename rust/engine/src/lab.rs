@@ -26,6 +26,8 @@ pub const POLICY: u32 = 7;
 pub struct Gateway {
     pub engine: Engine,
     pub tun: Arc<MemoryTun>,
+    /// All queues of the TUN device; `tun` is the first.
+    pub queues: Vec<Arc<MemoryTun>>,
     pub udp: Arc<MemorySocket>,
     pub ike: Arc<MemorySocket>,
     pub raw: Arc<MemorySocket>,
@@ -94,12 +96,17 @@ pub fn gateways() -> (Gateway, Gateway) {
 
 /// The same, of engines that are set so but for their size.
 pub fn gateways_of(config: Config) -> (Gateway, Gateway) {
+    gateways_with(config, 1)
+}
+
+/// The same, with so many queues of their TUN devices, and so workers.
+pub fn gateways_with(config: Config, queues: usize) -> (Gateway, Gateway) {
     let (udp, udp_far) = MemorySocket::pair(SocketKind::Udp { port: 4500 }, false).unwrap();
     let (ike, ike_far) = MemorySocket::pair(SocketKind::Udp { port: 500 }, false).unwrap();
     let (raw, raw_far) = MemorySocket::pair(SocketKind::Raw, false).unwrap();
     (
-        gateway(udp, ike, raw, 1, config),
-        gateway(udp_far, ike_far, raw_far, 2, config),
+        gateway(udp, ike, raw, 1, config, queues),
+        gateway(udp_far, ike_far, raw_far, 2, config, queues),
     )
 }
 
@@ -109,10 +116,16 @@ fn gateway(
     raw: MemorySocket,
     net: u8,
     config: Config,
+    queues: usize,
 ) -> Gateway {
-    let tun = Arc::new(MemoryTun::new().unwrap());
+    let queues: Vec<_> = (0..queues)
+        .map(|_| Arc::new(MemoryTun::new().unwrap()))
+        .collect();
     let (udp, ike, raw) = (Arc::new(udp), Arc::new(ike), Arc::new(raw));
-    let devices: Vec<Arc<dyn TunDevice>> = vec![Arc::<MemoryTun>::clone(&tun)];
+    let devices = queues
+        .iter()
+        .map(|tun| Arc::<MemoryTun>::clone(tun) as Arc<dyn TunDevice>)
+        .collect();
     let sockets: Vec<Arc<dyn OuterSocket>> = vec![
         Arc::<MemorySocket>::clone(&udp),
         Arc::<MemorySocket>::clone(&ike),
@@ -127,7 +140,8 @@ fn gateway(
     };
     Gateway {
         engine: Engine::new(devices, sockets, config).unwrap(),
-        tun,
+        tun: Arc::clone(&queues[0]),
+        queues,
         udp,
         ike,
         raw,

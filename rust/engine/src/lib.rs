@@ -35,6 +35,7 @@ mod spis;
 mod tables;
 #[cfg(test)]
 mod train_tests;
+mod turnstile;
 mod workers;
 
 pub use engine::{Counters, Engine, EngineError};

@@ -18,13 +18,12 @@ use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::sa::{Sealed, Usage};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::wire::{IpPacket, Ports};
-use openmoat_io::{MAX_PACKET, PacketBatch, VnetHeader};
+use openmoat_io::{BATCH, MAX_PACKET, PacketBatch, VnetHeader};
 
 use crate::answers::Answers;
 use crate::bundle::{Address, Bundle};
-use crate::command::Carriage;
 use crate::events::{Event, flag};
-use crate::flows::{Choice, FlowCache};
+use crate::flows::{Choice, FlowCache, Lane};
 use crate::fragment::Fragmentation;
 use crate::hold::{Holds, Outcome};
 use crate::icmp::Complaint;
@@ -80,19 +79,19 @@ impl Pieces {
 }
 
 /// What all pieces of an inner packet have in common.
-struct Lane<'a> {
-    pair: &'a Pair,
+struct Train<'a> {
+    lane: &'a Lane,
     outbound: &'a Outbound,
-    plan: &'a MtuPlan,
     address: Address,
     may_fragment: bool,
 }
 
-impl Lane<'_> {
+impl Train<'_> {
     /// Where a sealed piece of `length` inner octets goes.
     fn address_of(&self, sealed: &Sealed, length: usize) -> Address {
-        let fits = length <= self.plan.inner_room;
-        let df = match self.plan.outer_df {
+        let plan = &self.lane.settings.plan;
+        let fits = length <= plan.inner_room;
+        let df = match plan.outer_df {
             _ if self.may_fragment && !fits => false,
             OuterDf::Clear => false,
             OuterDf::Set => true,
@@ -108,67 +107,106 @@ impl Lane<'_> {
     }
 }
 
-/// The state of the outbound thread.
+/// The state of an outbound thread.
 pub struct OutboundWorker {
-    shared: Arc<Shared>,
     flows: FlowCache,
-    bundle: Bundle,
-    answers: Answers,
-    holds: Holds,
-    now: u64,
+    /// All but what is remembered of flows, so that a choice can be borrowed while it is carried out.
+    press: Press,
 }
 
 impl OutboundWorker {
-    /// For one engine.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        let bundle = Bundle::new(shared.sockets.len());
-        let answers = Answers::new();
+    /// Worker number `worker` of an engine.
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         Self {
-            shared,
             flows: FlowCache::default(),
-            bundle,
-            answers,
-            holds: Holds::default(),
-            now: 0,
+            press: Press::new(shared, worker),
         }
     }
 
     /// Carry one batch, at `now` nanoseconds of the engine's clock, and see to the packets that are held.
     pub fn turn(&mut self, batch: &mut PacketBatch, now: u64) {
-        self.now = now;
-        if self.flows.refresh(&self.shared.tables) {
+        self.press.now = now;
+        if self.flows.refresh(&self.press.shared.tables) {
             self.release_held();
         }
         for index in 0..batch.len() {
             let (vnet, octets) = batch.packet(index);
             self.carry(vnet, octets);
         }
-        let expired = self.holds.expire(now);
-        self.shared
-            .drops
-            .count_many(DropReason::HoldExpired, expired as u64);
-        self.bundle.send(&self.shared);
-        self.answers.send(&self.shared);
+        self.press.finish();
+    }
+
+    /// Let go of everything of a turn that ended in a panic.
+    pub fn abandon(&mut self) {
+        self.press.bundle.discard();
+        self.press.leave();
     }
 
     /// When a held packet has waited long enough.
     pub fn deadline(&self) -> Option<u64> {
-        self.holds.deadline()
+        self.press.holds.deadline()
     }
 
     fn carry(&mut self, vnet: VnetHeader, octets: &mut [u8]) {
         let mut inner = match read(vnet, octets) {
             Ok(inner) => inner,
-            Err(reason) => return self.shared.drops.count(reason),
+            Err(reason) => return self.press.shared.drops.count(reason),
         };
-        let choice = self
-            .flows
-            .choose(&inner.packet.flow, &self.shared.tables)
-            .clone();
-        match select(&choice) {
-            Ok(pair) => self.protect(pair, &mut inner),
-            Err(reason) => self.treat_missing(reason, &choice, &inner),
+        let choice = self.flows.choose(&inner.packet.flow, &self.press.shared);
+        match select(choice) {
+            Ok(lane) => self.press.protect(lane, &mut inner),
+            Err(reason) => self.press.treat_missing(reason, choice, &inner),
         }
+    }
+
+    /// Send what waited for policies that now have a pair, and forget about policies that are gone.
+    fn release_held(&mut self) {
+        let policies = self.press.shared.tables.policies.load_full();
+        let released = self.press.holds.release(|policy| {
+            policies
+                .services
+                .get(&policy)
+                .is_none_or(|(_, service)| !service.pairs.load().is_empty())
+        });
+        for (vnet, mut octets) in released {
+            self.carry(vnet, &mut octets);
+        }
+    }
+}
+
+/// Where packets are divided, sealed, held and refused.
+struct Press {
+    shared: Arc<Shared>,
+    worker: usize,
+    bundle: Bundle,
+    answers: Answers,
+    holds: Holds,
+    /// Pairs whose turnstile this worker has passed and must leave.
+    entered: Vec<Arc<Pair>>,
+    now: u64,
+}
+
+impl Press {
+    fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        Self {
+            bundle: Bundle::new(&shared, worker),
+            answers: Answers::new(worker),
+            holds: Holds::default(),
+            entered: Vec::with_capacity(BATCH),
+            now: 0,
+            worker,
+            shared,
+        }
+    }
+
+    /// Send all that waits to be sent.
+    fn finish(&mut self) {
+        let expired = self.holds.expire(self.now);
+        let drops = &self.shared.drops;
+        drops.count_many(DropReason::HoldExpired, expired as u64);
+        self.bundle.send(&self.shared);
+        self.leave();
+        self.answers.send(&self.shared);
     }
 
     fn treat_missing(&mut self, reason: DropReason, choice: &Choice, inner: &InnerPacket<'_>) {
@@ -232,13 +270,13 @@ impl OutboundWorker {
         );
     }
 
-    fn protect(&mut self, pair: &Arc<Pair>, inner: &mut InnerPacket<'_>) {
-        let Some(outbound) = pair.outbound.get() else {
+    fn protect(&mut self, lane: &Lane, inner: &mut InnerPacket<'_>) {
+        let pair = &lane.pair;
+        let Some(outbound) = lane.outbound() else {
             return pair.drops.count(DropReason::NoSa);
         };
-        let settings = outbound.settings.load();
-        let plan = &settings.plan;
-        let Some(address) = self.address(pair, &settings.carriage) else {
+        let plan = &lane.settings.plan;
+        let Some(address) = lane.address else {
             return pair.drops.count(DropReason::SendFailed);
         };
         let (pieces, may_fragment) = match divide(plan, inner) {
@@ -248,15 +286,19 @@ impl OutboundWorker {
         if !mend(inner, plan, &pieces) {
             return pair.drops.count(DropReason::MalformedInner);
         }
-        let lane = Lane {
-            pair,
+        let may_join = self.bundle.joins(address.socket);
+        let train = Train {
+            lane,
             outbound,
-            plan,
-            address,
+            address: Address {
+                may_join,
+                ..address
+            },
             may_fragment,
         };
+        self.enter(pair, outbound);
         for index in 0..pieces.count() {
-            if let Err(reason) = self.seal(&lane, &pieces, index, inner.octets) {
+            if let Err(reason) = self.seal(&train, &pieces, index, inner.octets) {
                 // The pair has counted this piece; those that follow would fare no better.
                 let rest = pieces.count() - index - 1;
                 return pair.drops.count_many(reason, rest as u64);
@@ -264,29 +306,37 @@ impl OutboundWorker {
         }
     }
 
-    /// Where the packets of a pair go; None where no socket leads there.
-    fn address(&self, pair: &Pair, carriage: &Carriage) -> Option<Address> {
-        let socket = self.shared.socket_for(carriage)?;
-        Some(Address {
-            socket,
-            local: carriage.path.local,
-            remote: carriage.path.remote,
-            tos: 0,
-            df: false,
-            handle: pair.handle,
-            may_join: self.shared.sockets[socket].segments(),
-        })
+    /// Be the only worker that numbers and sends packets of this pair, until the bundle has left.
+    fn enter(&mut self, pair: &Arc<Pair>, outbound: &Outbound) {
+        let turnstile = &outbound.turnstile;
+        if self.shared.workers() == 1 || turnstile.is_held_by(self.worker) {
+            return;
+        }
+        if !turnstile.try_enter(self.worker) {
+            // Nobody waits who is waited for: what this worker holds is sent and left first.
+            self.bundle.send(&self.shared);
+            self.leave();
+            turnstile.enter(self.worker);
+        }
+        self.entered.push(Arc::clone(pair));
+    }
+
+    fn leave(&mut self) {
+        for outbound in self.entered.iter().filter_map(|pair| pair.outbound.get()) {
+            outbound.turnstile.leave();
+        }
+        self.entered.clear();
     }
 
     /// Seal one piece into the bundle.
     fn seal(
         &mut self,
-        lane: &Lane<'_>,
+        train: &Train<'_>,
         pieces: &Pieces,
         index: usize,
         octets: &[u8],
     ) -> Result<(), DropReason> {
-        let sa = &lane.outbound.sa;
+        let sa = &train.outbound.sa;
         let length = pieces.length(index);
         let room = self.bundle.room(&self.shared);
         pieces.write(octets, index, &mut room[sa.suite().headroom()..]);
@@ -296,14 +346,14 @@ impl OutboundWorker {
                 DropReason::HardLimit | DropReason::SequenceExhausted
             ) {
                 self.shared
-                    .raise(lane.pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
+                    .raise(&train.lane.pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
             }
         })?;
         self.bundle
-            .push(sealed.size, lane.address_of(&sealed, length));
-        lane.outbound.last_sent.store(self.now, Ordering::Relaxed);
+            .push(sealed.size, train.address_of(&sealed, length));
+        train.outbound.last_sent.store(self.now, Ordering::Relaxed);
         if sealed.usage == Usage::Soft {
-            self.shared.raise(lane.pair, flag::SOFT_LIMIT);
+            self.shared.raise(&train.lane.pair, flag::SOFT_LIMIT);
         }
         Ok(())
     }
@@ -332,21 +382,6 @@ impl OutboundWorker {
             );
         }
     }
-
-    /// Send what waited for policies that now have a pair, and forget about policies that are gone.
-    fn release_held(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let policies = shared.tables.policies.load();
-        let released = self.holds.release(|policy| {
-            policies
-                .services
-                .get(&policy)
-                .is_none_or(|(_, service)| !service.pairs.load().is_empty())
-        });
-        for (vnet, mut octets) in released {
-            self.carry(vnet, &mut octets);
-        }
-    }
 }
 
 /// Read the headers of a packet from the TUN device.
@@ -363,12 +398,12 @@ fn read(vnet: VnetHeader, octets: &mut [u8]) -> Result<InnerPacket<'_>, DropReas
 }
 
 /// The pair that protects a packet, or why there is none.
-fn select(choice: &Choice) -> Result<&Arc<Pair>, DropReason> {
+fn select(choice: &Choice) -> Result<&Lane, DropReason> {
     let Some((policy, _)) = &choice.policy else {
         return Err(DropReason::NoPolicy);
     };
     match policy.action {
-        Action::Protect => choice.pair.as_ref().ok_or(DropReason::NoSa),
+        Action::Protect => choice.lane.as_ref().ok_or(DropReason::NoSa),
         Action::Pass => Err(DropReason::PolicyPass),
         Action::Drop => Err(DropReason::PolicyDrop),
         Action::Reject => Err(DropReason::PolicyReject),

@@ -15,6 +15,9 @@ use crate::ike::IkeQueues;
 use crate::offloads::Probed;
 use crate::tables::{Pair, Sad, Tables};
 
+/// The port on which ESP and IKE share datagrams (RFC 3948 2).
+pub const NATT_PORT: u16 = 4500;
+
 /// Bounds of an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -44,10 +47,12 @@ impl Default for Config {
 
 /// Everything shared.
 pub struct Shared {
-    /// Queues of the TUN device.
+    /// Queues of the TUN device, one a worker.
     pub tun: Vec<Arc<dyn TunDevice>>,
-    /// The outside.
+    /// The outside, all of it.
     pub sockets: Vec<Arc<dyn OuterSocket>>,
+    /// The same, shared out.
+    pub outside: Outside,
     /// Pairs.
     pub sad: Sad,
     /// Policies.
@@ -60,8 +65,8 @@ pub struct Shared {
     pub drops: DropCounters,
     /// Pairs whose paths are kept open, by handle. Looked at once a second.
     pub kept_open: Mutex<HashMap<u32, Arc<Pair>>>,
-    /// One for each packet thread.
-    pub threads: [Doorbell; 2],
+    /// One for each packet thread: those of the outbound ones, then those of the inbound ones.
+    pub threads: Vec<Doorbell>,
     /// The threads must end.
     pub is_stopping: AtomicBool,
     /// What the kernel does for us.
@@ -79,8 +84,10 @@ impl Shared {
         sockets: Vec<Arc<dyn OuterSocket>>,
         config: Config,
     ) -> Result<Self, DeviceError> {
+        let workers = tun.len().max(1);
         Ok(Self {
             tun,
+            outside: Outside::new(&sockets, workers),
             sockets,
             sad: Sad::new(config.slots),
             tables: Tables::default(),
@@ -88,7 +95,9 @@ impl Shared {
             ike: IkeQueues::new(config.ike_queue)?,
             drops: DropCounters::default(),
             kept_open: Mutex::default(),
-            threads: [Doorbell::new()?, Doorbell::new()?],
+            threads: (0..2 * workers)
+                .map(|_| Doorbell::new())
+                .collect::<Result<_, _>>()?,
             is_stopping: AtomicBool::new(false),
             offloads: Probed::new(config.offloads),
             faults: AtomicU64::new(0),
@@ -96,7 +105,34 @@ impl Shared {
         })
     }
 
-    /// The socket that carries ESP so.
+    /// Outbound workers, and inbound ones: as many as there are queues of the TUN device.
+    pub fn workers(&self) -> usize {
+        self.threads.len() / 2
+    }
+
+    /// Doorbell of an outbound worker.
+    pub fn outbound_bell(&self, worker: usize) -> &Doorbell {
+        &self.threads[worker]
+    }
+
+    /// Doorbell of an inbound worker.
+    pub fn inbound_bell(&self, worker: usize) -> &Doorbell {
+        &self.threads[self.workers() + worker]
+    }
+
+    /// Let the outbound workers look at the tables.
+    pub fn wake_outbound(&self) {
+        for bell in &self.threads[..self.workers()] {
+            bell.wake.signal();
+        }
+    }
+
+    /// The sockets that a worker sends by; the same kind stands at the same place for all workers.
+    pub fn senders(&self, worker: usize) -> &[Arc<dyn OuterSocket>] {
+        &self.outside.senders[worker]
+    }
+
+    /// The socket that carries ESP so, by its place among those of any worker.
     pub fn socket_for(&self, carriage: &Carriage) -> Option<usize> {
         let local = &carriage.path.local;
         if carriage.is_udp {
@@ -105,13 +141,13 @@ impl Shared {
         let fits = |socket: &Arc<dyn OuterSocket>| {
             socket.kind() == SocketKind::Raw && socket.is_v6() == local.is_ipv6()
         };
-        self.sockets.iter().position(fits)
+        self.senders(0).iter().position(fits)
     }
 
-    /// The UDP socket of this family and local port.
+    /// The UDP socket of this family and local port, by its place.
     pub fn udp_socket(&self, local: &SocketAddr) -> Option<usize> {
         let kind = SocketKind::Udp { port: local.port() };
-        self.sockets
+        self.senders(0)
             .iter()
             .position(|socket| socket.kind() == kind && socket.is_v6() == local.is_ipv6())
     }
@@ -122,6 +158,55 @@ impl Shared {
             self.events.tell_state(self.sad.slot(pair.handle));
         }
     }
+}
+
+/// Sockets of the outside, shared out among workers.
+///
+/// Those of one kind and family are replicas: the first belongs to the first worker, and so on. Whoever opened them sees
+/// to it that the packets of one SA reach one of them. One more than there are workers takes what is no ESP packet.
+pub struct Outside {
+    senders: Vec<Vec<Arc<dyn OuterSocket>>>,
+    /// What each inbound worker receives from; first what carries IKE alone.
+    pub receivers: Vec<Vec<Arc<dyn OuterSocket>>>,
+}
+
+impl Outside {
+    fn new(sockets: &[Arc<dyn OuterSocket>], workers: usize) -> Self {
+        let mut groups: Vec<Vec<&Arc<dyn OuterSocket>>> = Vec::new();
+        for socket in sockets {
+            let is_like = |group: &&mut Vec<&Arc<dyn OuterSocket>>| {
+                group[0].kind() == socket.kind() && group[0].is_v6() == socket.is_v6()
+            };
+            match groups.iter_mut().find(is_like) {
+                Some(group) => group.push(socket),
+                None => groups.push(vec![socket]),
+            }
+        }
+        let sender = |worker: usize| {
+            let replica =
+                |group: &Vec<&Arc<dyn OuterSocket>>| Arc::clone(group[worker.min(group.len() - 1)]);
+            groups.iter().map(replica).collect()
+        };
+        let mut receivers = vec![Vec::new(); workers];
+        for group in &groups {
+            for (replica, socket) in group.iter().enumerate() {
+                let owner = if replica < workers { replica } else { 0 };
+                if replica >= workers || carries_ike_alone(socket.kind()) {
+                    receivers[owner].insert(0, Arc::clone(socket));
+                } else {
+                    receivers[owner].push(Arc::clone(socket));
+                }
+            }
+        }
+        Self {
+            senders: (0..workers).map(sender).collect(),
+            receivers,
+        }
+    }
+}
+
+fn carries_ike_alone(kind: SocketKind) -> bool {
+    matches!(kind, SocketKind::Udp { port } if port != NATT_PORT)
 }
 
 /// How Python's thread wakes a packet thread, and sees that it has let go of what it held.

@@ -14,6 +14,7 @@ use openmoat_io::Path;
 use crate::command::Carriage;
 use crate::events::flag;
 use crate::plan::MtuPlan;
+use crate::turnstile::Turnstile;
 
 /// What may change on a live outbound half; replaced whole.
 pub struct Settings {
@@ -35,7 +36,12 @@ pub struct Outbound {
     pub settings: ArcSwap<Settings>,
     /// Clock of the last packet sent.
     pub last_sent: AtomicU64,
+    /// Keeps numbers in order where there are several outbound workers.
+    pub turnstile: Turnstile,
 }
+
+/// The next odd value of [`Pair::usual`].
+static UNUSUAL: AtomicU64 = AtomicU64::new(3);
 
 /// One Child SA. Its handle is its inbound SPI.
 pub struct Pair {
@@ -53,6 +59,8 @@ pub struct Pair {
     pub expected: ArcSwap<Path>,
     /// Where the newest came from, while it is elsewhere.
     pub new_path: ArcSwapOption<Path>,
+    /// Mark of the path from which packets tell nothing new; odd while it must be found out.
+    pub usual: AtomicU64,
     /// Drops of neither half: rate limits, queues, the network.
     pub drops: DropCounters,
 }
@@ -68,6 +76,7 @@ impl Pair {
             flags: AtomicU32::new(0),
             expected: ArcSwap::from_pointee(expected),
             new_path: ArcSwapOption::empty(),
+            usual: AtomicU64::new(1),
             drops: DropCounters::default(),
         }
     }
@@ -83,8 +92,14 @@ impl Pair {
     pub fn settle(&self) {
         self.new_path.store(None);
         self.flags.fetch_and(!flag::NEW_PATH, Ordering::SeqCst);
+        // A number of its own each time, so that a packet thread that looked before cannot take it for what it saw.
+        self.usual
+            .store(UNUSUAL.fetch_add(2, Ordering::SeqCst), Ordering::SeqCst);
     }
 }
+
+/// What a packet thread holds of a slot for the length of a turn.
+pub type Found = arc_swap::Guard<Option<Arc<Pair>>>;
 
 /// The security association database: a slot per pair, found by the low bits of the SPI.
 pub struct Sad {
@@ -109,6 +124,11 @@ impl Sad {
         self.slots[self.slot(spi)]
             .load_full()
             .filter(|pair| pair.handle == spi)
+    }
+
+    /// The same for a packet: no count of references is touched, which many threads might share.
+    pub fn look_up(&self, spi: u32) -> Found {
+        self.slots[self.slot(spi)].load()
     }
 
     /// The pair in a slot.

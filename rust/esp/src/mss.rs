@@ -30,6 +30,15 @@ pub struct MssBounds {
     pub v6: Option<u16>,
 }
 
+/// Whether a packet begins a TCP connection: no other has an MSS to lower.
+pub fn is_syn(packet: &[u8], parsed: &IpPacket) -> bool {
+    parsed.flow.protocol == protocol::TCP
+        && !parsed.is_later_fragment
+        && packet
+            .get(parsed.next_layer + FLAGS)
+            .is_some_and(|flags| flags & SYN != 0)
+}
+
 /// Lower the MSS option of a SYN to the bound of its family; answers what stood there if it was changed.
 ///
 /// `parsed` is what `IpPacket::parse` said of `packet`. A SYN without the option, or with options that do not hold
@@ -45,13 +54,12 @@ pub fn clamp(
     } else {
         bounds.v6
     }?;
-    if parsed.flow.protocol != protocol::TCP || parsed.is_later_fragment {
+    if !is_syn(packet, parsed) {
         return None;
     }
     let tcp = packet.get_mut(parsed.next_layer..parsed.length)?;
-    if tcp.get(FLAGS)? & SYN == 0 {
-        return None;
-    }
+    // Its length is that of the IP header, which may be less than the octets that were looked at.
+    tcp.get(FLAGS)?;
     let header = usize::from(tcp[12] >> 4) * 4;
     let at = mss_value_at(tcp.get(..header)?)?;
     let old = u16::from_be_bytes([tcp[at], tcp[at + 1]]);

@@ -1,0 +1,64 @@
+//! Who may number, seal and send on an SA where there are several outbound workers: one at a time.
+//!
+//! Numbers are taken as packets are sealed, and a receiver forgives little disorder (RFC 4303 3.4.3: 64 packets by
+//! default, and many keep 32). So a worker keeps the others out from its first packet of an SA until its bundle has left.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::shared::locked;
+
+const NOBODY: usize = usize::MAX;
+
+/// Held by one worker for part of a turn.
+pub struct Turnstile {
+    holder: AtomicUsize,
+    waiting: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Default for Turnstile {
+    fn default() -> Self {
+        Self {
+            holder: AtomicUsize::new(NOBODY),
+            waiting: Mutex::new(0),
+            freed: Condvar::new(),
+        }
+    }
+}
+
+impl Turnstile {
+    /// Whether this worker is inside.
+    pub fn is_held_by(&self, worker: usize) -> bool {
+        self.holder.load(Ordering::Relaxed) == worker
+    }
+
+    /// Go in if nobody is inside. Answers whether that is so.
+    pub fn try_enter(&self, worker: usize) -> bool {
+        self.holder
+            .compare_exchange(NOBODY, worker, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Wait until nobody is inside, then go in. The caller is inside of no other, or two could wait for each other.
+    pub fn enter(&self, worker: usize) {
+        let mut waiting = locked(&self.waiting);
+        *waiting += 1;
+        while !self.try_enter(worker) {
+            waiting = self
+                .freed
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *waiting -= 1;
+    }
+
+    /// Go out.
+    pub fn leave(&self) {
+        self.holder.store(NOBODY, Ordering::SeqCst);
+        // Whoever counts itself as waiting after this look finds nobody inside.
+        if *locked(&self.waiting) > 0 {
+            self.freed.notify_one();
+        }
+    }
+}
