@@ -427,7 +427,8 @@ fn mend(inner: &mut InnerPacket<'_>, plan: &MtuPlan, pieces: &Pieces) -> bool {
     };
     mss::clamp(inner.octets, &inner.packet, plan.mss, checksum);
     // Segments get checksums of their own.
-    matches!(pieces, Pieces::Segments(_)) || complete_checksum(&inner.vnet, inner.octets)
+    matches!(pieces, Pieces::Segments(_))
+        || complete_checksum(&inner.vnet, &inner.packet, inner.octets)
 }
 
 /// How the plan lets a packet through, and whether outer packets may be fragmented against `outer_df`.

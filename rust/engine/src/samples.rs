@@ -1,6 +1,6 @@
 //! Packets for tests.
 
-use openmoat_esp::wire::{checksum, protocol};
+use openmoat_esp::wire::{IpPacket, checksum, protocol};
 use openmoat_io::{GsoType, VnetHeader};
 
 use crate::segment::{mend_ipv4_checksum, pseudo_header};
@@ -34,7 +34,12 @@ pub fn udp(is_v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
     let (vnet, mut octets) = udp_without_checksum(is_v6, payload);
     let at = if is_v6 { 40 } else { 20 };
     octets[at + 2..at + 4].copy_from_slice(&port.to_be_bytes());
-    assert!(crate::segment::complete_checksum(&vnet, &mut octets));
+    let packet = IpPacket::parse(&octets).unwrap();
+    assert!(crate::segment::complete_checksum(
+        &vnet,
+        &packet,
+        &mut octets
+    ));
     octets
 }
 

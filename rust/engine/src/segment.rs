@@ -161,19 +161,24 @@ pub fn pseudo_header(octets: &[u8], is_v6: bool, protocol: u8, length: usize) ->
     words.sum::<u32>() + u32::from(protocol) + length as u32
 }
 
-/// Make the checksum that the kernel left to us. Answers false where the header points outside the packet.
+/// Octets of the next layer that the policy has looked at: ports. No checksum stands there.
+const LOOKED_AT: usize = 4;
+
+/// Make the checksum that the kernel left to us. Answers false where the header points outside the packet, or at what its
+/// policy was chosen by, which must not change any more.
 #[must_use]
-pub fn complete_checksum(vnet: &VnetHeader, octets: &mut [u8]) -> bool {
+pub fn complete_checksum(vnet: &VnetHeader, packet: &IpPacket, octets: &mut [u8]) -> bool {
     if !vnet.needs_checksum {
         return true;
     }
     let start = usize::from(vnet.checksum_start);
     let at = start + usize::from(vnet.checksum_offset);
-    if start > octets.len() || at + 2 > octets.len() {
+    let is_inside = start >= packet.next_layer && at >= packet.next_layer + LOOKED_AT;
+    if !is_inside || at + 2 > packet.length || packet.length > octets.len() {
         return false;
     }
     // The field holds the sum of the pseudo-header, which is so taken into the sum of all.
-    let sum = checksum(0, &octets[start..]);
+    let sum = checksum(0, &octets[start..packet.length]);
     let is_udp = vnet.checksum_offset == 6;
     let sum = if sum == 0 && is_udp { u16::MAX } else { sum };
     octets[at..at + 2].copy_from_slice(&sum.to_be_bytes());

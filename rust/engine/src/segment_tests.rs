@@ -101,12 +101,20 @@ fn a_checksum_left_to_us_is_made() {
     for is_v6 in [false, true] {
         let (vnet, mut octets) = samples::udp_without_checksum(is_v6, b"hello");
         assert!(!is_checksummed(&octets));
-        assert!(complete_checksum(&vnet, &mut octets));
-        assert!(is_checksummed(&octets));
-        let outside = VnetHeader {
-            checksum_start: 60_000,
+        let packet = IpPacket::parse(&octets).unwrap();
+        let before = octets.clone();
+        let at = |checksum_start, checksum_offset| VnetHeader {
+            checksum_start,
+            checksum_offset,
             ..vnet
         };
-        assert!(!complete_checksum(&outside, &mut octets));
+        let start = vnet.checksum_start;
+        // Outside; the end of the destination address; the ports; past the end of the packet.
+        for lie in [at(60_000, 6), at(0, start - 4), at(start, 2), at(start, 13)] {
+            assert!(!complete_checksum(&lie, &packet, &mut octets), "{lie:?}");
+        }
+        assert_eq!(octets, before);
+        assert!(complete_checksum(&vnet, &packet, &mut octets));
+        assert!(is_checksummed(&octets));
     }
 }
