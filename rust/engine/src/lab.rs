@@ -1,14 +1,14 @@
-//! Two engines back to back over devices in memory, with fixed keys.
+//! Two engines back to back over devices in memory, with fixed keys. Also part of tests outside this crate.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
 use crate::oracle;
-use crate::plan::MtuPlan;
-use crate::{Config, Counters, Engine};
+use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
+use openmoat_engine::plan::MtuPlan;
+use openmoat_engine::{Config, Counters, Engine};
 use openmoat_esp::sa::Limits;
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy};

@@ -4,6 +4,9 @@
 //! `engine.rs` how it gets there. Nothing here opens a descriptor, negotiates or decides about sizes.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as openmoat_engine; // `lab.rs` is also part of tests outside
+
 mod answers;
 mod bundle;
 pub mod command;

@@ -188,6 +188,12 @@ impl MemorySocket {
         self.inbound.readable.signal();
     }
 
+    /// The same with many at once, so that one batch takes them all.
+    pub fn deliver_all(&self, datagrams: impl IntoIterator<Item = Datagram>) {
+        locked(&self.inbound.waiting).extend(datagrams);
+        self.inbound.readable.signal();
+    }
+
     /// As the network, take what was sent next, waiting for it. On a pair this takes it away from the other socket.
     pub fn take_sent(&self, within: Duration) -> Option<Datagram> {
         let waiting = locked(&self.outbound.waiting);

@@ -18,7 +18,8 @@ pub trait TunDevice: Send + Sync {
     /// Clear `batch`, then read until it is full or nothing waits. Answers how many packets it then holds.
     fn read_batch(&self, batch: &mut PacketBatch) -> io::Result<usize>;
 
-    /// Write all of `list`, whose pieces lie in `arena`. Answers how many packets the device did not take.
+    /// Write all of `list`, whose pieces lie in `arena`. Answers how many pieces the device did not take: as many packets
+    /// as went into the super-packets.
     fn write_batch(&self, arena: &[u8], list: &PacketList) -> usize;
 
     /// Let the kernel give and take super-packets as far as they are wanted and it can. Answers with what it does.
@@ -159,11 +160,14 @@ impl TunDevice for Tun {
     fn write_batch(&self, arena: &[u8], list: &PacketList) -> usize {
         let mut refused = 0;
         for (vnet, pieces) in list.iter() {
-            let slices = pieces.map(|piece| {
+            let mut count = 0;
+            let slices = pieces.inspect(|_| count += 1).map(|piece| {
                 let slice = &arena[piece];
                 (slice.as_ptr(), slice.len())
             });
-            refused += usize::from(!self.write_one(&vnet.emit(), slices));
+            if !self.write_one(&vnet.emit(), slices) {
+                refused += count;
+            }
         }
         refused
     }

@@ -1,0 +1,215 @@
+//! Invariant: whatever stands before or in a packet of the TUN device, whatever a stranger sends in one datagram or in a
+//! train of them, and whatever the peer itself has sealed, the engine has no fault and goes on; what it seals, its peer can
+//! open; and what the peer has sealed comes out octet for octet, joined or not, or is a drop under a name.
+
+use std::cell::RefCell;
+
+use openmoat_engine::command::Command;
+use openmoat_esp::sa::{InboundSa, Limits, OutboundSa, SaConfig};
+use openmoat_esp::selectors::SelectorPair;
+use openmoat_esp::spd::{Action, Missing};
+use openmoat_esp::wire::IpPacket;
+use openmoat_io::memory::Datagram;
+use openmoat_io::{BATCH, VNET_HEADER, VnetHeader};
+
+use crate::lab::{Gateway, Options, PATIENCE, gateways, keys};
+use crate::oracle;
+
+/// The SPI of the peer, by which the engine seals.
+const THEIRS: u32 = 0xc0ff_ee01;
+
+/// Octets of the longest inner packet of a train.
+const MAX_INNER: usize = 2_047;
+
+/// An engine with one pair, and the peer's halves in our hands.
+struct Bench {
+    gateway: Gateway,
+    /// Kept, as the sockets of the first end in it.
+    _far: Gateway,
+    handle: u32,
+    sender: OutboundSa,
+    /// What the engine itself opens with: says which packets are to come out.
+    twin: InboundSa,
+    receiver: InboundSa,
+}
+
+thread_local! {
+    /// One for all inputs: that it goes on is part of the invariant.
+    static BENCH: RefCell<Option<Bench>> = const { RefCell::new(None) };
+}
+
+/// The first octet chooses who speaks, the rest is what is said.
+pub fn hold(octets: &[u8]) {
+    let Some((&choice, octets)) = octets.split_first() else {
+        return;
+    };
+    BENCH.with_borrow_mut(|slot| {
+        let bench = slot.get_or_insert_with(Bench::new);
+        match choice % 3 {
+            0 => bench.hold_for_the_host(octets),
+            1 => bench.hold_for_strangers(octets),
+            _ => bench.hold_for_the_peer(octets),
+        }
+        assert_eq!(bench.gateway.drops("engine-fault"), 0);
+    });
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (gateway, far) = gateways();
+        let options = Options::default();
+        let handle = gateway.engine.reserve_spis(1)[0];
+        gateway.apply(vec![
+            gateway.policy(Action::Protect, Missing::Drop),
+            gateway.add_inbound(handle, &options),
+            gateway.add_outbound(handle, THEIRS, &options),
+            Command::Activate(handle),
+        ]);
+        gateway.engine.start().unwrap();
+        let sender = with_config(handle, far.selectors(), |config| {
+            OutboundSa::new(config, true).unwrap()
+        });
+        let inbound = |config: SaConfig<'_>| InboundSa::new(config, 1024).unwrap();
+        Self {
+            sender,
+            twin: with_config(handle, gateway.selectors(), inbound),
+            receiver: with_config(THEIRS, far.selectors(), inbound),
+            handle,
+            gateway,
+            _far: far,
+        }
+    }
+
+    /// A vnet header, which may lie, and a packet.
+    fn hold_for_the_host(&mut self, octets: &[u8]) {
+        let Some((header, packet)) = octets.split_first_chunk::<VNET_HEADER>() else {
+            return;
+        };
+        let last = marker(1);
+        self.gateway.tun.send([
+            (VnetHeader::parse(header), packet.to_vec()),
+            (VnetHeader::default(), last.clone()),
+        ]);
+        loop {
+            let sent = self.gateway.udp.take_sent(PATIENCE).unwrap();
+            let step = if sent.segment == 0 {
+                sent.octets.len()
+            } else {
+                sent.segment
+            };
+            for sealed in sent.octets.chunks(step) {
+                let mut sealed = sealed.to_vec();
+                let opened = self.receiver.open(&mut sealed, 0).unwrap();
+                let inner = &sealed[opened.inner.unwrap().range];
+                assert!(IpPacket::parse(inner).is_ok_and(|parsed| parsed.length == inner.len()));
+                if inner == last {
+                    while self.gateway.tun.receive().is_some() {}
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A datagram, or several of one size; now and then they bear the SPI of the pair.
+    fn hold_for_strangers(&mut self, octets: &[u8]) {
+        let Some((&size, octets)) = octets.split_first() else {
+            return;
+        };
+        let mut octets = octets.to_vec();
+        if size % 2 == 0 && octets.len() >= 4 {
+            octets[..4].copy_from_slice(&self.handle.to_be_bytes());
+        }
+        let strange = self.datagram(octets, usize::from(size / 2));
+        let last = marker(2);
+        let sealed = self.seal(&last).unwrap();
+        let _ = self.twin.open(&mut sealed.clone(), 0);
+        let sealed = self.datagram(sealed, 0);
+        self.gateway.udp.deliver_all([strange, sealed]);
+        assert_eq!(self.gateway.expect(), last);
+        self.gateway.engine.receive_ike(BATCH);
+        self.gateway.engine.drain(BATCH);
+    }
+
+    /// Packets with two octets of length before each, sealed by the peer and received at once.
+    fn hold_for_the_peer(&mut self, octets: &[u8]) {
+        let (mut rest, mut wanted, mut train) = (octets, Vec::new(), Vec::new());
+        let last = marker(2);
+        while let Some((size, tail)) = rest
+            .split_first_chunk::<2>()
+            .filter(|_| train.len() + 1 < BATCH)
+        {
+            let size = usize::from(u16::from_be_bytes(*size)) & MAX_INNER;
+            let (inner, tail) = tail.split_at(size.min(tail.len()));
+            rest = tail;
+            if inner != last
+                && let Some(sealed) = self.seal(inner)
+            {
+                wanted.extend(self.open_as_the_engine(&sealed));
+                train.push(self.datagram(sealed, 0));
+            }
+        }
+        let sealed = self.seal(&last).unwrap();
+        wanted.extend(self.open_as_the_engine(&sealed));
+        train.push(self.datagram(sealed, 0));
+        self.gateway.udp.deliver_all(train);
+        let mut got = Vec::new();
+        while got.len() < wanted.len() {
+            let (vnet, octets) = self.gateway.tun.receive_within(PATIENCE).unwrap();
+            got.extend(oracle::cut(&vnet, &octets));
+        }
+        got.sort();
+        wanted.sort();
+        assert_eq!(got, wanted);
+    }
+
+    fn seal(&self, inner: &[u8]) -> Option<Vec<u8>> {
+        let suite = self.sender.suite();
+        let mut packet = vec![0; suite.sealed_size(inner.len())];
+        packet[suite.headroom()..][..inner.len()].copy_from_slice(inner);
+        self.sender.seal(&mut packet, inner.len()).ok()?;
+        Some(packet)
+    }
+
+    fn open_as_the_engine(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+        let mut packet = sealed.to_vec();
+        let inner = self.twin.open(&mut packet, 0).ok()?.inner.ok()?;
+        Some(packet[inner.range].to_vec())
+    }
+
+    fn datagram(&self, octets: Vec<u8>, segment: usize) -> Datagram {
+        let path = self.gateway.path(true);
+        Datagram {
+            octets,
+            segment,
+            source: path.remote,
+            destination: path.local,
+            tos: 0,
+            df: false,
+        }
+    }
+}
+
+/// A packet from the first or the second network that is told from all others by its size.
+fn marker(net: u8) -> Vec<u8> {
+    let mut packet = vec![0; 777];
+    packet[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 7, 0, 0, 64, 17, 0, 0]);
+    packet[12..24].copy_from_slice(&[10, net, 0, 1, 10, 3 - net, 0, 1, 0x27, 0x0f, 0x27, 0x0f]);
+    oracle::finish(&mut packet);
+    packet
+}
+
+fn with_config<T>(spi: u32, selectors: SelectorPair, make: impl FnOnce(SaConfig<'_>) -> T) -> T {
+    let options = Options::default();
+    let keys = keys(&options, spi);
+    make(SaConfig {
+        spi,
+        suite: keys.suite,
+        has_esn: options.has_esn,
+        key: &keys.key,
+        integrity_key: &keys.integrity_key,
+        selectors,
+        limits: Limits::default(),
+        last_sequence: 0,
+        seals: true,
+    })
+}
