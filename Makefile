@@ -49,13 +49,24 @@ rust-test: ## cargo test
 	cargo test --manifest-path rust/Cargo.toml --workspace --exclude openmoat-native --release --quiet
 
 .PHONY: fuzz
-fuzz: setup ## any octets against the parsers and the ESP input, for longer than the tests do (ROUNDS=200000)
+fuzz: setup ## any octets against the parsers, the ESP input and the engine, for longer than the tests do (ROUNDS=200000)
 	ROUNDS=$(or $(ROUNDS),200000) $(BIN)/pytest tests/fuzz
-	ROUNDS=$(or $(ROUNDS),200000) cargo test --manifest-path rust/Cargo.toml -p openmoat-esp --release --quiet --test fuzz
+	ROUNDS=$(or $(ROUNDS),200000) cargo test --manifest-path rust/Cargo.toml -p openmoat-esp -p openmoat-engine --release \
+		--quiet --test fuzz
 
 .PHONY: namespaces
 namespaces: setup packages ## tests in network namespaces, against real peers (root)
 	$(BIN)/pytest tests/interop
+
+.PHONY: soak
+soak: setup packages ## a flood with rekeys for ten minutes: every packet arrives or is counted by name (root; SECONDS=600)
+	$(BIN)/python -m openmoat.lab.soak --seconds $(or $(SECONDS),600)
+
+.PHONY: sanitize
+sanitize: toolchain ## the Rust tests of the crates with unsafe code and above it, under AddressSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --manifest-path rust/Cargo.toml --quiet \
+		--target $$(rustc -vV | sed -n 's/^host: //p') --target-dir $(or $(CARGO_TARGET_DIR),rust/target)/sanitize \
+		-p openmoat-io -p openmoat-engine
 
 .PHONY: bench
 bench: setup packages ## throughput and round trips beside strongSwan, handshakes beside their floor (root)
