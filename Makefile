@@ -6,6 +6,7 @@ PYTHON ?= python3
 export KEEP ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openmoat/peers
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
 PACKAGES := charon-systemd cmake ethtool gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark
@@ -69,9 +70,22 @@ sanitize: toolchain ## the Rust tests of the crates with unsafe code and above i
 		-p openmoat-io -p openmoat-engine
 
 .PHONY: bench
-bench: setup packages ## throughput and round trips beside strongSwan, handshakes beside their floor (root)
-	$(BIN)/python -m openmoat.lab.bench
+bench: PACKAGES += openvpn
+bench: setup packages peers ## this machine's figures, ours beside those of others (root, half an hour); BENCH=--quick: main rows
+	$(BIN)/moat bench $(BENCH)
 	PYTHONPATH=tests $(BIN)/python tests/bench/handshakes.py
+
+.PHONY: peers
+peers: # the userspace WireGuards, which Debian does not package, in their newest versions; whoever is missing is named later
+	@if [ ! -x "$(PEERS)/bin/wireguard" ]; then \
+		echo "getting wireguard-go into $(PEERS)"; \
+		if ! command -v go >/dev/null; then echo "no go here: wireguard-go will be missing; remedy: install Go 1.23 or newer" >&2; \
+		else GOBIN="$(PEERS)/bin" go install golang.zx2c4.com/wireguard@latest || echo "wireguard-go will be missing" >&2; fi; fi
+	@if [ ! -x "$(PEERS)/bin/boringtun-cli" ]; then \
+		echo "getting boringtun into $(PEERS), some minutes"; \
+		CARGO_TARGET_DIR="$(PEERS)/build" cargo install --quiet --locked --root "$(PEERS)" boringtun-cli \
+			|| echo "boringtun will be missing" >&2; \
+		rm -rf "$(PEERS)/build"; fi
 
 .PHONY: setup
 setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date

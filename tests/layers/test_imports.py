@@ -45,7 +45,7 @@ TABLE: dict[str, frozenset[str]] = {
     "fleet": frozenset({"crypto", "model", "config", "control"}),
     "web": frozenset({"fleet", "control"}),
     "diag": frozenset({"policy", "model", "mtu", "config", "control"}),
-    "lab": frozenset({"mtu", "config", "control"}),
+    "lab": frozenset({"crypto", "policy", "mtu", "config", "dataplane", "system", "control"}),
     "cli": frozenset({"crypto", "mtu", "config", "system", "control", "diag", "lab", "fleet"}),
 }
 PURE = frozenset({"crypto", "policy", "mtu", "model", "ike"})

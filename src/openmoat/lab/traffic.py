@@ -1,6 +1,7 @@
 """Traffic through the lab with a verdict: numbered packets, transfers with checksums, round trips, probes with DF."""
 
 import json
+import math
 import re
 import signal
 import statistics
@@ -98,9 +99,17 @@ class RoundTrip:
 
     sent: int
     received: int
-    least: float
-    median: float
-    most: float
+    times: tuple[float, ...]
+    """Of those that were answered, in rising order."""
+
+    @property
+    def median(self) -> float:
+        """0 where none was answered."""
+        return statistics.median(self.times) if self.times else 0.0
+
+    def percentile(self, share: float) -> float:
+        """The least time that `share` percent of the answers needed at most (nearest rank); 0 where there was none."""
+        return self.times[max(math.ceil(len(self.times) * share / 100) - 1, 0)] if self.times else 0.0
 
 
 @contextmanager
@@ -128,7 +137,15 @@ def transfer(
 
 
 def ping(
-    lab: Lab, host: str, target: str, *, count: int = 5, interval: float = 0.05, size: int = 56, patience: float = 2
+    lab: Lab,
+    host: str,
+    target: str,
+    *,
+    source: str = "",
+    count: int = 5,
+    interval: float = 0.05,
+    size: int = 56,
+    patience: float = 2,
 ) -> RoundTrip:
     """Echo requests that carry the marker. Losing some is no error: the caller compares `sent` and `received`.
 
@@ -136,12 +153,12 @@ def ping(
     """
     said = lab.run(
         host, "ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(patience), "-s", str(size),
-        "-p", MARKER.hex(), target, check=False,
+        "-p", MARKER.hex(), *(("-I", source) if source else ()), target, check=False,
     ).stdout  # fmt: skip
-    loss, times = LOSS.search(said), [float(time) for time in ROUND_TRIP.findall(said)] or [0.0]
+    loss, times = LOSS.search(said), sorted(float(time) for time in ROUND_TRIP.findall(said))
     if loss is None:
         raise LabError(f"{host}: ping {target} has said: {said.strip() or 'nothing'}")
-    return RoundTrip(int(loss[1]), int(loss[2]), min(times), statistics.median(times), max(times))
+    return RoundTrip(int(loss[1]), int(loss[2]), tuple(times))
 
 
 def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[str, Any]:

@@ -1,16 +1,19 @@
 """What a benchmark found, as data, as a table for people and as one JSON object. Measures nothing itself."""
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["SCHEMA", "Missing", "Ratio", "Report", "Result", "Row"]
+__all__ = ["SCHEMA", "Missing", "Ratio", "Report", "Result", "Row", "aspect_of"]
 
 SCHEMA = "moat.bench/1"
-SUBJECT_COLUMNS, FIGURE_COLUMNS = 34, 12
-"""Width of the table's columns; with unit and goal it stays below 80."""
+ASPECT = ": "
+SUBJECT_COLUMNS, FIGURE_COLUMNS, ASPECT_COLUMNS = 30, 22, 13
+"""Width of the table's columns, which is below 80 in all."""
+PSEUDO_VERSION = re.compile(r"(-\d{8})\d{6}-[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,7 @@ class Report:
         """For people: the machine, each work with its subjects, the budgets with their goals, what is missing."""
         lines = [f"{word}: {fact}" for word, fact in self.machine.items()]
         for work, rows in _by_work(self.results).items():
-            lines += ["", work]
-            lines += [_result_line(row) for row in rows]
+            lines += ["", *_work_lines(work, rows)]
         goals = {
             "Budgets: ours against": [row for row in self.ratios if row.goal is not None],
             "Without a budget: ours against": [row for row in self.ratios if row.goal is None],
@@ -142,30 +144,58 @@ class Report:
         return "\n".join(lines)
 
 
+def aspect_of(work: str, aspect: str) -> str:
+    """Name of what else was found at a work: a column beside it in the table."""
+    return f"{work}{ASPECT}{aspect}"
+
+
 def _by_work(results: Iterable[Result]) -> Mapping[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for row in results:
-        found.setdefault(row.work, []).append(row)
+        found.setdefault(row.work.partition(ASPECT)[0], []).append(row)
     return found
 
 
-def _result_line(row: Result) -> str:
-    name = f"{row.subject} {row.version}".strip()
-    return (
-        f"  {name:{SUBJECT_COLUMNS}}{_figure(row.median):>{FIGURE_COLUMNS}} {row.unit:12} spread {_figure(row.spread)}"
-    )
+def _work_lines(work: str, rows: Iterable[Result]) -> Iterator[str]:
+    subjects: dict[str, dict[str, Result]] = {}
+    aspects: dict[str, str] = {}
+    for row in rows:
+        aspect = row.work.removeprefix(work).removeprefix(ASPECT)
+        aspects.setdefault(aspect, row.unit)
+        subjects.setdefault(f"{row.subject} {_short(row.version)}".strip(), {})[aspect] = row
+    head = "".join(f"{aspect:>{ASPECT_COLUMNS if aspect else FIGURE_COLUMNS}}" for aspect in aspects)
+    yield work
+    if head.strip():
+        yield f"  {'':{SUBJECT_COLUMNS}}{head}"
+    for name, found in subjects.items():
+        cells = "".join(_cell(found.get(aspect), aspect) for aspect in aspects)
+        yield f"  {name:{SUBJECT_COLUMNS}}{cells}".rstrip()
+
+
+def _cell(row: Result | None, aspect: str) -> str:
+    width = ASPECT_COLUMNS if aspect else FIGURE_COLUMNS
+    if row is None:
+        return " " * width
+    spread = f" ±{_figure(row.spread / 2)}" if row.spread and not aspect else ""
+    return f"{f'{_figure(row.median)}{spread} {row.unit}':>{width}}"
 
 
 def _ratio_lines(rows: Iterable[Ratio]) -> Iterator[str]:
-    work = ""
+    works: dict[str, list[Ratio]] = {}
     for row in rows:
-        if row.work != work:
-            work = row.work
-            yield f"  {work}"
-        value = f"{row.value:.2f} {row.unit}"
-        goal = "" if row.goal is None else f"{'≥' if row.at_least else '≤'} {row.goal:g} {row.unit}"
-        verdict = {None: "", True: "met", False: "missed"}[row.is_met]
-        yield f"    {row.against:{SUBJECT_COLUMNS - 2}}{value:>{FIGURE_COLUMNS}}  {goal:<{FIGURE_COLUMNS}}{verdict}".rstrip()
+        works.setdefault(row.work, []).append(row)
+    for work, ratios in works.items():
+        yield f"  {work}"
+        for row in ratios:
+            value = f"{row.value:.2f} {row.unit}"
+            goal = "" if row.goal is None else f"{'≥' if row.at_least else '≤'} {row.goal:g} {row.unit}"
+            verdict = {None: "", True: "met", False: "missed"}[row.is_met]
+            yield f"    {row.against:{SUBJECT_COLUMNS}}{value:>{ASPECT_COLUMNS}}  {goal:{ASPECT_COLUMNS}}{verdict}".rstrip()
+
+
+def _short(version: str) -> str:
+    """Without what only programs need: time and commit of a Go pseudo-version, the distribution's own part."""
+    return PSEUDO_VERSION.sub(r"\1", version).partition("+")[0]
 
 
 def _figure(value: float) -> str:

@@ -228,6 +228,11 @@ class StrongSwan:
         """The log of the daemon, earlier starts included."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    @property
+    def pid(self) -> int:
+        """Of the running daemon."""
+        return self._running().pid
+
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would: no SA is deleted, no peer is told."""
         self._running().kill()

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from openmoat.lab.bench.results import Missing, Ratio, Report, Result, Row
+from openmoat.lab.bench.results import Missing, Ratio, Report, Result, Row, aspect_of
 
 TCP = "TCP, 1 flow; 1500-octet packets"
 MEASURED: list[Row] = [
     Result.of(TCP, "openmoat", "0.1.0", "Mbit/s", [2900.0, 3100.0, 3000.0]),
-    Result.of(TCP, "wireguard-go", "0.0.20250522", "Mbit/s", [1010.0, 990.0]),
+    Result.of(TCP, "wireguard-go", "v0.0.0-20260522210424-ecfc5a8d5446", "Mbit/s", [1010.0, 990.0]),
+    Result.of(aspect_of(TCP, "CPU, threads"), "wireguard-go", "v0.0.0-20260522210424-ecfc5a8d5446", "s/GB", [12.8]),
     Ratio(TCP, "wireguard-go", 3.0, 2.5),
     Ratio("load 10 000 connections", "a bound", 7.25, 5.0, at_least=False, unit="s"),
     Ratio(TCP, "veth alone", 0.2, None),
@@ -39,7 +40,7 @@ def test_a_goal_is_met_from_the_side_it_is_meant() -> None:
 
 def test_rows_go_where_they_belong_and_a_lack_is_said_once(report: Report) -> None:
     report.add([Missing("boringtun", "no cargo on this machine")])
-    assert (len(report.results), len(report.ratios), len(report.missing)) == (2, 3, 1)
+    assert (len(report.results), len(report.ratios), len(report.missing)) == (3, 3, 1)
 
 
 def test_the_json_is_one_line_with_its_schema(report: Report) -> None:
@@ -61,7 +62,11 @@ def test_the_json_is_one_line_with_its_schema(report: Report) -> None:
 
 def test_the_table_has_every_subject_goal_and_lack_and_is_narrow(report: Report) -> None:
     lines = report.table().splitlines()
-    assert any(line.split() == ["openmoat", "0.1.0", "3000", "Mbit/s", "spread", "200"] for line in lines)
+    assert lines.count(TCP) == 1
+    assert any(line.split() == ["openmoat", "0.1.0", "3000", "±100", "Mbit/s"] for line in lines)
+    assert any(
+        line.split() == ["wireguard-go", "v0.0.0-20260522", "1000", "±10.0", "Mbit/s", "12.8", "s/GB"] for line in lines
+    )
     assert any(line.split() == ["wireguard-go", "3.00", "×", "≥", "2.5", "×", "met"] for line in lines)
     assert any(line.split() == ["a", "bound", "7.25", "s", "≤", "5", "s", "missed"] for line in lines)
     assert any(line.split() == ["veth", "alone", "0.20", "×"] for line in lines)

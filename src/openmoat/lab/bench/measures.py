@@ -1,0 +1,327 @@
+"""What is measured of one tunnel that is up, once: figures with their names and units. Decides nothing, compares nothing."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from openmoat.lab.bench import flood
+from openmoat.lab.bench.subjects import Subject
+from openmoat.lab.captures import dissect, read
+from openmoat.lab.namespaces import Lab
+from openmoat.lab.processes import LabError, Process
+from openmoat.lab.traffic import Place, ping, reaches
+
+__all__ = [
+    "FORWARDED",
+    "GATEWAY_STREAM",
+    "IDLE",
+    "MAX_LOSS",
+    "P50",
+    "P99",
+    "WORKS",
+    "Figure",
+    "Raised",
+    "Work",
+    "highest_rate",
+    "largest_packet",
+    "target_answers",
+    "udp_title",
+]
+
+IPERF_PORT, FLOOD_PORT = 5201, 5300
+LEFT, RIGHT = Place("left", "10.1.0.1"), Place("right", "10.2.0.1")
+PC_LEFT, PC_RIGHT = Place("pc-left", "10.1.0.10"), Place("pc-right", "10.2.0.10")
+WARM_UP_SECONDS = 1
+IPERF_PATIENCE = 20.0
+TICKS = os.sysconf("SC_CLK_TCK")
+P50 = "p50"
+P99 = "p99"
+IDLE = "round trip, idle"
+LOADED = "round trip, beside one TCP flow"
+PING_INTERVAL = 0.002
+IDLE_PINGS, LOADED_PINGS = 300, 500
+MAX_LOSS = 0.001
+"""Of UDP datagrams, at the rate that is called carried."""
+TRIAL_SECONDS = 0.4
+OVERLOAD_RATE = 5e6
+"""Datagrams a second; more than any sender here can send."""
+TRIALS, CLOSE_ENOUGH, STEP_DOWN = 9, 1.05, 0.7
+"""Of the search: rates it tries at most, how near its bounds come, and the step down while nothing is carried."""
+DRAIN_SECONDS = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A subject whose tunnel is up."""
+
+    subject: Subject
+    version: str
+    lab: Lab
+    pids: tuple[int, ...]
+    """Processes whose threads do its work."""
+    has_real_packets: bool
+    """Whether its links carry no super-packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One sample."""
+
+    what: str
+    unit: str
+    value: float
+    aspect: str = ""
+    """What else was found at the same work: CPU time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Something a tunnel is made to do."""
+
+    name: str
+    """As `--work` has it."""
+    measure: Callable[[Raised, int], Sequence[Figure]]
+    """In about as many seconds as it is given."""
+    is_main: bool = False
+    """Whether `--quick` does it."""
+
+
+# TCP.
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """TCP from one place to another, in so many flows."""
+
+    source: Place
+    target: Place
+    flows: int
+    is_back: bool = False
+    """Whether the octets come from the target, which did not begin."""
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        ends = "gateway to gateway" if self.source.host == LEFT.host else "forwarded"
+        return f"TCP, {self.flows} flow{'s' if self.flows > 1 else ''}, {ends}{', back' if self.is_back else ''}"
+
+    def measure(self, raised: Raised, seconds: int) -> Sequence[Figure]:
+        """Throughput, and what it cost."""
+        machine, threads = busy_seconds(), thread_seconds(raised.pids)
+        octets, rate = self.run(raised.lab, seconds)
+        figures = [
+            Figure(self.title, "Mbit/s", rate / 1e6),
+            Figure(self.title, "s/GB", (busy_seconds() - machine) / octets * 1e9, "CPU, machine"),
+        ]
+        if raised.pids:
+            spent = thread_seconds(raised.pids) - threads
+            figures.append(Figure(self.title, "s/GB", spent / octets * 1e9, "CPU, threads"))
+        return figures
+
+    def run(self, lab: Lab, seconds: int, extra: Sequence[str] = ()) -> tuple[int, float]:
+        """Octets in all, warm-up included, and bits per second after it, as the receiver counted them."""
+        with self.serving(lab):
+            said = lab.run(
+                self.source.host, "iperf3", "-c", self.target.address, "-B", self.source.address, "-J",
+                "-p", str(IPERF_PORT), "-P", str(self.flows), *(("-R",) if self.is_back else ()),
+                *(extra or ("-t", str(seconds), "-O", str(WARM_UP_SECONDS))),
+                seconds=seconds + IPERF_PATIENCE,
+            ).stdout  # fmt: skip
+        answer = json.loads(said)
+        received = answer["end"]["sum_received"]
+        octets = sum(int(part["sum"]["bytes"]) for part in answer["intervals"])
+        return max(octets, int(received["bytes"])), float(received["bits_per_second"])
+
+    @contextmanager
+    def serving(self, lab: Lab) -> Iterator[None]:
+        """The other end, for one run."""
+        server = lab.spawn(
+            self.target.host, "iperf3", "-s", "-1", "--forceflush", "-B", self.target.address, "-p", str(IPERF_PORT),
+            name="iperf3",
+        )  # fmt: skip
+        try:
+            server.wait_for_output("Server listening")
+            yield
+        finally:
+            server.kill()
+            server.log.unlink()
+
+
+GATEWAY_STREAM = Stream(LEFT, RIGHT, 1)
+FORWARDED = Stream(PC_LEFT, PC_RIGHT, 1)
+
+
+def target_answers(lab: Lab) -> bool:
+    """Whether packets go through, from PC to PC: to be asked again and again."""
+    return reaches(lab, PC_LEFT.host, PC_RIGHT.address)
+
+
+def largest_packet(raised: Raised) -> int:
+    """Octets of the largest IP packet between the gateways in a short transfer: what kinds of packets were measured."""
+    capture = raised.lab.capture("router", "left")
+    GATEWAY_STREAM.run(raised.lab, 1, extra=("-n", "4M"))
+    frames = (frame.octets[14:] for frame in read(capture.stop()))
+    return max(len(octets) for octets in frames if dissect(octets) is not None)
+
+
+# UDP.
+
+
+def udp_title(octets: int) -> str:
+    """In words."""
+    return f"UDP, {octets} octets, gateway to gateway"
+
+
+def _udp(octets: int) -> Callable[[Raised, int], Sequence[Figure]]:
+    def measure(raised: Raised, seconds: int) -> Sequence[Figure]:
+        with _sink(raised.lab) as sink:
+            rate = highest_rate(lambda wanted: _trial(raised, sink, octets, wanted))
+        return [Figure(udp_title(octets), "packets/s", rate)]
+
+    return measure
+
+
+def highest_rate(trial: Callable[[float], tuple[float, float]]) -> float:
+    """The highest rate a second at which less than `MAX_LOSS` is lost; 0 where no rate was.
+
+    `trial` offers a rate and gives the rate that was really sent and the rate that arrived. A rate that is too high once
+    gets a second trial: an accident of the machine is not the subject's fault.
+    """
+    sent, arrived = trial(OVERLOAD_RATE)
+    if arrived >= sent * (1 - MAX_LOSS):
+        return arrived
+    high, wanted, carried = sent, arrived, 0.0
+    for _ in range(TRIALS):
+        is_carried, arrived = _carries(trial, wanted)
+        if is_carried:
+            carried = arrived
+        else:
+            high = wanted
+        if high < carried * CLOSE_ENOUGH:
+            break
+        # Down in steps until one is carried, then to the middle between the two.
+        wanted = (carried * high) ** 0.5 if carried else high * STEP_DOWN
+    return carried
+
+
+def _carries(trial: Callable[[float], tuple[float, float]], wanted: float) -> tuple[bool, float]:
+    for _ in range(2):
+        sent, arrived = trial(wanted)
+        if arrived >= sent * (1 - MAX_LOSS):
+            return True, arrived
+    return False, 0.0
+
+
+@contextmanager
+def _sink(lab: Lab) -> Iterator[Process]:
+    process = lab.spawn(
+        RIGHT.host, sys.executable, "-I", str(flood.__file__), "sink", RIGHT.address, str(FLOOD_PORT), name="sink"
+    )
+    try:
+        process.wait_for_output("sink: ready")
+        yield process
+    finally:
+        process.stop()
+        process.log.unlink()
+
+
+def _trial(raised: Raised, sink: Process, octets: int, rate: float) -> tuple[float, float]:
+    before = _arrived(sink)
+    # A sender may hand over super-packets where the links carry them.
+    together = 1 if raised.has_real_packets else min(flood.BATCH, flood.MAX_TOGETHER // octets)
+    said = raised.lab.run(
+        LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, RIGHT.address, str(FLOOD_PORT),
+        str(octets), str(rate), str(TRIAL_SECONDS), str(together),
+    ).stdout  # fmt: skip
+    account = json.loads(said)
+    return account["sent"] / account["seconds"], (_settled(sink) - before) / account["seconds"]
+
+
+def _settled(sink: Process) -> int:
+    """What has arrived once nothing more comes."""
+    seen = -1
+    while (now := _arrived(sink)) != seen:
+        seen = now
+        time.sleep(DRAIN_SECONDS)
+    return seen
+
+
+def _arrived(sink: Process) -> int:
+    """Datagrams the kernel has counted at the sink's socket; the counter has 32 bits, a run never fills them."""
+    for line in Path(f"/proc/{sink.pid}/net/udp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[1].endswith(f":{FLOOD_PORT:04X}"):
+            return int(words[-1])
+    raise LabError(f"{sink.log.name}: the sink has no socket: {sink.output()}")
+
+
+# Round trips.
+
+
+def _ping(raised: Raised, seconds: int) -> Sequence[Figure]:
+    return _round_trips(raised, IDLE, IDLE_PINGS)
+
+
+def _loaded_ping(raised: Raised, seconds: int) -> Sequence[Figure]:
+    stream = GATEWAY_STREAM
+    with stream.serving(raised.lab):
+        client = raised.lab.spawn(
+            stream.source.host, "iperf3", "-c", stream.target.address, "-B", stream.source.address, "-p",
+            str(IPERF_PORT), "-t", "30", "--forceflush", "-i", "0.5", name="iperf3-load",
+        )  # fmt: skip
+        try:
+            client.wait_for_output("bits/sec")
+            return _round_trips(raised, LOADED, LOADED_PINGS)
+        finally:
+            client.kill()
+            client.log.unlink()
+
+
+def _round_trips(raised: Raised, what: str, count: int) -> Sequence[Figure]:
+    trip = ping(raised.lab, LEFT.host, RIGHT.address, source=LEFT.address, count=count, interval=PING_INTERVAL)
+    if trip.received < count * 0.9:
+        raise LabError(f"{raised.subject.title}: {count - trip.received} of {count} echo requests were lost")
+    figures = {P50: trip.median, P99: trip.percentile(99)}
+    return [Figure(f"{what}, {word}", "ms", value) for word, value in figures.items()]
+
+
+# What it cost.
+
+
+def busy_seconds() -> float:
+    """CPU seconds that this machine has worked, all cores, since boot."""
+    user, nice, system, _idle, _iowait, irq, softirq = (
+        int(word) / TICKS for word in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    )
+    return user + nice + system + irq + softirq
+
+
+def thread_seconds(pids: Sequence[int]) -> float:
+    """CPU seconds of all threads of these processes, those included that have ended."""
+    total = 0
+    for pid in pids:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(words[11]) + int(words[12])
+    return total / TICKS
+
+
+def _rows() -> Mapping[str, Work]:
+    rows = [Work("tcp-1", GATEWAY_STREAM.measure, is_main=True)]
+    for flows in (1, 8):
+        for ends, source, target in (("", LEFT, RIGHT), ("-forwarded", PC_LEFT, PC_RIGHT)):
+            for way, is_back in (("", False), ("-back", True)):
+                stream = Stream(source, target, flows, is_back)
+                if stream != GATEWAY_STREAM:
+                    rows.append(Work(f"tcp-{flows}{ends}{way}", stream.measure))
+    rows += [Work(f"udp-{octets}", _udp(octets), is_main=octets != 512) for octets in (64, 512, 1300)]
+    rows += [Work("ping", _ping, is_main=True), Work("ping-loaded", _loaded_ping)]
+    return {row.name: row for row in rows}
+
+
+WORKS: Mapping[str, Work] = _rows()
+"""All that is measured of a tunnel, in the order it is done."""

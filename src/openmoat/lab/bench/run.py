@@ -1,0 +1,153 @@
+"""A whole benchmark: raises everybody side by side, lets them take turns, compares. `moat bench` and `make bench` call it."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from openmoat.lab.bench import machine
+from openmoat.lab.bench.budgets import RATES, budgets
+from openmoat.lab.bench.chart import chart
+from openmoat.lab.bench.measures import FORWARDED, IDLE, P50, WORKS, Raised, Work, largest_packet, target_answers
+from openmoat.lab.bench.results import Missing, Report, Result, Row
+from openmoat.lab.bench.subjects import OURS, SUBJECTS, SUITE, Subject
+from openmoat.lab.bench.turns import schedule, take_turns
+from openmoat.lab.namespaces import Lab
+from openmoat.lab.networks import two_gateways
+from openmoat.lab.processes import LabError, wait_until
+from openmoat.lab.topology import DEFAULT_MTU
+
+__all__ = ["LINKS", "Links", "Options", "bench", "draw", "selected_works"]
+
+UP_SECONDS = 20.0
+QUICK_SECONDS = 140.0
+"""For the rounds of a quick run, which is to take less than three minutes with all that comes before."""
+TOOLS = {
+    "ethtool": "ethtool", "ip": "iproute2", "iperf3": "iperf3", "nft": "nftables", "ping": "iputils-ping",
+    "tcpdump": "tcpdump",
+}  # fmt: skip
+"""What every measurement needs, and the package it is in."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Of which kind the cables of a lab are."""
+
+    title: str
+    has_real_packets: bool
+
+
+LINKS = (Links(f"{DEFAULT_MTU}-octet packets", has_real_packets=True), Links("veth as it is", has_real_packets=False))
+"""Without offloads every packet is a real one; as it is, veth carries a super-packet whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is to be measured. Empty selections mean everything."""
+
+    works: tuple[str, ...] = ()
+    """Names of works or the beginnings of them: `tcp`, `udp-64`."""
+    subjects: tuple[str, ...] = ()
+    rounds: int = 3
+    seconds: int = 2
+    """Of one measurement; TCP warms up for one more."""
+    is_quick: bool = False
+    """The main rows over real packets only."""
+
+
+def bench(options: Options, say: Say) -> Report:
+    """Measure. Raises `ValueError` for names nobody knows, `LabError` where no lab can be raised here at all."""
+    works, subjects = selected_works(options), _subjects(options)
+    if os.geteuid() != 0:
+        raise LabError("the benchmark makes network namespaces and needs root: run it with sudo")
+    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if lacking:
+        raise LabError(f"not installed: {', '.join(lacking)}; on Debian: apt-get install {' '.join(TOOLS.values())}")
+    settings = {"suite": SUITE, "rounds": options.rounds, "seconds": options.seconds}
+    report = Report({**machine.facts(), **settings})
+    present = dict(_present(subjects, report, say))
+    for links in LINKS[:1] if options.is_quick else LINKS:
+        rows = list(_measure(links, present, works, options, say))
+        report.add(rows)
+        report.add(budgets([row for row in rows if isinstance(row, Result)], links.title))
+    return report
+
+
+def draw(report: Report) -> str:
+    """The main rows over real packets, as SVG."""
+    whats = (*(rate.what for rate in RATES), FORWARDED.title, f"{IDLE}, {P50}")
+    facts = report.machine
+    title = f"openmoat beside its peers on {facts['processors']} cores of {facts['processor']}, Linux {facts['kernel']}"
+    works = [f"{what}; {LINKS[0].title}" for what in whats]
+    return chart(title, report.results, works, SUBJECTS[OURS].title)
+
+
+def selected_works(options: Options) -> Sequence[Work]:
+    """In the order they are done."""
+    unknown = [name for name in options.works if not any(_selects(name, work) for work in WORKS)]
+    if unknown:
+        raise ValueError(f"no work {', '.join(unknown)}; there are: {', '.join(WORKS)}")
+    chosen = [
+        work for name, work in WORKS.items() if not options.works or any(_selects(word, name) for word in options.works)
+    ]
+    return [work for work in chosen if work.is_main] if options.is_quick and not options.works else chosen
+
+
+def _selects(word: str, work: str) -> bool:
+    return work == word or work.startswith(f"{word}-")
+
+
+def _subjects(options: Options) -> Sequence[Subject]:
+    unknown = [name for name in options.subjects if name not in SUBJECTS]
+    if unknown:
+        raise ValueError(f"no subject {', '.join(unknown)}; there are: {', '.join(SUBJECTS)}")
+    chosen = [subject for name, subject in SUBJECTS.items() if not options.subjects or name in options.subjects]
+    return [subject for subject in chosen if subject.is_main] if options.is_quick and not options.subjects else chosen
+
+
+def _present(subjects: Sequence[Subject], report: Report, say: Say) -> Iterator[tuple[Subject, str]]:
+    for subject in subjects:
+        try:
+            yield subject, subject.version()
+        except LabError as error:
+            say(f"missing: {subject.title}: {error}")
+            report.add([Missing(subject.title, str(error))])
+
+
+def _measure(
+    links: Links, subjects: Mapping[Subject, str], works: Sequence[Work], options: Options, say: Say
+) -> Iterator[Row]:
+    say(f"{links.title}: raising {len(subjects)} tunnels")
+    names = {work.name for work in works}
+    with ExitStack() as stack:
+        raised = []
+        for subject, version in subjects.items():
+            if subject.only and subject.only not in names:
+                continue
+            try:
+                one = _raise(subject, version, links, stack)
+                largest = largest_packet(one)
+            except LabError as error:
+                say(f"missing: {subject.title}: {error}")
+                yield Missing(f"{subject.title}; {links.title}", str(error)[:500])
+                continue
+            yield Result.of(
+                f"largest packet between the gateways; {links.title}", subject.title, version, "octets", [largest]
+            )
+            if links.has_real_packets and largest > DEFAULT_MTU:
+                yield Missing(f"{subject.title}; {links.title}", f"a packet of {largest} octets was seen: not measured")
+                continue
+            raised.append(one)
+        time_left = QUICK_SECONDS if options.is_quick else math.inf
+        turns = schedule(raised, works, options.rounds, seconds=time_left)
+        yield from take_turns(turns, links.title, options.seconds, say)
+
+
+def _raise(subject: Subject, version: str, links: Links, stack: ExitStack) -> Raised:
+    lab = stack.enter_context(Lab(two_gateways(offloads=not links.has_real_packets)))
+    pids = tuple(subject.start(lab))
+    wait_until(f"{subject.title} is up", lambda: target_answers(lab), UP_SECONDS)
+    return Raised(subject, version, lab, pids, links.has_real_packets)
