@@ -123,8 +123,8 @@ def test_two_daemons_bring_a_connection_up_and_stop_in_order(tmp_path: Path) -> 
             two.portal.backend.raise_flags(other, SaFlag.FIRST_PACKET)
             await two.until(lambda: two.portal.active() == [other])
             assert two.home.state() is two.portal.state() is ConnectionState.UP
-            status = two.home.daemon.desk.status()
-            assert status.connections[0].peers[0].identity == "portal.example"
+            status = next(two.home.daemon.desk.connections())
+            assert status.peers[0].identity == "portal.example"
         assert two.home.backend.pairs == {}
         assert two.portal.backend.pairs == {}
 

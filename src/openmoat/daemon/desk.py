@@ -2,11 +2,10 @@
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from openmoat import __version__
 from openmoat.control.messages import (
-    Connections,
     ConnectionStatus,
     Done,
     Entry,
@@ -28,7 +27,6 @@ from openmoat.daemon.journal import Journal
 from openmoat.dataplane.backend import SaCounters
 from openmoat.dataplane.wire import Wire
 from openmoat.errors import ControlError
-from openmoat.ike import status as core_status
 from openmoat.ike.endpoint import Endpoint
 from openmoat.model.connection import Connection
 
@@ -72,7 +70,7 @@ class Desk:
         return Version(version=__version__)
 
     def status(self) -> Status:
-        """The daemon and all connections."""
+        """The daemon alone: its connections are told by `connections`."""
         strange = [row for row in self._book.failures.newest() if row[1].connection is None][:MAX_STRANGERS]
         return Status(
             version=__version__,
@@ -84,21 +82,22 @@ class Desk:
             drops=self._drops(),
             offloads=dict(self._installer.backend.read_offloads()),
             strangers=tuple(self._failure(number) for number, _ in strange),
-            connections=self.connections().connections,
         )
 
-    def connections(self) -> Connections:
-        """All connections."""
-        view = _View(self._core, self._installer, self._offset())
-        rows = self._desired.loaded.connections()
-        return Connections(connections=tuple(self._status(connection, view) for connection in rows))
+    def connections(self) -> Iterator[ConnectionStatus]:
+        """All connections, one with each step; those that are unloaded before it is their turn are left out."""
+        view = _View(self._installer, self._offset())
+        for name in sorted(self._desired.loaded.configuration.connections):
+            connection = self._desired.loaded.find(name)
+            if connection is not None:
+                yield self._status(connection, view)
 
     def connection(self, name: str) -> ConnectionStatus:
         """One, with the explanation of its last failure."""
         connection = self._find(name)
         number = self._newest_failure(connection)
         failure = self._failure(number) if number is not None else None
-        return self._status(connection, _View(self._core, self._installer, self._offset()), failure)
+        return self._status(connection, _View(self._installer, self._offset()), failure)
 
     def up(self, name: str) -> Done:
         """Begin it now; an override by `down` is over."""
@@ -170,16 +169,17 @@ class Desk:
         loaded = self._desired.loaded
         record = self._book.record(connection.name)
         record = record if record is not None else Record(self._since)
+        rows = ((ike, self._core.ike_sa(ike)) for ike in record.ike_sas)
         facts = overview.Facts(
             record=record,
             failed=self._book.failures.find(record.failure) if record.failure is not None else None,
-            core=view.connections.get(connection.name),
+            core=self._core.connection(connection.name),
             source=loaded.configuration.sources.get(connection.name, ""),
             conflict=loaded.conflicts.get(connection.name, ""),
             clock_offset=view.offset,
             totals=view.totals.get(connection.name, {}),
             live=view.live,
-            ike_sas=view.ike_sas,
+            ike_sas={ike: row for ike, row in rows if row is not None},
         )
         return overview.connection_status(connection, facts, failure)
 
@@ -209,12 +209,10 @@ class Desk:
 
 
 class _View:
-    """One look at the core and the backend, for all connections of a reply."""
+    """One look at the counters, for all connections of a reply."""
 
-    def __init__(self, core: Endpoint, installer: Installer, offset: float) -> None:
+    def __init__(self, installer: Installer, offset: float) -> None:
         self.offset = offset
-        self.connections: dict[str, core_status.ConnectionStatus] = {row.name: row for row in core.connections()}
-        self.ike_sas = {row.ike: row for row in core.ike_sas()}
         counters = installer.counters()
         self.live: dict[int, SaCounters] = {row.handle: row for row in counters}
         self.totals: dict[str, dict[Owner, Totals]] = {}

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -27,12 +28,15 @@ from uvicorn.server import ServerState
 from openmoat.control.messages import (
     ROUTES,
     Access,
+    Connections,
+    ConnectionStatus,
     Entry,
     ErrorCode,
     ErrorReply,
     Message,
     Path,
     Route,
+    Status,
 )
 from openmoat.daemon.desk import Desk
 from openmoat.errors import ControlError, SystemFault
@@ -47,6 +51,8 @@ MAX_REQUEST = 16_384
 """Octets of one request, headers included."""
 IDLE_SECONDS = 30
 """A caller that asks nothing for so long, or only half, is cut off; so is one that does not fetch its answer."""
+SLICE_SECONDS = 0.005
+"""CPU time for a part of a long answer, before everything else has its turn."""
 MAX_DIGITS = 4
 SO_PEERGROUPS = 59
 UCRED = struct.Struct("=3i")
@@ -125,10 +131,10 @@ class Server:
     def application(self) -> Starlette:
         """All paths of `ROUTES`, and errors in the form of `ErrorReply`."""
         desk = self._desk
-        answers: dict[str, Callable[[Request], Message | Awaitable[Message]]] = {
+        answers: dict[str, Callable[[Request], Message | Response | Awaitable[Message | Response]]] = {
             Path.VERSION: lambda _: desk.version(),
-            Path.STATUS: lambda _: desk.status(),
-            Path.CONNECTIONS: lambda _: desk.connections(),
+            Path.STATUS: lambda _: listing(desk.status(), desk.connections()),
+            Path.CONNECTIONS: lambda _: listing(Connections(), desk.connections()),
             Path.CONNECTION: lambda request: desk.connection(request.path_params["name"]),
             Path.UP: lambda request: desk.up(request.path_params["name"]),
             Path.DOWN: lambda request: desk.down(request.path_params["name"]),
@@ -139,13 +145,17 @@ class Server:
         handlers: dict[Any, Any] = {ControlError: refuse, HTTPException: refuse_path, Exception: fail}
         return Starlette(routes=routes, exception_handlers=handlers)
 
-    def _route(self, route: Route, answer: Callable[[Request], Message | Awaitable[Message]] | None) -> WebRoute:
+    def _route(
+        self, route: Route, answer: Callable[[Request], Message | Response | Awaitable[Message | Response]] | None
+    ) -> WebRoute:
         async def endpoint(request: Request) -> Response:
             self.check(request.state.caller, route.access)
             if answer is None:
                 return StreamingResponse(server_sent(self._desk.follow()), media_type="text/event-stream")
             message = answer(request)
-            return reply(await message if isinstance(message, Awaitable) else message)
+            if isinstance(message, Awaitable):
+                message = await message
+            return message if isinstance(message, Response) else reply(message)
 
         return WebRoute(route.path, endpoint, methods=[route.method])
 
@@ -294,6 +304,20 @@ def _remove_stale(file: FilePath) -> None:
 def reply(message: Message, status: int = 200) -> Response:
     """A message as JSON."""
     return Response(message.model_dump_json(by_alias=True), status, media_type="application/json")
+
+
+async def listing(head: Status | Connections, rows: Iterable[ConnectionStatus]) -> Response:
+    """A message with `rows` for its connections, its last field. Made in slices: ten thousand rows would hold the loop.
+
+    Sent as a whole, so that a caller who does not fetch it is cut off like any other.
+    """
+    text, parts, begun = head.model_dump_json(by_alias=True), [], time.thread_time()
+    for row in rows:
+        parts.append(row.model_dump_json(by_alias=True))
+        if time.thread_time() - begun >= SLICE_SECONDS:
+            await asyncio.sleep(0)
+            begun = time.thread_time()
+    return Response(f"{text.removesuffix(']}')}{','.join(parts)}]}}", media_type="application/json")
 
 
 async def server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:

@@ -230,9 +230,18 @@ class Endpoint:
             for child in (lineage.children[spi],)
         ]
 
+    def ike_sa(self, spi: int) -> IkeSaStatus | None:
+        """The IKE SA with this SPI of ours, unless it is over."""
+        sa = self._registry.sas.get(spi)
+        return self._ike_status(sa) if sa is not None and not sa.is_over else None
+
     def connections(self) -> list[ConnectionStatus]:
         """All loaded connections."""
         return [self._connection_status(name) for name in self._connections.names()]
+
+    def connection(self, name: str) -> ConnectionStatus | None:
+        """A loaded connection."""
+        return self._connection_status(name) if name in self._connections else None
 
     def _ike_status(self, sa: IkeSa) -> IkeSaStatus:
         deadline = self._context.timers.deadline

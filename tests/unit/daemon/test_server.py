@@ -4,25 +4,30 @@ import asyncio
 import contextlib
 import grp
 import ipaddress
+import json
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from openmoat.config.toml import Configuration, load
 from openmoat.control.client import Client
-from openmoat.control.messages import Access, ConnectionState, ErrorCode
+from openmoat.control.messages import Access, Connections, ConnectionState, ConnectionStatus, ErrorCode
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.server import (
     IDLE_SECONDS,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_USER,
+    SLICE_SECONDS,
     Caller,
     Server,
+    listing,
     open_socket,
 )
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
@@ -78,12 +83,44 @@ def test_the_client_reads_what_the_server_writes(tmp_path: Path) -> None:
         status = await asyncio.to_thread(client.status)
         assert status.configuration == str(tmp_path / "moat.toml")
         assert [row.name for row in status.connections] == ["cabin"]
+        assert [row.name for row in (await asyncio.to_thread(client.connections)).connections] == ["cabin"]
         row = await asyncio.to_thread(client.connection, "cabin")
         assert (row.state, row.local, row.remote) == (ConnectionState.WAITING, "gate.example", "cabin.example")
         assert (await asyncio.to_thread(client.log)).entries[-1].kind == "started"
         assert (await asyncio.to_thread(client.version)).version
 
     ask(tmp_path, test)
+
+
+def test_a_long_answer_lets_everything_else_have_its_turn() -> None:
+    row = ConnectionStatus(
+        name="cabin", state=ConnectionState.UP, since=0.0, start="auto", local="gate.example", remote="cabin.example"
+    )
+    row_seconds, count, turns = 0.001, 100, []
+
+    def rows() -> Iterator[ConnectionStatus]:
+        for _ in range(count):
+            until = time.thread_time() + row_seconds
+            while time.thread_time() < until:
+                pass
+            yield row
+
+    async def others() -> None:
+        while True:
+            turns.append(time.thread_time())
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        beside = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        answer = await listing(Connections(), rows())
+        beside.cancel()
+        assert len(json.loads(bytes(answer.body))["connections"]) == count
+        held = [after - before for before, after in pairwise(turns)]
+        assert len(turns) >= count * row_seconds / (2 * SLICE_SECONDS)
+        assert max(held) < 4 * SLICE_SECONDS
+
+    asyncio.run(run())
 
 
 def test_an_unknown_connection_is_refused_with_a_near_name(tmp_path: Path) -> None:
