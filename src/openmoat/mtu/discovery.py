@@ -1,0 +1,181 @@
+"""Path MTU of the outside, found by authenticated probes (RFC 8899). Pure: it says which size to try, others carry it.
+
+ICMP is at most a hint about what to try next, as anybody can forge it. All sizes are octets of outer IP packets.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU
+
+__all__ = [
+    "BASE",
+    "CONFIRM_SECONDS",
+    "RAISE_SECONDS",
+    "STEPS",
+    "Bounds",
+    "Discovery",
+    "Phase",
+]
+
+BASE = 1280
+"""BASE_PLPMTU (RFC 8899 5.1.2): what every path of IPv6 carries, and in practice every path of IPv4."""
+# fmt: off
+STEPS = (
+    9000, 8996, 4352,
+    1500, 1492, 1480, 1476, 1472, 1460, 1454, 1452, 1450, 1436, 1428, 1420, 1400, 1380, 1360, 1340, 1300,
+    1280, 1124, 1006, 576,
+)
+# fmt: on
+"""Sizes that paths are known to have, largest first: Ethernet, PPPoE, tunnels in it, clouds, mobile networks. A path of
+another size is used at the step below it."""
+RAISE_SECONDS = 600.0
+"""PMTU_RAISE_TIMER (RFC 8899 5.1.1): after so long a larger size is tried again."""
+CONFIRM_SECONDS = 30.0
+"""CONFIRMATION_TIMER: after so long a size in use is confirmed, while packets flow."""
+
+
+class Phase(Enum):
+    """RFC 8899 5.2."""
+
+    BASE = "base"
+    """Nothing has been heard of this path yet."""
+    SEARCH = "search"
+    COMPLETE = "complete"
+    ERROR = "error"
+    """Not even the smallest size gets through, or the peer cannot be probed: `size` is only assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Between what sizes to look."""
+
+    version: int
+    """Of IP outside: 4 or 6."""
+    maximum: int = 1500
+    """What the link to the outside carries, or what is configured, whichever is less."""
+
+    def __post_init__(self) -> None:
+        if not MIN_PATH_MTU[self.version] <= self.maximum <= MAX_PACKET:
+            raise ValueError(f"path MTU: {MIN_PATH_MTU[self.version]} to {MAX_PACKET}, {self.maximum} came")
+
+    @property
+    def base(self) -> int:
+        """Where to begin."""
+        return min(BASE, self.maximum)
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Sizes to try, largest first."""
+        least = MIN_PATH_MTU[self.version]
+        return (self.maximum, *(step for step in STEPS if least <= step < self.maximum))
+
+
+class Discovery:
+    """Search of one path, begun anew for each path. At most one probe is under way.
+
+    Call `handle_*`, then look at `size`, `probe` and `poll_timeout`. That a probe was lost means that it was sent often
+    enough (MAX_PROBES, RFC 8899 5.1.2): that is up to who carries it.
+    """
+
+    __slots__ = (
+        "_bounds",
+        "_deadline",
+        "_lost",
+        "_probe",
+        "_proved",
+        "_raise_at",
+        "learned_at",
+        "phase",
+        "shrunk_at",
+        "size",
+    )
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self.size = bounds.base
+        """What may be sent in one piece."""
+        self.phase = Phase.BASE
+        self.learned_at: float | None = None
+        """When `size` was last proved; None while it is only assumed."""
+        self.shrunk_at: float | None = None
+        """When a size that had been proved was last found not to get through any more."""
+        self._proved = 0
+        self._lost = bounds.maximum + 1
+        self._deadline: float | None = None
+        self._raise_at = 0.0
+        self._probe: int | None = bounds.maximum
+
+    @property
+    def probe(self) -> int | None:
+        """The size to probe now; None: there is nothing to do before `poll_timeout`."""
+        return self._probe
+
+    def poll_timeout(self) -> float | None:
+        """When to call `handle_timeout`; None: never, or not before the probe under way has come to an end."""
+        return self._deadline
+
+    def handle_arrived(self, size: int, now: float) -> None:
+        """A probe of this size was answered: the path carries it."""
+        if size != self._probe:
+            return
+        self._proved = self.size = size
+        self.learned_at = now
+        self._search(now)
+
+    def handle_lost(self, size: int, now: float) -> None:
+        """Probes of this size were not answered, although smaller messages were."""
+        if size != self._probe:
+            return
+        self._lost = size
+        if size <= self.size:
+            self._shrink(size, now)
+        self._search(now)
+
+    def handle_unable(self) -> None:
+        """The peer cannot be probed: what is assumed of every path is all there is."""
+        self.phase = Phase.ERROR
+        self._probe = self._deadline = None
+
+    def handle_timeout(self, now: float, *, is_used: bool) -> None:
+        """The deadline has passed. `is_used`: packets have gone out since the one before (RFC 8899 5.1.1)."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if now >= self._raise_at:
+            self.phase = Phase.SEARCH
+            self._lost = self._bounds.maximum + 1
+            self._search(now)
+        elif is_used and self.phase is Phase.COMPLETE:
+            self._deadline, self._probe = None, self.size
+        else:
+            self._deadline = self._next_look(now)
+
+    def _shrink(self, lost: int, now: float) -> None:
+        """What was in use does not get through: smaller at once, and then see how much smaller it need be."""
+        if self._proved:
+            self.shrunk_at = now
+        self._proved = 0
+        self.learned_at = None
+        smaller = [size for size in self._bounds.candidates if size < lost]
+        self.size = min(self._bounds.base, smaller[0]) if smaller else lost
+
+    def _search(self, now: float) -> None:
+        """Choose the next probe, or be content."""
+        self._probe = self._choose()
+        if self._probe is not None:
+            self.phase, self._deadline = Phase.SEARCH, None
+            return
+        if self.phase is not Phase.COMPLETE:  # otherwise it was a confirmation, which puts nothing off
+            self._raise_at = now + RAISE_SECONDS
+        self.phase = Phase.COMPLETE if self._proved else Phase.ERROR
+        self._deadline = self._next_look(now)
+
+    def _choose(self) -> int | None:
+        """The largest first, then the middle of what is left between what is in use and what was lost."""
+        larger = [size for size in self._bounds.candidates if self.size < size < self._lost]
+        if larger:
+            return larger[0] if larger[0] == self._bounds.maximum else larger[len(larger) // 2]
+        return self.size if not self._proved and self.size < self._lost else None
+
+    def _next_look(self, now: float) -> float:
+        return min(now + CONFIRM_SECONDS, self._raise_at) if self._proved else self._raise_at

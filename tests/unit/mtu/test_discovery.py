@@ -1,0 +1,174 @@
+"""Search of the path MTU, in virtual time."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, RAISE_SECONDS, STEPS, Bounds, Discovery, Phase
+from openmoat.mtu.plan import MIN_PATH_MTU
+
+PROBE_SECONDS = 2.0
+
+
+@dataclass
+class Road:
+    """A path that carries what it carries, and what was tried on it."""
+
+    carries: int
+    discovery: Discovery
+    now: float = 0.0
+    probes: list[int] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Until the search has come to an end."""
+        while (size := self.discovery.probe) is not None:
+            self.probes.append(size)
+            if size <= self.carries:
+                self.now += 0.05
+                self.discovery.handle_arrived(size, self.now)
+            else:
+                self.now += PROBE_SECONDS
+                self.discovery.handle_lost(size, self.now)
+
+    def pass_time(self, seconds: float, *, is_used: bool = True) -> None:
+        """Let deadlines come and go."""
+        end = self.now + seconds
+        while (deadline := self.discovery.poll_timeout()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.discovery.handle_timeout(self.now, is_used=is_used)
+            self.settle()
+        self.now = max(self.now, end)
+
+
+def road(carries: int, *, version: int = 4, maximum: int = 1500) -> Road:
+    """A path on which nothing has been tried."""
+    return Road(carries, Discovery(Bounds(version, maximum)))
+
+
+def test_a_path_begins_with_what_every_path_carries() -> None:
+    fresh = road(1500)
+    assert (fresh.discovery.size, fresh.discovery.phase, fresh.discovery.probe) == (BASE, Phase.BASE, 1500)
+    assert fresh.discovery.learned_at is None
+
+
+def test_an_ethernet_path_is_found_by_one_probe() -> None:
+    ethernet = road(1500)
+    ethernet.settle()
+    assert ethernet.probes == [1500]
+    assert (ethernet.discovery.size, ethernet.discovery.phase) == (1500, Phase.COMPLETE)
+
+
+@pytest.mark.parametrize("carries", [1492, 1460, 1400, 1300, 1280])
+def test_a_known_size_is_found_exactly_and_soon(carries: int) -> None:
+    path = road(carries)
+    path.settle()
+    assert path.discovery.size == carries
+    assert len(path.probes) <= 7
+
+
+def test_a_size_between_two_steps_is_used_at_the_lower_one() -> None:
+    path = road(1415)
+    path.settle()
+    assert path.discovery.size == 1400
+
+
+def test_a_path_below_the_base_is_found_over_ipv4() -> None:
+    path = road(1200)
+    path.settle()
+    assert (path.discovery.size, path.discovery.phase) == (1124, Phase.COMPLETE)
+
+
+def test_over_ipv6_nothing_smaller_than_its_minimum_is_tried() -> None:
+    path = road(1000, version=6)
+    path.settle()
+    assert min(path.probes) == MIN_PATH_MTU[6]
+    assert (path.discovery.size, path.discovery.phase) == (MIN_PATH_MTU[6], Phase.ERROR)
+
+
+def test_a_dead_path_ends_in_error_and_is_tried_again_later() -> None:
+    path = road(0)
+    path.settle()
+    assert (path.discovery.size, path.discovery.phase) == (MIN_PATH_MTU[4], Phase.ERROR)
+    path.carries = 1500
+    path.pass_time(RAISE_SECONDS)
+    assert (path.discovery.size, path.discovery.phase) == (1500, Phase.COMPLETE)
+
+
+def test_a_path_that_shrinks_is_used_at_the_base_before_its_new_size_is_known() -> None:
+    path = road(1500)
+    path.settle()
+    path.carries = 1400
+    path.now = CONFIRM_SECONDS + 1.0
+    path.discovery.handle_timeout(path.now, is_used=True)
+    assert path.discovery.probe == 1500
+    path.discovery.handle_lost(1500, path.now)
+    assert path.discovery.size == BASE
+    assert path.discovery.shrunk_at == path.now
+    path.settle()
+    assert path.discovery.size == 1400
+
+
+def test_a_size_is_not_confirmed_while_nothing_is_sent() -> None:
+    path = road(1500)
+    path.settle()
+    path.pass_time(10 * CONFIRM_SECONDS, is_used=False)
+    assert path.probes == [1500]
+    path.pass_time(CONFIRM_SECONDS, is_used=True)
+    assert path.probes == [1500, 1500]
+
+
+def test_a_path_that_grows_is_found_out_after_the_raise_timer() -> None:
+    path = road(1400)
+    path.settle()
+    path.carries = 1500
+    path.pass_time(RAISE_SECONDS - 1.0, is_used=False)
+    assert path.discovery.size == 1400
+    path.pass_time(2.0, is_used=False)
+    assert path.discovery.size == 1500
+    assert path.discovery.shrunk_at is None
+
+
+def test_a_peer_that_cannot_be_probed_leaves_the_base() -> None:
+    path = road(1500)
+    path.discovery.handle_unable()
+    assert (path.discovery.size, path.discovery.probe) == (BASE, None)
+    assert (path.discovery.phase, path.discovery.poll_timeout()) == (Phase.ERROR, None)
+
+
+def test_a_result_nobody_waits_for_changes_nothing() -> None:
+    path = road(1500)
+    path.discovery.handle_arrived(9000, 1.0)
+    path.discovery.handle_lost(576, 1.0)
+    assert (path.discovery.size, path.discovery.probe) == (BASE, 1500)
+
+
+def test_a_link_smaller_than_the_base_is_where_the_search_begins() -> None:
+    path = road(1500, maximum=1000)
+    assert path.discovery.size == 1000
+    path.settle()
+    assert path.discovery.size == 1000
+
+
+@pytest.mark.parametrize(("version", "maximum"), [(4, 575), (6, 1279), (4, 65_536)])
+def test_bounds_outside_of_what_paths_have_are_refused(version: int, maximum: int) -> None:
+    with pytest.raises(ValueError, match="path MTU"):
+        Bounds(version, maximum)
+
+
+@given(
+    carries=st.lists(st.integers(576, 9000), min_size=1, max_size=4),
+    maximum=st.integers(1280, 9000),
+    version=st.sampled_from((4, 6)),
+)
+def test_whatever_a_path_becomes_its_largest_step_is_found_and_nothing_larger_is_used(
+    carries: list[int], maximum: int, version: int
+) -> None:
+    path = road(carries[0], version=version, maximum=maximum)
+    for now_carries in carries:
+        path.carries = now_carries
+        path.settle()
+        path.pass_time(2 * RAISE_SECONDS)
+        possible = {size for size in (*STEPS, maximum) if MIN_PATH_MTU[version] <= size <= min(now_carries, maximum)}
+        assert path.discovery.size == (max(possible) if possible else MIN_PATH_MTU[version])
