@@ -59,10 +59,10 @@ class Context:
         """Put it at the end of the one ordered queue."""
         self.outputs.append(output)
 
-    def transmit_all(self, datagrams: Sequence[bytes], path: Path) -> None:
+    def transmit_all(self, datagrams: Sequence[bytes], path: Path, *, df: bool = False) -> None:
         """One message, or its fragments."""
         for octets in datagrams:
-            self.outputs.append(Transmit(octets, path))
+            self.outputs.append(Transmit(octets, path, df))
 
     def count_malformed(self, error: ProtocolError) -> None:
         """Count what an authenticated peer has written against the grammar, as the same is counted of a stranger."""

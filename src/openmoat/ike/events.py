@@ -49,6 +49,7 @@ __all__ = [
     "Refused",
     "RemoveChildSa",
     "SharedSecret",
+    "SizeProbed",
     "Spis",
     "Ticket",
     "Transmit",
@@ -414,6 +415,18 @@ class PeerMoved:
     children: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SizeProbed:
+    """What came of `Endpoint.probe_size`. Sizes are octets of outer IP packets."""
+
+    ike: IkeSpi
+    size: int
+    """As asked for."""
+    proved: int | None
+    """Size of the largest datagram that got through, which padding of the cipher may keep below `size`; 0 where those of
+    the size are lost and smaller ones are not; None where the peer cannot be probed, as it knows no IKE fragmentation."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NegotiationFailed:
     """Facts of an exchange that led to nothing, kept small; `ike.explain` makes sentences of them when asked."""
@@ -461,6 +474,7 @@ Event = (
     | ChildSaUp
     | ChildSaDown
     | PeerMoved
+    | SizeProbed
     | NegotiationFailed
     | IkeSaKeys
 )

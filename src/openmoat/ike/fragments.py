@@ -7,18 +7,19 @@ from openmoat.ike.errors import MalformedMessage
 from openmoat.ike.message import HEADER_SIZE, Message, Opener, Sealer, emit_chain, outside, parse_inside
 from openmoat.ike.numbers import PayloadType
 from openmoat.ike.payloads import EncryptedFragment
+from openmoat.net import IKE_PORT, Path
 
 __all__ = [
-    "FRAGMENT_SIZES",
     "MAX_FRAGMENTS",
     "MAX_REASSEMBLED",
     "REASSEMBLY_SECONDS",
     "Reassembly",
+    "datagram_size",
+    "message_size",
+    "plaintext_room",
     "seal_fragments",
 ]
 
-FRAGMENT_SIZES: Mapping[int, int] = {4: 1280 - 20 - 8 - 4, 6: 1280 - 40 - 8 - 4}
-"""By IP version, octets of a fragment's IKE message: IP, UDP and non-ESP marker make it 1280 (RFC 7383 2.5.1)."""
 MAX_FRAGMENTS = 64
 """Fragments of one message."""
 MAX_REASSEMBLED = 65_535
@@ -28,6 +29,20 @@ REASSEMBLY_SECONDS = 30.0
 
 SKF_HEADER = Struct(">BBHHH")
 SKF_HEADER_SIZE = 8
+IP_HEADER: Mapping[int, int] = {4: 20, 6: 40}
+UDP_HEADER = 8
+NON_ESP_MARKER = 4
+
+
+def message_size(path: Path, datagram: int) -> int:
+    """Octets of the IKE message in an IP datagram of `datagram` octets on this path (RFC 3948 2.2 for the marker)."""
+    marker = 0 if path.local.port == IKE_PORT else NON_ESP_MARKER
+    return datagram - IP_HEADER[path.local.address.version] - UDP_HEADER - marker
+
+
+def datagram_size(path: Path, message: int) -> int:
+    """Octets of the IP datagram that carries an IKE message of `message` octets on this path."""
+    return message - message_size(path, 0)
 
 
 def seal_fragments(message: Message, protection: Sealer, next_iv: Callable[[], bytes], size: int) -> tuple[bytes, ...]:

@@ -21,7 +21,7 @@ from openmoat.ike.events import (
     Question,
 )
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
-from openmoat.ike.fragments import FRAGMENT_SIZES, Reassembly, seal_fragments
+from openmoat.ike.fragments import Reassembly, message_size, seal_fragments
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.message import Header, Message
 from openmoat.ike.natt import NatView, esp_path
@@ -206,6 +206,26 @@ class IkeSa:
         self.window.send(exchange, self._seal(exchange, self.window.next_id, payloads, is_response=False))
         self._transmit_request()
 
+    def request_sized(self, exchange: ExchangeType, payloads: Sequence[Payload], size: int) -> None:
+        """Send a protected request in fragments of at most `size` octets, none of which may be fragmented on its way.
+
+        While one is open with the same payloads it takes the place of that one: a peer puts the parts together that are
+        more (RFC 7383 2.5.2). Raises `ValueError` where the peer knows no fragments.
+        """
+        if self.outgoing is None or not self.peer_fragments:
+            raise ValueError("IKE SA: the peer has not announced IKE fragmentation")
+        open_request = self.window.sent
+        message_id = open_request.message_id if open_request is not None else self.window.next_id
+        message = Message(self.header(exchange, message_id, is_response=False), tuple(payloads))
+        datagrams = seal_fragments(message, self.outgoing, self._next_iv, size)
+        if open_request is not None:
+            open_request.datagrams = datagrams
+            return
+        if self.exchange is not None:
+            self.exchange.is_sent = True
+        self.window.send(exchange, datagrams, df=True)
+        self._transmit_request()
+
     def request_in_clear(self, message: bytes, *, again: bool) -> None:
         """Send an IKE_SA_INIT request, in place of the one before it where `again`."""
         if again:
@@ -236,7 +256,7 @@ class IkeSa:
             raise ValueError("IKE SA: nothing can be protected before there are keys")
         message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
         whole = message.seal(self.outgoing, self._next_iv())
-        size = self.context.config.fragment_size - 1280 + FRAGMENT_SIZES[self.path.local.address.version]
+        size = message_size(self.path, self.context.config.fragment_size)
         if len(whole) <= size or not self.peer_fragments:
             return (whole,)
         return seal_fragments(message, self.outgoing, self._next_iv, size)
@@ -251,7 +271,7 @@ class IkeSa:
     def _transmit_request(self) -> None:
         sent = self.window.sent
         if sent is not None:
-            self.context.transmit_all(sent.datagrams, self.path)
+            self.context.transmit_all(sent.datagrams, self.path, df=sent.df)
             wait = self.context.config.retransmission.wait(sent.sent)
             self.context.timers.set((Timer.RETRANSMIT, self.own_spi), self.context.now + wait)
 
@@ -264,6 +284,8 @@ class IkeSa:
             dispatch.on_silence(self)
             return
         sent.sent += 1
+        if self.exchange is not None:
+            self.exchange.on_again(self, sent.sent)
         self.context.counts[Count.RETRANSMITTED] += 1
         self._transmit_request()
 

@@ -113,6 +113,8 @@ class NotifyType(OpenEnum):
     INTERMEDIATE_EXCHANGE_SUPPORTED = 16438
     ADDITIONAL_KEY_EXCHANGE = 16441
     USE_AGGFRAG = 16442
+    SIZE_PROBE = 61_280
+    """Of the range for private use: nothing but padding, which its receiver passes over."""
 
     @property
     def is_error(self) -> bool:

@@ -48,6 +48,8 @@ class SentRequest:
     exchange: ExchangeType
     datagrams: tuple[bytes, ...]
     """One message, or its fragments (RFC 7383)."""
+    df: bool = False
+    """Don't Fragment, where the size of its datagrams is what is asked (RFC 7383 2.5.2)."""
     sent: int = 1
 
 
@@ -97,11 +99,11 @@ class Window:
         """Whether no further request of ours can ever be sent, a Delete neither."""
         return self.sent is None and self.next_id > MAX_MESSAGE_ID
 
-    def send(self, exchange: ExchangeType, datagrams: tuple[bytes, ...]) -> SentRequest:
+    def send(self, exchange: ExchangeType, datagrams: tuple[bytes, ...], *, df: bool = False) -> SentRequest:
         """Keep our request, whose Message ID is `next_id`."""
         if not self.is_open:
             raise ValueError(f"window: request {self.next_id} must wait for the one before it")
-        self.sent = SentRequest(self.next_id, exchange, datagrams)
+        self.sent = SentRequest(self.next_id, exchange, datagrams, df)
         return self.sent
 
     def replace(self, datagrams: tuple[bytes, ...]) -> SentRequest:

@@ -33,6 +33,9 @@ class Exchange(ABC):
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """The response came, checked by the rules; `sa.finish`, now or after some more questions."""
 
+    def on_again(self, sa: "IkeSa", times: int) -> None:  # noqa: B027  most requests stay as they are
+        """The request is about to be sent for the `times`-th time, the same octets unless they are exchanged now."""
+
     def on_end(self, sa: "IkeSa", reason: DownReason) -> None:  # noqa: B027  most exchanges hold nothing
         """The exchange will not be finished: give back what it holds."""
 

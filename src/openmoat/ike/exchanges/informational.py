@@ -4,17 +4,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openmoat.ike.errors import ProtocolError
-from openmoat.ike.events import DownReason
+from openmoat.ike.events import DownReason, SizeProbed
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.exchanges.exchange import Exchange
+from openmoat.ike.fragments import datagram_size, message_size, plaintext_room
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.payloads import Delete, Notify, Payload
+from openmoat.ike.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
 
-__all__ = ["DeleteChildren", "DeleteIke", "Probe", "on_request"]
+__all__ = ["MAX_SIZE_PROBES", "DeleteChildren", "DeleteIke", "Probe", "SizeProbe", "on_request"]
+
+MAX_SIZE_PROBES = 3
+"""Times a size is tried before it counts as lost (MAX_PROBES, RFC 8899 5.1.2)."""
+NOTIFY_HEADER = 8
+"""Octets of a Notify payload besides its data (RFC 7296 3.2, 3.10)."""
+SMALL_SIZES = (1280, 576)
+"""Octets of IP datagrams in which a request goes on that got no answer in larger ones, the largest that is smaller."""
 
 
 class DeleteChildren(Exchange):
@@ -102,6 +110,72 @@ class Probe(Exchange):
     def is_same(self, other: Exchange) -> bool:
         """See `Exchange.is_same`."""
         return isinstance(other, Probe)
+
+
+class SizeProbe(Exchange):
+    """Do IP datagrams of this size get through to the peer? (RFC 8899 4, RFC 7383 2.5.2)
+
+    A padded request goes out in fragments of the size in question, with DF. Unanswered it goes on as the same request in
+    more and smaller fragments, which the peer puts together instead: so a size that is lost is told from a peer that is.
+    """
+
+    __slots__ = ("_has_shrunk", "_padding", "_tested", "size")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self._has_shrunk = False
+        self._tested = 0
+        self._padding: tuple[Payload, ...] = ()
+
+    def start(self, sa: "IkeSa") -> None:
+        """See `Exchange.start`."""
+        if not sa.peer_fragments or sa.outgoing is None:
+            self._tell(sa, None)
+            sa.finish(self)
+            return
+        small = self._small
+        # One octet more than fits one fragment of this size, and two of the smaller one: two fragments, then at least three.
+        wanted = plaintext_room(sa.outgoing, message_size(sa.path, self.size)) + 1
+        if small is not None:
+            wanted = max(wanted, 2 * plaintext_room(sa.outgoing, message_size(sa.path, small)) + 1)
+        self._padding = padding(wanted)
+        self._send(sa, self.size)
+        if sa.window.sent is not None:
+            self._tested = datagram_size(sa.path, max(map(len, sa.window.sent.datagrams)))
+
+    def on_again(self, sa: "IkeSa", times: int) -> None:
+        """See `Exchange.on_again`."""
+        small = self._small
+        if times > MAX_SIZE_PROBES and not self._has_shrunk and small is not None:
+            self._has_shrunk = True
+            self._send(sa, small)
+
+    def on_response(self, sa: "IkeSa", message: Message) -> None:
+        """See `Exchange.on_response`."""
+        self._tell(sa, 0 if self._has_shrunk else self._tested)
+        sa.finish(self)
+
+    def is_same(self, other: Exchange) -> bool:
+        """See `Exchange.is_same`."""
+        return isinstance(other, SizeProbe) and other.size == self.size
+
+    @property
+    def _small(self) -> int | None:
+        return next((size for size in SMALL_SIZES if size < self.size), None)
+
+    def _send(self, sa: "IkeSa", size: int) -> None:
+        sa.request_sized(ExchangeType.INFORMATIONAL, self._padding, message_size(sa.path, size))
+
+    def _tell(self, sa: "IkeSa", proved: int | None) -> None:
+        sa.context.emit(SizeProbed(sa.own_spi, self.size, proved))
+
+
+def padding(octets: int) -> tuple[Payload, ...]:
+    """At least so many octets of payloads that mean nothing."""
+    whole, rest = divmod(octets, NOTIFY_HEADER + MAX_NOTIFY_DATA)
+    sizes = [MAX_NOTIFY_DATA] * whole + [max(0, rest - NOTIFY_HEADER)]
+    return tuple(Notify(NotifyType.SIZE_PROBE, bytes(size)) for size in sizes)
 
 
 FATAL = frozenset({NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX})

@@ -1,0 +1,146 @@
+"""Probing for the size of outer packets: a padded INFORMATIONAL in fragments of that size (RFC 7383 2.5.2)."""
+
+import pytest
+
+from openmoat.crypto.suites import AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519
+from openmoat.ike.events import IkeSaDown, IkeSaUp, SizeProbed, Transmit
+from openmoat.ike.exchanges.informational import MAX_SIZE_PROBES
+from openmoat.model.connection import IkeProposal
+from scenario.link import Host, Link, Nat, connection, two_hosts
+
+OUTER = 20 + 8
+"""Octets of IP and UDP around a message on port 500."""
+MARKER = 4
+"""Octets before a message on port 4500 (RFC 3948 2.2)."""
+
+
+def path_of(link: Link, octets: int, outer: int = OUTER) -> list[int]:
+    """From now on the link loses datagrams larger than so many octets, without a word; gives the sizes of all it sees."""
+    sizes: list[int] = []
+
+    def is_lost(message: bytes) -> bool:
+        sizes.append(len(message) + outer)
+        return sizes[-1] > octets
+
+    link.drop = is_lost
+    return sizes
+
+
+def probed(link: Link, host: Host, size: int) -> SizeProbed:
+    """What comes of a probe."""
+    before = len(host.told(SizeProbed))
+    host.do("probe_size", host.ike().ike, size)
+    link.run(30)
+    (event,) = host.told(SizeProbed)[before:]
+    return event
+
+
+@pytest.mark.parametrize("size", [9000, 1500, 1492, 1300, 1280, 576])
+def test_a_size_that_gets_through_is_proved_to_the_octet(size: int) -> None:
+    link = Link()
+    home, portal = two_hosts(link)
+    link.settle()
+    sizes = path_of(link, size)
+    assert probed(link, home, size).proved == size
+    assert max(sizes) == size
+    assert len(home.told(IkeSaUp)) == len(portal.told(IkeSaUp)) == 1
+
+
+@pytest.mark.parametrize("size", [9000, 1500, 1400, 1281, 1280, 1000])
+def test_a_size_that_is_lost_is_told_from_a_peer_that_is(size: int) -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    path_of(link, size - 1)
+    event = probed(link, home, size)
+    assert (event.size, event.proved) == (size, 0)
+    assert home.told(IkeSaDown) == []
+    assert home.endpoint.counts()["retransmitted"] == MAX_SIZE_PROBES
+
+
+def test_the_least_size_of_all_has_nothing_smaller_to_go_on_with() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    path_of(link, 575)
+    home.do("probe_size", home.ike().ike, 576)
+    link.run(20)
+    assert home.told(SizeProbed) == []
+
+
+def test_a_probe_says_don_t_fragment_and_other_messages_do_not() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    seen: list[bool] = []
+    carry = link.transmit
+
+    def look(sender: Host, transmit: Transmit) -> None:
+        seen.append(transmit.df)
+        carry(sender, transmit)
+
+    link.transmit = look  # type: ignore[method-assign]
+    home.do("probe", home.ike().ike)
+    link.run(1)
+    assert seen == [False, False]
+    home.do("probe_size", home.ike().ike, 1500)
+    link.run(1)
+    assert seen[2:] == [True, True, False]
+
+
+def test_a_peer_without_fragmentation_cannot_be_probed() -> None:
+    link = Link()
+    home, portal = link.host("home", "192.0.2.1"), link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None))
+    home.load(connection("home.example", "portal.example", "198.51.100.1", fragmentation=False))
+    link.settle()
+    event = probed(link, home, 1500)
+    assert event.proved is None
+
+
+def test_padding_of_a_block_cipher_proves_what_was_sent_and_no_more() -> None:
+    link = Link()
+    cbc = IkeProposal(
+        encryptions=(AES_128_CBC,),
+        integrities=(HMAC_SHA2_256_128,),
+        prfs=(PRF_HMAC_SHA2_256,),
+        key_exchanges=(X25519,),
+    )
+    home, portal = link.host("home", "192.0.2.1"), link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None, proposals=(cbc,)))
+    home.load(connection("home.example", "portal.example", "198.51.100.1", proposals=(cbc,)))
+    link.settle()
+    sizes = path_of(link, 1500)
+    event = probed(link, home, 1500)
+    assert event.proved == max(sizes)
+    assert 1500 - 16 < max(sizes) < 1500
+
+
+def test_behind_a_nat_the_marker_is_counted() -> None:
+    link = Link()
+    home = link.host("home", "192.0.2.1", Nat("203.0.113.9"))
+    portal = link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None))
+    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    link.settle()
+    sizes = path_of(link, 1500, OUTER + MARKER)
+    assert probed(link, home, 1500).proved == 1500
+    assert max(sizes) == 1500
+
+
+def test_two_probes_of_one_size_are_one_and_others_wait_their_turn() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    for size in (1500, 1500, 1400):
+        home.do("probe_size", home.ike().ike, size)
+    link.run(5)
+    assert [event.size for event in home.told(SizeProbed)] == [1500, 1400]
+
+
+def test_a_probe_of_an_ike_sa_that_is_gone_is_nothing() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    home.do("probe_size", 1, 1500)
+    assert home.told(SizeProbed) == []
