@@ -3,6 +3,7 @@
 import pytest
 
 from openmoat.crypto.suites import AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519
+from openmoat.ike.config import IkeConfig
 from openmoat.ike.events import IkeSaDown, IkeSaUp, SizeProbed, Transmit
 from openmoat.ike.exchanges.informational import MAX_SIZE_PROBES
 from openmoat.model.connection import IkeProposal
@@ -96,6 +97,28 @@ def test_a_peer_without_fragmentation_cannot_be_probed() -> None:
     link.settle()
     event = probed(link, home, 1500)
     assert event.proved is None
+
+
+@pytest.mark.parametrize("vendor_id", [b"", b"another make"])
+def test_a_peer_of_another_make_is_not_probed_and_lives(vendor_id: bytes) -> None:
+    link = Link()
+    portal = link.host("portal", "198.51.100.1", config=IkeConfig(vendor_id=vendor_id))
+    home = link.host("home", "192.0.2.1")
+    portal.load(connection("portal.example", "home.example", None))
+    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    link.settle()
+    assert probed(link, home, 1500).proved is None
+    assert probed(link, portal, 1500).proved is None
+
+
+def test_a_probe_goes_on_after_a_rekey_of_the_ike_sa() -> None:
+    link = Link()
+    home, portal = two_hosts(link)
+    link.settle()
+    home.do("rekey_ike", home.ike().ike)
+    link.settle()
+    assert probed(link, home, 1500).proved == 1500
+    assert probed(link, portal, 1400).proved == 1400
 
 
 def test_padding_of_a_block_cipher_proves_what_was_sent_and_no_more() -> None:

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from openmoat.config.units import parse_octets, parse_seconds
 from openmoat.crypto.identities import Identity, IdentityPattern
@@ -233,7 +233,11 @@ class ChildTable(Table):
     replay_window: int = Field(
         default=1024, description="Packets that may come late; a multiple of 64. 0 needs `noesn`."
     )
-    path_mtu: int = Field(default=1500, description="Octets that the outside is believed to carry.")
+    path_mtu: Annotated[int | None, BeforeValidator(lambda value: None if value == "discover" else value)] = Field(
+        default=None,
+        description="Octets of the largest packet that the outside carries, or `discover`, the default: they are found by"
+        " probes that only the peer can answer, from 1280 up to 1500, and followed when the path changes.",
+    )
     outer_df: Literal["clear", "set", "copy"] = Field(
         default="clear",
         description="Don't Fragment of outer IPv4 packets. With `set` and `copy`, too large packets are refused.",

@@ -1,6 +1,8 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import replace
 
 from openmoat.daemon.accounting import Accounting, Owner
 from openmoat.daemon.policies import Policies, UnknownChild
@@ -47,6 +49,8 @@ class Installer:
         self._policies = policies
         self._max_replay_window = backend.capabilities().max_replay_window
         self._children: dict[int, ChildSa] = {}
+        self._of_ike: dict[int, set[int]] = {}
+        """By IKE SA, its pairs."""
 
     def fileno(self) -> int:
         """Readable while `drain` has something."""
@@ -83,6 +87,7 @@ class Installer:
             self._undo(child)
             return Refused(question.ticket, str(error), is_temporary=True)
         self._children[child.local_spi] = child
+        self._of_ike.setdefault(child.ike, set()).add(child.local_spi)
         self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
         return Installed(question.ticket)
 
@@ -95,6 +100,9 @@ class Installer:
         child = self._children.pop(event.local_spi, None)
         if child is None:
             return
+        self._of_ike[child.ike].discard(child.local_spi)
+        if not self._of_ike[child.ike]:
+            del self._of_ike[child.ike]
         for final in self.backend.apply([Remove(event.local_spi)]):
             self.accounting.retire(final)
         self._release_policy(child)
@@ -104,7 +112,29 @@ class Installer:
         for spi in event.children:
             child = self._children.get(spi)
             if child is not None:
-                self.backend.apply([self._moved(child, event)])
+                self._children[spi] = child = replace(child, path=event.path, udp=event.udp)
+                self.backend.apply([self._moved(child)])
+
+    def inherit(self, old: int, new: int) -> None:
+        """The pairs of an IKE SA hang on its successor from now on."""
+        pairs = self._of_ike.pop(old, set())
+        for spi in pairs:
+            self._children[spi] = replace(self._children[spi], ike=new)
+        if pairs:
+            self._of_ike[new] = pairs | self._of_ike.get(new, set())
+
+    def resize(self, ike: int) -> None:
+        """Larger or smaller packets reach this peer than before."""
+        for spi in self._of_ike.get(ike, ()):
+            child = self._children[spi]
+            with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
+                plan = self._policies.resize(child, child.path, child.udp)
+                self.backend.apply([Update(handle=spi, plan=plan)])
+
+    def carried(self, ike: int) -> int:
+        """Packets that the pairs of an IKE SA have sent."""
+        rows = self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
+        return sum(row.outbound_packets for row in rows)
 
     def refresh(self, connections: AbstractSet[str]) -> None:
         """Let the live pairs of these connections have the sizes and limits that are configured now."""
@@ -158,12 +188,12 @@ class Installer:
         )
         return [inbound, outbound] if changes is None else [changes, inbound, outbound]
 
-    def _moved(self, child: ChildSa, event: PeerMoved) -> Update:
+    def _moved(self, child: ChildSa) -> Update:
         return Update(
             handle=child.local_spi,
-            path=event.path,
-            encapsulation=Encapsulation.UDP if event.udp else Encapsulation.RAW,
-            plan=self._policies.plan(child, event.path, event.udp),
+            path=child.path,
+            encapsulation=Encapsulation.UDP if child.udp else Encapsulation.RAW,
+            plan=self._policies.plan(child, child.path, child.udp),
         )
 
     def _undo(self, child: ChildSa) -> None:

@@ -29,6 +29,7 @@ from openmoat.daemon.journal import Journal
 from openmoat.daemon.keyholder import Keyholder
 from openmoat.daemon.keylog import KeyLog
 from openmoat.daemon.paths import Names, PathFinder
+from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.policies import Policies
 from openmoat.daemon.server import Server, open_socket
 from openmoat.daemon.watchdog import Watchdog
@@ -95,7 +96,8 @@ class Daemon:
         self._beside = Beside()
         self._wire = wire
         self._key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
-        policies = Policies(backend.capabilities().rungs)
+        self.sizes = PathSizes(clock)
+        policies = Policies(backend.capabilities().rungs, self.sizes.size)
         self.installer = Installer(backend, policies, Accounting())
         keyholder = Keyholder(self.loaded.find, time.time)
         self._answers = Answers(
@@ -104,6 +106,9 @@ class Daemon:
         self.core = Endpoint(ike_config(settings, backend), random)
         self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
         self.driver.on_event = self._hear
+        self.sizes.probe = self._probe_size
+        self.sizes.carried = self.installer.carried
+        self.sizes.on_size = self._resize
         self.driver.on_acquire = self._acquire
         self.host = (
             HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
@@ -139,6 +144,7 @@ class Daemon:
             self.host.on_addresses = self._leave_gone_addresses
             await self.host.start()
         reloaded = await self.desired.bring_about(configuration)
+        self.sizes.later = asyncio.get_running_loop().call_later
         self.driver.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
@@ -192,8 +198,10 @@ class Daemon:
     def _hear(self, event: Event) -> None:
         self.book.hear(event)
         match event:
-            case IkeSaUp(ike=ike):
+            case IkeSaUp(ike=ike, replaces=replaces):
                 self._wire.know_spis([ike], [])
+                if replaces is not None:
+                    self.installer.inherit(replaces, ike)
             case IkeSaDown(ike=ike):
                 self._wire.know_spis([], [ike])
             case ChildSaUp() | ChildSaDown() if self.host is not None:
@@ -202,6 +210,17 @@ class Daemon:
                 self._key_log.write(event)
             case _:
                 pass
+        self.sizes.hear(event)
+
+    def _probe_size(self, ike: int, size: int) -> None:
+        self.core.probe_size(ike, size, self.driver.clock())
+        self.driver.flush()
+
+    def _resize(self, ike: int) -> None:
+        """Packets of another size reach a peer: the engine and the routes learn it."""
+        self.installer.resize(ike)
+        if self.host is not None:
+            self.host.refresh()
 
     def _leave_gone_addresses(self, addresses: frozenset[Address]) -> None:
         """IKE SAs cannot be reached where we are no more; what is kept up is negotiated anew from where we are."""

@@ -4,14 +4,15 @@ Configuration goes in, `SetPolicies` for the backend and the protected prefixes 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import EspSuite
 from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
+from openmoat.mtu.discovery import BASE
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
 from openmoat.net import Path
@@ -37,9 +38,12 @@ class Protected:
 class Policies:
     """The SPD as configured and as peers of templates extend it. Lives in the daemon's event loop."""
 
-    def __init__(self, rungs: frozenset[Rung]) -> None:
-        """`rungs`: what the backend can do with packets that do not fit."""
+    def __init__(self, rungs: frozenset[Rung], outer_size: Callable[[int], int] = lambda _ike: BASE) -> None:
+        """`rungs`: what the backend can do with packets that do not fit. `outer_size`: what is known to reach the peer of
+        an IKE SA in one piece.
+        """
         self._rungs = rungs
+        self._outer_size = outer_size
         self._children: dict[str, dict[str, Child]] = {}
         self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
@@ -139,7 +143,14 @@ class Policies:
     def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
-        return self._plan(self.child(sa), overhead)
+        return self._plan(self.child(sa), overhead, self._outer_size(sa.ike))
+
+    def resize(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
+        """The same, for the routes of its policy as well."""
+        name, plan = self._policy_name(sa), self.plan(sa, path, udp)
+        if name in self._protected:
+            self._protect(name, replace(self._protected[name], plan=plan))
+        return plan
 
     def protected(self) -> tuple[Protected, ...]:
         """Everything that must go through the tunnel, whether an SA is there or not."""
@@ -163,8 +174,9 @@ class Policies:
             if is_other and intersect(row.remote, wanted.remote):
                 raise PolicyConflict(wanted, row)
 
-    def _plan(self, child: Child, overhead: Overhead) -> MtuPlan:
-        return compile_plan(overhead=overhead, path_mtu=child.path_mtu, outer_df=child.outer_df, rungs=self._rungs)
+    def _plan(self, child: Child, overhead: Overhead, outer_size: int = BASE) -> MtuPlan:
+        path_mtu = child.path_mtu if child.path_mtu is not None else outer_size
+        return compile_plan(overhead=overhead, path_mtu=path_mtu, outer_df=child.outer_df, rungs=self._rungs)
 
     def _cautious_plan(self, child: Child) -> MtuPlan:
         """Sizes before any SA is there: the least room that a proposed suite could leave."""

@@ -401,7 +401,7 @@ class Endpoint:
         failure: ProtocolError = NoCommonProposal("IKE_SA_INIT request: no connection is loaded")
         for proposals in self._connections.ike_proposals():
             try:
-                return sa_init.read_request(message, datagram, path, proposals)
+                return sa_init.read_request(message, datagram, path, proposals, self._context.config.vendor_id)
             except NoCommonProposal as error:
                 failure = error
         raise failure

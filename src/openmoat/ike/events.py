@@ -424,7 +424,7 @@ class SizeProbed:
     """As asked for."""
     proved: int | None
     """Size of the largest datagram that got through, which padding of the cipher may keep below `size`; 0 where those of
-    the size are lost and smaller ones are not; None where the peer cannot be probed, as it knows no IKE fragmentation."""
+    the size are lost and smaller ones are not; None where the peer cannot be probed: it knows no IKE fragmentation, or not all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

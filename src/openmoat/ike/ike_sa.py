@@ -65,6 +65,7 @@ class IkeSa:
         "heard",
         "incoming",
         "is_initiator",
+        "is_kin",
         "is_owed",
         "keymat",
         "lineage",
@@ -113,6 +114,8 @@ class IkeSa:
         self.incoming: SkProtection | None = None
         self.nonces: tuple[bytes, bytes] = (b"", b"")
         self.peer_fragments = False
+        self.is_kin = False
+        """The peer is of our make, by its vendor ID."""
         self.exchange: Exchange | None = None
         self.queue: deque[Exchange] = deque()
         self.answering: PeerExchange | None = None
@@ -583,6 +586,7 @@ class IkeSa:
         new.lineage = self.lineage
         new.nat = self.nat
         new.peer_fragments = self.peer_fragments
+        new.is_kin = self.is_kin
         return new
 
     def note_deleted(self, remote_spi: int) -> None:

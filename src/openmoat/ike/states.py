@@ -71,6 +71,8 @@ class Initials:
     nonce_i: bytes
     nonce_r: bytes
     peer_hashes: frozenset[HashAlgorithm]
+    is_kin: bool
+    """The peer announced the vendor ID that we announce."""
     nat: NatView
 
 
@@ -148,6 +150,8 @@ class InitReceived:
     peer_hashes: frozenset[HashAlgorithm]
     has_fragments: bool
     """The peer can do IKE fragmentation."""
+    is_kin: bool
+    """See `Initials`."""
     nat: NatView
 
 

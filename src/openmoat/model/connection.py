@@ -183,8 +183,8 @@ class Child:
     priority: int = 0
     """Lower is looked at first; equal priorities are ordered by specificity (see `policy.spd`)."""
     replay_window: int = 1024
-    path_mtu: int = 1500
-    """Octets that the outside is believed to carry."""
+    path_mtu: int | None = None
+    """Octets that the outside is believed to carry; None: they are found out by probes (RFC 8899)."""
     outer_df: OuterDf = OuterDf.CLEAR
     copy_dscp: bool = True
 
@@ -205,7 +205,7 @@ class Child:
             raise ValueError(
                 "replay_window: 0 needs noesn in every proposal: ESN cannot work without it (RFC 4303 3.3.3)"
             )
-        if not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
+        if self.path_mtu is not None and not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
             raise ValueError(f"path_mtu: {MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
         if not -1000 <= self.priority <= 1000:
             raise ValueError(f"priority: -1000 to 1000, {self.priority} came")

@@ -115,11 +115,13 @@ class Discovery:
         """When to call `handle_timeout`; None: never, or not before the probe under way has come to an end."""
         return self._deadline
 
-    def handle_arrived(self, size: int, now: float) -> None:
-        """A probe of this size was answered: the path carries it."""
+    def handle_arrived(self, size: int, now: float, proved: int | None = None) -> None:
+        """A probe of this size was answered: the path carries it, or `proved` octets where that is what was sent."""
         if size != self._probe:
             return
-        self._proved = self.size = size
+        self._proved = self.size = min(size, proved or size)
+        if self.size < size:
+            self._lost = min(self._lost, size)  # it cannot be told, which comes to the same
         self.learned_at = now
         self._search(now)
 

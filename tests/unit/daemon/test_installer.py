@@ -1,6 +1,7 @@
 """Child SAs become pairs and policies of the backend, and leave nothing behind when they go."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
@@ -85,7 +86,8 @@ class Bench:
 
     def __init__(self, *connections: Connection) -> None:
         self.backend = MemoryBackend()
-        self.policies = Policies(frozenset(Rung))
+        self.sizes: dict[int, int] = {}
+        self.policies = Policies(frozenset(Rung), lambda ike: self.sizes.get(ike, 1280))
         self.accounting = Accounting()
         self.installer = Installer(self.backend, self.policies, self.accounting)
         change, conflicts = self.policies.load(connections)
@@ -119,7 +121,7 @@ def test_a_pair_serves_the_policy_of_its_connection_and_sends_when_activated(sit
     pair = site.backend.pairs[sa.local_spi]
     assert pair.outbound is not None
     assert pair.outbound.policy in site.backend.policies
-    assert (pair.outbound.keepalive_seconds, pair.outbound.plan.inner_room) == (KEEPALIVE_SECONDS, 1438)
+    assert (pair.outbound.keepalive_seconds, pair.outbound.plan.inner_room) == (KEEPALIVE_SECONDS, 1218)
     assert not pair.is_active
     site.installer.activate(ActivateOutbound(sa.local_spi))
     assert pair.is_active
@@ -240,3 +242,41 @@ def test_what_changes_for_the_host_is_told_by_the_revision(template: Bench) -> N
     template.policies.load([connection("office", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16")], ["homes"])
     look()
     assert len({row[0] for row in seen}) == 4
+
+
+def test_pairs_follow_the_size_of_their_ike_sa_and_no_others(site: Bench) -> None:
+    sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    pair = site.backend.pairs[sa.local_spi]
+    assert pair.outbound is not None
+    site.sizes[1] = 1492
+    site.installer.resize(2)
+    assert pair.outbound.plan.outer_size == 1280
+    site.installer.resize(1)
+    assert site.backend.pairs[sa.local_spi].outbound == replace(
+        pair.outbound, plan=site.policies.plan(sa, sa.path, True)
+    )
+    assert site.backend.pairs[sa.local_spi].outbound.plan.outer_size == 1492  # type: ignore[union-attr]
+    assert [one.plan.outer_size for one in site.policies.protected()] == [1492]
+
+
+def test_after_a_rekey_of_the_ike_sa_its_pairs_follow_the_successor(site: Bench) -> None:
+    sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    site.installer.inherit(1, 2)
+    site.sizes[2] = 1400
+    site.installer.resize(2)
+    outbound = site.backend.pairs[sa.local_spi].outbound
+    assert outbound is not None
+    assert outbound.plan.outer_size == 1400
+    site.installer.remove(RemoveChildSa(sa.local_spi))
+    site.installer.resize(2)
+    assert site.installer.carried(2) == 0
+
+
+def test_a_configured_size_is_not_discovered() -> None:
+    row = connection("office", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16")
+    site = Bench(replace(row, children=(replace(row.children[0], path_mtu=1400),)))
+    site.sizes[1] = 1492
+    sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    outbound = site.backend.pairs[sa.local_spi].outbound
+    assert outbound is not None
+    assert outbound.plan.outer_size == 1400

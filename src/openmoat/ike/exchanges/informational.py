@@ -130,7 +130,8 @@ class SizeProbe(Exchange):
 
     def start(self, sa: "IkeSa") -> None:
         """See `Exchange.start`."""
-        if not sa.peer_fragments or sa.outgoing is None:
+        # strongSwan (5.9.8) passes over an INFORMATIONAL in fragments as if it were not encrypted: it would be lost to us.
+        if not sa.is_kin or not sa.peer_fragments or sa.outgoing is None:
             self._tell(sa, None)
             sa.finish(self)
             return

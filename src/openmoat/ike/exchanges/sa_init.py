@@ -223,6 +223,7 @@ def _derive(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> 
         nonce_i=state.opening.nonce,
         nonce_r=nonce.octets,
         peer_hashes=_hashes(message),
+        is_kin=_is_kin(message, sa.context.config.vendor_id),
         nat=natt.detect(sa.own_spi, message.header.responder_spi, sa.path, notifies),
     )
     fragments = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
@@ -258,6 +259,7 @@ def _set_keys(sa: "IkeSa", initials: Initials, secret: Secret) -> None:
     spis = (sa.initiator_spi, sa.responder_spi)
     keymat = IkeKeymat.derive(initials.suite, seed, initials.nonce_i, initials.nonce_r, *spis)
     sa.nonces = (initials.nonce_i, initials.nonce_r)
+    sa.is_kin = initials.is_kin
     sa.set_keys(initials.suite, keymat)
 
 
@@ -286,7 +288,9 @@ def on_silence(sa: "IkeSa", state: InitSent) -> None:
 # Responder.
 
 
-def read_request(message: Message, datagram: bytes, path: Path, proposals: tuple[IkeProposal, ...]) -> InitReceived:
+def read_request(
+    message: Message, datagram: bytes, path: Path, proposals: tuple[IkeProposal, ...], vendor_id: bytes
+) -> InitReceived:
     """What an IKE_SA_INIT request leads to as responder; raises what the stranger is to be told. Keeps nothing."""
     offered, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
     if offered is None or exchange is None or nonce is None:
@@ -305,6 +309,7 @@ def read_request(message: Message, datagram: bytes, path: Path, proposals: tuple
         nonce_i=nonce.octets,
         peer_hashes=_hashes(message),
         has_fragments=message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None,
+        is_kin=_is_kin(message, vendor_id),
         nat=natt.detect(message.header.initiator_spi, 0, path, message.every(Notify)),
     )
 
@@ -346,6 +351,7 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
         nonce_i=state.nonce_i,
         nonce_r=nonce,
         peer_hashes=state.peer_hashes,
+        is_kin=state.is_kin,
         nat=state.nat,
     )
     sa.step(InitAnswered(initials, answer.private, state.peer_value))
@@ -395,6 +401,11 @@ def _hashes(message: Message) -> frozenset[HashAlgorithm]:
     """What the peer can check signatures with (RFC 7427 4)."""
     notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
     return frozenset(HashAlgorithm(number) for number in _words(notify.data if notify else b""))
+
+
+def _is_kin(message: Message, vendor_id: bytes) -> bool:
+    """Whether the peer is of our make. Whoever says so must prove it with the rest of the message, in IKE_AUTH."""
+    return bool(vendor_id) and any(payload.octets == vendor_id for payload in message.every(VendorId))
 
 
 def _words(octets: bytes) -> Iterable[int]:

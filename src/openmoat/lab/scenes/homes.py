@@ -9,7 +9,6 @@ from ipaddress import ip_network
 from typing import Any
 
 from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import DSL_MTU
 from openmoat.lab.peers.moatd import Moatd
 from openmoat.lab.pki import Authority, Holder, Key
 from openmoat.lab.traffic import Place
@@ -79,7 +78,7 @@ def _child(local: tuple[str, ...], remote: tuple[str, ...], **more: Any) -> dict
 
 
 def _home(lab: Lab, letter: str, root: Authority, holder: Holder, *, is_hasty: bool) -> Moatd:
-    child = _child(HOME_NETS[letter], OFFICE_NETS, **{"path-mtu": DSL_MTU, **(CHILD_HASTE if is_hasty else {})})
+    child = _child(HOME_NETS[letter], OFFICE_NETS, **(CHILD_HASTE if is_hasty else {}))
     tables = {
         "office": {
             **(IKE_HASTE if is_hasty else {}),
@@ -113,7 +112,7 @@ def _portal(lab: Lab, root: Authority, holder: Holder, raw: Key, cabin: Key) -> 
         "homes": {
             "local": {"identity": "portal.example", "key": "own.key", "certificates": ["own.pem"]},
             "peer": {"identity": "*.homes.example", "authorities": ["root.pem"]},
-            "children": {"office": _child(OFFICE_NETS, homes, **{"path-mtu": DSL_MTU})},
+            "children": {"office": _child(OFFICE_NETS, homes)},
         },
         "cabin": {
             "local": {"identity": "portal.example", "key": "raw.key"},

@@ -1,0 +1,139 @@
+"""How large outer packets towards each peer may be: one search per IKE SA, whose probes that IKE SA carries.
+
+`mtu.discovery` decides what to probe, `ike` carries the probe, the installer gives the result to the backend.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from openmoat.ike.events import Event, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
+from openmoat.mtu.discovery import BASE, Bounds, Discovery
+from openmoat.net import Path
+
+__all__ = ["MAX_OUTER_SIZE", "PathSizes", "Timer"]
+
+MAX_OUTER_SIZE = 1500
+"""Octets up to which outer sizes are looked for."""
+
+log = logging.getLogger("openmoat.daemon.pathsizes")
+
+
+class Timer(Protocol):
+    """What `call_later` of an event loop gives."""
+
+    def cancel(self) -> None:
+        """It is not wanted any more."""
+        ...
+
+
+@dataclass(slots=True)
+class _Search:
+    discovery: Discovery
+    path: Path
+    timer: Timer | None = None
+    asked: int | None = None
+    """The size that is being probed."""
+    carried: int = field(default=0)
+    """Packets sent by its children when it was last looked at."""
+
+
+class PathSizes:
+    """Lives in the daemon's event loop. Holds as much as there are IKE SAs."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._searches: dict[int, _Search] = {}
+        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
+        """`call_later` of the loop; before it is there nothing is probed."""
+        self.probe: Callable[[int, int], None] = lambda _ike, _size: None
+        """Carries a probe of that size on that IKE SA; `SizeProbed` tells what came of it."""
+        self.carried: Callable[[int], int] = lambda _ike: 0
+        """Packets that the children of that IKE SA have sent."""
+        self.on_size: Callable[[int], None] = lambda _ike: None
+        """Told when the size of an IKE SA's outer packets is another than before."""
+
+    def size(self, ike: int) -> int:
+        """Octets of the largest outer packet that goes to this peer in one piece."""
+        search = self._searches.get(ike)
+        return search.discovery.size if search is not None else BASE
+
+    def found(self, ike: int) -> Discovery | None:
+        """What is known of the path of an IKE SA; None where nobody looks."""
+        search = self._searches.get(ike)
+        return search.discovery if search is not None else None
+
+    def hear(self, event: Event) -> None:
+        """Follow the IKE SAs, their paths, and what became of probes."""
+        match event:
+            case IkeSaUp(ike=ike, path=path, replaces=replaces):
+                self._begin(ike, path, replaces)
+            case IkeSaDown(ike=ike):
+                search = self._searches.pop(ike, None)
+                if search is not None and search.timer is not None:
+                    search.timer.cancel()
+            case PeerMoved(ike=ike, path=path) if ike in self._searches:
+                self._start(ike, path)
+            case SizeProbed():
+                self._probed(event)
+            case _:
+                pass
+
+    def _begin(self, ike: int, path: Path, replaces: int | None) -> None:
+        before = self._searches.pop(replaces, None) if replaces is not None else None
+        if before is None:
+            self._start(ike, path)
+            return
+        # The same peer on the same path: what was learned stays, a probe under way ended with its IKE SA.
+        if before.timer is not None:
+            before.timer.cancel()
+        before.asked = before.timer = None
+        self._searches[ike] = before
+        self._go_on(ike, before)
+
+    def _start(self, ike: int, path: Path) -> None:
+        before = self._searches.get(ike)
+        if before is not None and before.timer is not None:
+            before.timer.cancel()
+        search = _Search(Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)), path)
+        self._searches[ike] = search
+        if before is not None and before.discovery.size != search.discovery.size:
+            self.on_size(ike)
+        self._go_on(ike, search)
+
+    def _probed(self, event: SizeProbed) -> None:
+        search = self._searches.get(event.ike)
+        if search is None or search.asked != event.size:
+            return
+        search.asked = None
+        before, now = search.discovery.size, self._clock()
+        if event.proved is None:
+            search.discovery.handle_unable()
+        elif event.proved:
+            search.discovery.handle_arrived(event.size, now, event.proved)
+        else:
+            search.discovery.handle_lost(event.size, now)
+        if search.discovery.size != before:
+            log.debug("ike=%016x: outer packets of %s octets", event.ike, search.discovery.size)
+            self.on_size(event.ike)
+        self._go_on(event.ike, search)
+
+    def _go_on(self, ike: int, search: _Search) -> None:
+        """Ask for the next probe, or wait for the next deadline."""
+        size, deadline = search.discovery.probe, search.discovery.poll_timeout()
+        if size is not None:
+            search.asked = size
+            self.probe(ike, size)
+        elif deadline is not None and self.later is not None:
+            search.timer = self.later(max(0.0, deadline - self._clock()), lambda: self._time_out(ike))
+
+    def _time_out(self, ike: int) -> None:
+        search = self._searches.get(ike)
+        if search is None:
+            return
+        search.timer = None
+        carried = self.carried(ike)
+        search.discovery.handle_timeout(self._clock(), is_used=carried != search.carried)
+        search.carried = carried
+        self._go_on(ike, search)

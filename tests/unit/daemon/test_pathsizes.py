@@ -1,0 +1,186 @@
+"""Sizes of outer packets, from IKE SAs that come and go."""
+
+import heapq
+import ipaddress
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from openmoat.crypto.identities import Identity
+from openmoat.crypto.numbers import AuthMethod, IdType
+from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
+from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, PathSizes
+from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
+from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, Phase
+from openmoat.net import HostPort, Path
+
+PEER = Identity(IdType.FQDN, b"home.example")
+SUITE = IkeSuite(AES_128_GCM_16, None, PRF_HMAC_SHA2_256, X25519)
+
+
+def path(port: int = 4500) -> Path:
+    return Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), port))
+
+
+@dataclass
+class Call:
+    """One deadline of the loop."""
+
+    act: Callable[[], None]
+    is_wanted: bool = True
+
+    def cancel(self) -> None:
+        self.is_wanted = False
+
+
+@dataclass
+class World:
+    """Time, and paths that carry so many octets by IKE SA; probes are answered when time passes."""
+
+    carries: dict[int, int] = field(default_factory=dict)
+    now: float = 0.0
+    sent: int = 0
+    probes: list[tuple[int, int]] = field(default_factory=list)
+    waiting: list[tuple[int, int]] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._calls: list[tuple[float, int, Call]] = []
+        self._order = itertools.count()
+        self.sizes = PathSizes(lambda: self.now)
+        self.sizes.later = self._later
+        self.sizes.probe = self._probe
+        self.sizes.carried = lambda _ike: self.sent
+        self.sizes.on_size = self.told.append
+
+    def up(self, ike: int, replaces: int | None = None) -> None:
+        self.sizes.hear(
+            IkeSaUp(
+                ike=ike,
+                peer_spi=9,
+                connection="home",
+                peer=PEER,
+                is_initiator=True,
+                path=path(),
+                suite=SUITE,
+                own_method=AuthMethod.PSK,
+                peer_method=AuthMethod.PSK,
+                behind_nat=False,
+                peer_behind_nat=False,
+                replaces=replaces,
+            )
+        )
+
+    def answer(self) -> None:
+        """Every probe has its outcome, and those that follow from it."""
+        while self.waiting:
+            ike, size = self.waiting.pop(0)
+            self.sizes.hear(SizeProbed(ike, size, size if size <= self.carries[ike] else 0))
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._calls and self._calls[0][0] <= end:
+            at, _, call = heapq.heappop(self._calls)
+            self.now = max(self.now, at)
+            if call.is_wanted:
+                call.act()
+                self.answer()
+        self.now = end
+
+    @property
+    def pending(self) -> int:
+        return sum(call.is_wanted for _, _, call in self._calls)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> Call:
+        call = Call(act)
+        heapq.heappush(self._calls, (self.now + seconds, next(self._order), call))
+        return call
+
+    def _probe(self, ike: int, size: int) -> None:
+        self.probes.append((ike, size))
+        self.waiting.append((ike, size))
+
+
+def test_each_ike_sa_finds_the_size_of_its_own_path() -> None:
+    world = World({1: 1500, 2: 1400})
+    world.up(1)
+    world.up(2)
+    assert (world.sizes.size(1), world.sizes.size(2)) == (BASE, BASE)
+    world.answer()
+    assert (world.sizes.size(1), world.sizes.size(2)) == (MAX_OUTER_SIZE, 1400)
+    assert set(world.told) == {1, 2}
+
+
+def test_of_an_ike_sa_that_is_not_there_the_base_is_assumed() -> None:
+    world = World()
+    world.sizes.hear(SizeProbed(7, 1500, 1500))
+    assert world.sizes.size(7) == BASE
+    assert world.sizes.found(7) is None
+
+
+def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.pass_time(2 * CONFIRM_SECONDS)
+    assert world.probes == [(1, 1500)]
+    world.sent, world.carries[1] = 10, 1400
+    world.pass_time(CONFIRM_SECONDS)
+    assert world.sizes.size(1) == 1400
+    found = world.sizes.found(1)
+    assert found is not None
+    assert found.shrunk_at is not None
+
+
+def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> None:
+    world = World({1: 1400, 2: 1400})
+    world.up(1)
+    world.answer()
+    world.up(2, replaces=1)
+    assert (world.sizes.size(1), world.sizes.size(2)) == (BASE, 1400)
+    assert world.pending == 1
+
+    world = World({1: 1400, 2: 1400})
+    world.up(1)
+    world.waiting.clear()
+    world.up(2, replaces=1)
+    world.answer()
+    assert world.sizes.size(2) == 1400
+
+
+def test_on_another_path_everything_is_looked_for_anew() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.told.clear()
+    world.carries[1] = 1460
+    world.sizes.hear(PeerMoved(1, path(port=1024), True, ()))
+    assert (world.sizes.size(1), world.told) == (BASE, [1])
+    world.answer()
+    assert world.sizes.size(1) == 1460
+
+
+def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.sizes.hear(IkeSaDown(1, "home", PEER, DownReason.ASKED))
+    assert (world.pending, world.sizes.found(1)) == (0, None)
+
+
+def test_a_peer_that_cannot_be_probed_is_not_asked_again() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.sizes.hear(SizeProbed(1, 1500, None))
+    found = world.sizes.found(1)
+    assert found is not None
+    assert (found.phase, found.size, world.pending) == (Phase.ERROR, BASE, 0)
+
+
+def test_what_padding_leaves_untested_counts_as_lost() -> None:
+    world = World()
+    world.up(1)
+    while world.waiting:
+        ike, size = world.waiting.pop(0)
+        world.sizes.hear(SizeProbed(ike, size, size // 16 * 16))
+    assert world.sizes.size(1) == 1488
