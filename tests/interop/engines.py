@@ -48,12 +48,12 @@ class Tunnel:
 class Gateway:
     """One host with an engine. Number 1 has 10.1.0.0/16 and fd01::/16 behind it, number 2 has 10.2.0.0/16 and so on."""
 
-    def __init__(self, host: Host, number: int, offloads: Offloads = EVERY_OFFLOAD) -> None:
+    def __init__(self, host: Host, number: int, offloads: Offloads = EVERY_OFFLOAD, queues: int = 1) -> None:
         self.host = host
         self.number = number
         self.other = 3 - number
         with host.inside():
-            descriptors = open_all("moat0")
+            descriptors = open_all("moat0", queues=queues)
             self.engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw, offloads=offloads)
         descriptors.close()
         self.backend = UserspaceBackend(self.engine)
@@ -146,13 +146,13 @@ def nets(number: int) -> Selectors:
 
 
 @contextmanager
-def gateways(offloads: Offloads = EVERY_OFFLOAD) -> Iterator[tuple[Gateway, Gateway]]:
+def gateways(offloads: Offloads = EVERY_OFFLOAD, queues: int = 1) -> Iterator[tuple[Gateway, Gateway]]:
     with ExitStack() as stack:
         left, right = stack.enter_context(hosts("left", "right"))
         link(left, "out0", right, "out0")
         for number, host in ((1, left), (2, right)):
             host.run(f"ip addr add 192.0.2.{number}/24 dev out0; ip addr add 2001:db8::{number}/64 dev out0 nodad")
-        made = Gateway(left, 1, offloads), Gateway(right, 2, offloads)
+        made = Gateway(left, 1, offloads, queues), Gateway(right, 2, offloads, queues)
         for gateway in made:
             stack.callback(gateway.backend.close)
         yield made

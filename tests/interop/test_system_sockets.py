@@ -34,8 +34,9 @@ def test_open_all_gives_marked_non_blocking_descriptors_of_both_families(pair: t
     try:
         everything = [*opened.tun, *opened.raw, *(descriptor for descriptor, _ in opened.udp)]
         assert len(opened.tun) == 2
-        assert sorted(port for _, port in opened.udp) == [500, 500, 4500, 4500]
-        assert len(opened.raw) == 2
+        # Of port 4500 one a queue and one for IKE, of both families.
+        assert sorted(port for _, port in opened.udp) == [500] * 2 + [4500] * 6
+        assert len(opened.raw) == 4
         assert all(not os.get_blocking(descriptor) for descriptor in everything)
         assert all(fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC for descriptor in everything)
         for descriptor in (*opened.raw, *(descriptor for descriptor, _ in opened.udp)):

@@ -42,6 +42,14 @@ def _text(parse: Callable[[str], Value]) -> PlainValidator:
     return PlainValidator(read)
 
 
+def _workers(value: object) -> Literal["auto"] | int:
+    if value == "auto":
+        return "auto"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"auto or a number, {value!r} came")
+    return value
+
+
 def _texts(parse: Callable[[str], Value]) -> PlainValidator:
     """One text or a list of them; all faults of the list are told."""
 
@@ -129,8 +137,13 @@ class DaemonTable(Table):
 
 
 class EngineTable(Table):
-    """`[engine]`: what the packet engine leaves to the kernel, where it can. Changes wait for the next start."""
+    """`[engine]`: threads of the packet engine, and what it leaves to the kernel. Changes wait for the next start."""
 
+    workers: Annotated[Literal["auto"] | int, PlainValidator(_workers)] = Field(
+        default="auto",
+        description="Pairs of packet threads, each with a queue of the TUN device and sockets of its own; `auto`: one"
+        " for every two cores, at most 16.",
+    )
     tun_tso: bool = Field(default=True, description="Super-packets of TCP at the TUN device, both ways.")
     tun_uso: bool = Field(default=True, description="Super-packets of UDP at the TUN device, both ways (Linux 6.2).")
     udp_gso: bool = Field(

@@ -154,14 +154,14 @@ class _Loader:
         engine = self._validate(main, ("engine",), main.tree.get("engine", {}), EngineTable)
         if table is None or engine is None:
             return Settings()
+        place = "engine"
         try:
-            return Settings(
-                **{**table.model_dump(), "on_stop": OnStop(table.on_stop)},
-                engine=EngineSettings(**engine.model_dump()),
-            )
+            threads = EngineSettings(**engine.model_dump())
+            place = "daemon"
+            return Settings(**{**table.model_dump(), "on_stop": OnStop(table.on_stop)}, engine=threads)
         except ValueError as error:
             name, text = _split(error)
-            self._faults.append(main.fault(("daemon", name), text))
+            self._faults.append(main.fault((place, name), text))
             return Settings()
 
     def _take_record(self, name: str) -> None:

@@ -58,6 +58,7 @@ from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
 from openmoat.system.routes import route_to
 from openmoat.system.sockets import open_all
+from openmoat.system.steering import suitable_workers
 
 __all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "main"]
 
@@ -357,8 +358,10 @@ def set_up_logging(level: str) -> None:
 
 def open_data_plane(settings: Settings) -> tuple[Backend, Wire]:
     """The packet engine over a TUN device and the outer sockets; it keeps duplicates of the descriptors."""
-    descriptors = open_all(settings.device)
-    offloads = Offloads(**asdict(settings.engine))
+    wanted = asdict(settings.engine)
+    workers = wanted.pop("workers")
+    descriptors = open_all(settings.device, queues=suitable_workers() if workers == "auto" else workers)
+    offloads = Offloads(**wanted)
     try:
         engine = open_engine(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw, offloads=offloads)
     finally:

@@ -3,8 +3,12 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final, Literal
 
 __all__ = ["EngineSettings", "OnStop", "Settings"]
+
+MAX_WORKERS: Final = 64
+"""Pairs of packet threads, each with some megabytes of buffers."""
 
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 
@@ -20,8 +24,10 @@ class OnStop(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What the packet engine may leave to the kernel, where the kernel can."""
+    """How many threads the packet engine has, and what it may leave to the kernel, where the kernel can."""
 
+    workers: int | Literal["auto"] = "auto"
+    """Pairs of packet threads, one outbound and one inbound; `auto`: as many as suit the machine."""
     tun_tso: bool = True
     """Super-packets of TCP at the TUN device."""
     tun_uso: bool = True
@@ -30,6 +36,10 @@ class EngineSettings:
     """Many ESP packets in one datagram with segments."""
     udp_gro: bool = True
     """ESP packets joined on receipt."""
+
+    def __post_init__(self) -> None:
+        if self.workers != "auto" and not 1 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers: auto or 1 to {MAX_WORKERS}, {self.workers} came")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

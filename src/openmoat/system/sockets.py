@@ -16,6 +16,7 @@ from openmoat.system import sysctls
 from openmoat.system.links import set_up_tun
 from openmoat.system.names import DEVICE, OUTER_MARK
 from openmoat.system.netlink import Netlink
+from openmoat.system.steering import steer_by_spi, take_share
 
 __all__ = ["Descriptors", "mark_outer", "open_all", "open_raw", "open_tun", "open_udp"]
 
@@ -51,9 +52,10 @@ class Descriptors:
     tun: tuple[int, ...]
     """One descriptor a queue, with `IFF_VNET_HDR`."""
     udp: tuple[tuple[int, int], ...]
-    """(descriptor, local port): wildcard sockets, IPv4 and IPv6 apart, with packet info."""
+    """(descriptor, local port): wildcard sockets, IPv4 and IPv6 apart, with packet info. Of port 4500 one a queue, in
+    their order, and one more that gets IKE alone: see `system.steering`."""
     raw: tuple[int, ...]
-    """Protocol 50, IPv4 with its header on receipt, IPv6 without."""
+    """Protocol 50, IPv4 with its header on receipt, IPv6 without; of each family one a queue, in their order."""
 
     def close(self) -> None:
         """Close them all; the TUN device vanishes with its last descriptor, duplicates included."""
@@ -72,8 +74,14 @@ def open_all(device: str = DEVICE, queues: int = 1, ports: tuple[int, ...] = (IK
 
     families = [socket.AF_INET, socket.AF_INET6] if _has_ipv6() else [socket.AF_INET]
     try:
-        udp = tuple((keep(open_udp(port, family)), port) for port in ports for family in families)
-        raw = tuple(keep(open_raw(family)) for family in families)
+        # Port 500 comes first and is nobody else's: whoever else wants both ports is refused there.
+        udp = tuple(
+            (keep(descriptor), port)
+            for port in ports
+            for family in families
+            for descriptor in (_open_shared(port, family, queues) if port == NATT_PORT else [open_udp(port, family)])
+        )
+        raw = tuple(keep(open_raw(family, queue, queues)) for family in families for queue in range(queues))
         tun = open_tun(device, queues)
     except BaseException:
         for descriptor in opened:
@@ -105,13 +113,15 @@ def open_tun(device: str = DEVICE, queues: int = 1) -> tuple[int, ...]:
     return tuple(opened)
 
 
-def open_udp(port: int, family: int = socket.AF_INET) -> int:
-    """A wildcard socket for IKE and UDP-encapsulated ESP, marked as outer."""
+def open_udp(port: int, family: int = socket.AF_INET, *, is_shared: bool = False) -> int:
+    """A wildcard socket for IKE and UDP-encapsulated ESP, marked as outer; with others of its user if it is shared."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _set_options(sock, family)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
     except OSError as error:
         sock.close()
@@ -122,18 +132,37 @@ def open_udp(port: int, family: int = socket.AF_INET) -> int:
     return sock.detach()
 
 
-def open_raw(family: int = socket.AF_INET) -> int:
-    """A raw socket for ESP as IP protocol 50, marked as outer."""
+def open_raw(family: int = socket.AF_INET, queue: int = 0, queues: int = 1) -> int:
+    """A raw socket for ESP as IP protocol 50, marked as outer; the one of `queue` where there are several."""
     try:
         sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.IPPROTO_ESP)
     except OSError as error:
         raise SystemFault(f"raw socket for ESP: {error.strerror}; it needs CAP_NET_RAW") from error
     try:
         _set_options(sock, family)
+        if queues > 1:
+            take_share(sock, queue, queues)
     except BaseException:
         sock.close()
         raise
     return sock.detach()
+
+
+def _open_shared(port: int, family: int, queues: int) -> list[int]:
+    """A socket for the ESP packets of each queue, and one for IKE."""
+    opened: list[int] = []
+    try:
+        while len(opened) <= queues:
+            opened.append(open_udp(port, family, is_shared=True))
+        with socket.socket(fileno=os.dup(opened[0])) as first:
+            steer_by_spi(first, queues)
+    except BaseException as error:
+        for descriptor in opened:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise SystemFault(f"UDP port {port}: steering by SPI: {error.strerror}") from error
+        raise
+    return opened
 
 
 def mark_outer(sock: socket.socket) -> None:

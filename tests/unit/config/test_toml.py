@@ -19,7 +19,7 @@ from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, sp
 from openmoat.errors import ConfigError
 from openmoat.model.connection import PrivateKey, Psk, RawKey, Start
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
-from openmoat.model.settings import EngineSettings, OnStop
+from openmoat.model.settings import MAX_WORKERS, EngineSettings, OnStop
 
 SECRET = "correct horse battery staple"
 RECORD = """
@@ -91,6 +91,19 @@ def test_each_offload_can_be_switched_off(folder: Folder) -> None:
     assert settings.engine == EngineSettings(tun_uso=False, udp_gro=False)
     assert folder.faults("[engine]\nudp-gso = 1") == ["moat.toml:2: engine: udp-gso: true or false, 1 came"]
     assert folder.faults("[engine]\nudp-gos = true")[0].startswith('moat.toml:2: engine: no option "udp-gos"; near:')
+
+
+def test_workers_are_chosen_by_the_machine_or_by_number(folder: Folder) -> None:
+    assert folder.load("").settings.engine.workers == "auto"
+    assert folder.load(f"[engine]\nworkers = {MAX_WORKERS}").settings.engine.workers == MAX_WORKERS
+    for wrong in (0, MAX_WORKERS + 1):
+        bounds = f"auto or 1 to {MAX_WORKERS}"
+        assert folder.faults(f"[engine]\nworkers = {wrong}") == [
+            f"moat.toml:2: engine: workers: {bounds}, {wrong} came"
+        ]
+    for word in ('"many"', "true"):
+        [fault] = folder.faults(f"[engine]\nworkers = {word}")
+        assert fault.startswith("moat.toml:2: engine: workers: auto or a number, ")
 
 
 def test_settings_of_the_daemon_are_read(folder: Folder) -> None:
