@@ -29,8 +29,8 @@ enum Twist {
     Options(u8),
     BadChecksum,
     NoChecksum,
-    /// All octets such that the sum is 0: the two ways to write it.
-    SumOfZero,
+    /// All octets such that the sum is 0, which can be written as all zeros or all ones.
+    SumOfZero(u8),
     BadHeaderChecksum,
     UdpLength,
     IpOptions,
@@ -66,7 +66,8 @@ fn twists() -> impl Strategy<Value = Twist> {
         1 => any::<u8>().prop_map(Options),
         1 => Just(BadChecksum),
         1 => Just(NoChecksum),
-        2 => Just(SumOfZero),
+        2 => Just(SumOfZero(0)),
+        2 => Just(SumOfZero(0xff)),
         1 => Just(BadHeaderChecksum),
         1 => Just(UdpLength),
         1 => Just(IpOptions),
@@ -187,14 +188,18 @@ fn twist(twist: Twist, packet: &mut Vec<u8>, ip: usize, is_udp: bool) {
     match twist {
         Twist::BadChecksum => packet[at] ^= 0x10,
         Twist::NoChecksum => packet[at..at + 2].fill(0),
-        Twist::SumOfZero if packet.len() > at + 8 => {
-            let words = packet[at + 4..at + 6].to_vec();
+        Twist::SumOfZero(written) => {
+            let header = if is_udp {
+                8
+            } else {
+                usize::from(packet[ip + 12] >> 4) * 4
+            };
             let made = u16::from_be_bytes([packet[at], packet[at + 1]]);
-            let (sum, carries) = u16::from_be_bytes([words[0], words[1]]).overflowing_add(made);
-            let even = (at + 4 - ip).is_multiple_of(2);
-            if even && made != 0xffff {
-                packet[at + 4..at + 6].copy_from_slice(&(sum + u16::from(carries)).to_be_bytes());
-                packet[at..at + 2].fill(0xff);
+            // All headers have an even number of octets, so that these two are a word of the sum.
+            if let Some(word) = packet[ip..].get_mut(header..header + 2) {
+                let (sum, carries) = u16::from_be_bytes([word[0], word[1]]).overflowing_add(made);
+                word.copy_from_slice(&(sum + u16::from(carries)).to_be_bytes());
+                packet[at..at + 2].fill(written);
             }
         }
         Twist::BadHeaderChecksum if !is_v6 => packet[10] ^= 1,
@@ -397,7 +402,7 @@ fn each_twist_keeps_a_packet_apart() {
         Urgent,
         Options(2),
         BadChecksum,
-        SumOfZero,
+        SumOfZero(0xff),
         BadHeaderChecksum,
         IpOptions,
         FirstFragment,
@@ -418,6 +423,7 @@ fn each_twist_keeps_a_packet_apart() {
         NoDf,
         BadChecksum,
         NoChecksum,
+        SumOfZero(0),
         BadHeaderChecksum,
         UdpLength,
         IpOptions,

@@ -185,3 +185,76 @@ impl TunDevice for Tun {
         TunOffloads { tso, uso }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GsoType;
+    use std::fs::{File, OpenOptions};
+
+    /// A queue of a new device that is down; None where this process may not make one.
+    fn open() -> Option<File> {
+        let clone = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun");
+        let file = clone.ok()?;
+        // SAFETY: all-zero octets are a value of this C structure.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq where the pointer says, which is ours.
+        let answer = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        (answer >= 0).then_some(file)
+    }
+
+    #[test]
+    fn each_offload_of_a_device_is_granted_by_itself() -> Result<(), DeviceError> {
+        let Some(file) = open() else {
+            eprintln!("not run: no TUN device can be made here");
+            return Ok(());
+        };
+        let tun = Tun::adopt(file.as_raw_fd())?;
+        for (tun_tso, tun_uso) in [(true, true), (true, false), (false, true), (false, false)] {
+            let wanted = Offloads {
+                tun_tso,
+                tun_uso,
+                ..Offloads::ALL
+            };
+            let found = tun.enable_offloads(wanted);
+            assert_eq!(found.tso.is_on(), tun_tso);
+            // A kernel before 6.2 knows no USO.
+            assert!(found.uso.is_on() == tun_uso || matches!(found.uso, OffloadState::Refused(_)));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_that_is_down_refuses_every_packet_of_a_super_packet() -> Result<(), DeviceError> {
+        let Some(file) = open() else {
+            eprintln!("not run: no TUN device can be made here");
+            return Ok(());
+        };
+        let tun = Tun::adopt(file.as_raw_fd())?;
+        let vnet = VnetHeader {
+            gso_type: GsoType::Udp,
+            gso_size: 10,
+            ..VnetHeader::default()
+        };
+        let mut list = PacketList::new();
+        list.push(vnet, 0..40);
+        list.extend(0, 40..50);
+        list.extend(0, 60..70);
+        list.push(VnetHeader::default(), 0..40);
+        assert_eq!(tun.write_batch(&[0x45; 80], &list), 4);
+        let mut batch = PacketBatch::new();
+        assert!(tun.read_batch(&mut batch).is_ok_and(|count| count == 0));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        assert!(Tun::adopt(-1).is_err());
+        assert!(File::open("/dev/null").is_ok_and(|file| Tun::adopt(file.as_raw_fd()).is_err()));
+    }
+}
