@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use openmoat_esp::drops::{DropCounters, DropReason};
 use openmoat_esp::sa::{InboundSa, Limits, MAX_SHORT_SEQUENCE, OutboundSa, SaConfig, SaError};
-use openmoat_esp::spd::{Policy, Spd};
+use openmoat_esp::spd::Policy;
 use openmoat_io::{DeviceError, OuterSocket, TunDevice, monotonic};
 
 use crate::command::{AddInbound, AddOutbound, Carriage, Command, Update};
@@ -18,7 +18,7 @@ use crate::ike::IkeDatagram;
 use crate::ike_send::{self, IkeOutgoing};
 use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
-use crate::tables::{Outbound, Pair, Policies, Service, Settings};
+use crate::tables::{Outbound, Pair, Served, Service, Settings};
 use crate::turnstile::Turnstile;
 use crate::workers;
 
@@ -80,8 +80,10 @@ pub struct Counters {
 
 struct Control {
     spis: SpiBook,
-    policies: BTreeMap<u32, Arc<Policy>>,
+    /// What serves the policies there are, and those that live pairs still name.
     services: HashMap<u32, Arc<Service>>,
+    /// Policies put, or taken away where None, that the packet threads do not know of yet.
+    changes: HashMap<u32, Option<Policy>>,
     threads: Vec<JoinHandle<()>>,
     is_stopped: bool,
 }
@@ -104,8 +106,8 @@ impl Engine {
         let shared = Arc::new(Shared::new(tun, sockets, Config { slots, ..config })?);
         let control = Control {
             spis: SpiBook::new(slots),
-            policies: BTreeMap::new(),
             services: HashMap::new(),
+            changes: HashMap::new(),
             threads: Vec::new(),
             is_stopped: false,
         };
@@ -145,7 +147,7 @@ impl Engine {
         }
         locked(&self.shared.kept_open).clear();
         control.services.clear();
-        control.policies.clear();
+        control.changes.clear();
         self.shared.tables.policies.store(Arc::default());
     }
 
@@ -166,9 +168,6 @@ impl Engine {
         if control.is_stopped {
             return Err(EngineError::IsStopped);
         }
-        let has_policies = batch
-            .iter()
-            .any(|c| matches!(c, Command::PutPolicy(_) | Command::RemovePolicy(_)));
         let mut removed = Vec::new();
         let mut outcome = Ok(());
         for command in batch {
@@ -177,9 +176,7 @@ impl Engine {
                 break;
             }
         }
-        if has_policies {
-            self.publish_policies(&mut control);
-        }
+        self.publish_policies(&mut control);
         self.shared.tables.advance();
         if !removed.is_empty() {
             // Whoever found one of them before is done with it after this, so that its counters are final.
@@ -213,11 +210,11 @@ impl Engine {
                 Ok(())
             }
             Command::PutPolicy(policy) => {
-                control.policies.insert(policy.id, Arc::new(*policy));
+                control.changes.insert(policy.id, Some(*policy));
                 Ok(())
             }
             Command::RemovePolicy(id) => {
-                control.policies.remove(&id);
+                control.changes.insert(id, None);
                 Ok(())
             }
         }
@@ -324,17 +321,6 @@ impl Engine {
             .or_default()
             .pairs
             .prefer(&pair);
-        // The policy may be there without a service that packet threads know of; then it is published now.
-        let is_known = self
-            .shared
-            .tables
-            .policies
-            .load()
-            .services
-            .contains_key(&outbound.policy);
-        if !is_known && control.policies.contains_key(&outbound.policy) {
-            self.publish_policies(control);
-        }
         Ok(())
     }
 
@@ -381,9 +367,7 @@ impl Engine {
             && let Some(service) = control.services.get(&outbound.policy)
         {
             service.pairs.remove(handle);
-            if service.pairs.load().is_empty() && !control.policies.contains_key(&outbound.policy) {
-                control.services.remove(&outbound.policy);
-            }
+            self.forget_service(control, outbound.policy);
         }
         Ok(pair)
     }
@@ -397,21 +381,43 @@ impl Engine {
         counters
     }
 
+    /// Let the packet threads know of policies that were put or taken away; the work is that of the changes.
     fn publish_policies(&self, control: &mut Control) {
-        let mut services = HashMap::with_capacity(control.policies.len());
-        for (id, policy) in &control.policies {
-            let service = control.services.entry(*id).or_default();
-            services.insert(*id, (Arc::clone(policy), Arc::clone(service)));
+        if control.changes.is_empty() {
+            return;
         }
-        let policies = &control.policies;
-        control
+        let changes = std::mem::take(&mut control.changes);
+        let (mut put, mut gone) = (Vec::new(), Vec::new());
+        for (id, policy) in changes {
+            match policy {
+                Some(policy) => {
+                    let service = Arc::clone(control.services.entry(id).or_default());
+                    put.push(Arc::new(Served { policy, service }));
+                }
+                None => gone.push(id),
+            }
+        }
+        let policies = &self.shared.tables.policies;
+        let next = policies.load().changed(put, gone.iter().copied());
+        policies.store(Arc::new(next));
+        for id in gone {
+            self.forget_service(control, id);
+        }
+    }
+
+    /// Keep what serves a policy only as long as there is the policy, or a pair.
+    fn forget_service(&self, control: &mut Control, policy: u32) {
+        let is_idle = control
             .services
-            .retain(|id, service| policies.contains_key(id) || !service.pairs.load().is_empty());
-        let spd = Spd::build(policies.values().cloned());
-        self.shared
-            .tables
-            .policies
-            .store(Arc::new(Policies { spd, services }));
+            .get(&policy)
+            .is_some_and(|service| service.pairs.load().is_empty());
+        let is_known = control.changes.get(&policy).map_or_else(
+            || self.shared.tables.policies.load().find(policy).is_some(),
+            Option::is_some,
+        );
+        if is_idle && !is_known {
+            control.services.remove(&policy);
+        }
     }
 
     fn find(&self, handle: u32) -> Result<Arc<Pair>, EngineError> {

@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use openmoat_esp::spd::Policy;
 use openmoat_esp::wire::{Flow, Ports};
 
 use crate::bundle::Address;
 use crate::command::Carriage;
 use crate::shared::Shared;
-use crate::tables::{Outbound, Pair, Service, Settings, Tables};
+use crate::tables::{Outbound, Pair, Served, Settings, Tables};
 
 /// Flows remembered at a time; two that share a place put each other out.
 const PLACES: usize = 2_048;
@@ -17,7 +16,7 @@ const PLACES: usize = 2_048;
 /// What to do with the packets of a flow.
 pub struct Choice {
     /// The policy of lowest rank that selects it, and what serves that.
-    pub policy: Option<(Arc<Policy>, Arc<Service>)>,
+    pub served: Option<Arc<Served>>,
     /// The newest active pair of it whose selectors take the flow.
     pub lane: Option<Lane>,
 }
@@ -100,13 +99,9 @@ impl FlowCache {
 /// Look through policies by rank, then through the pairs of the one that selects.
 fn look_up(flow: &Flow, shared: &Shared) -> Choice {
     let policies = shared.tables.policies.load();
-    let policy = policies
-        .spd
-        .outbound(flow)
-        .and_then(|policy| policies.services.get(&policy.id))
-        .cloned();
-    let lane = policy.as_ref().and_then(|(_, service)| {
-        let pairs = service.pairs.load();
+    let served = policies.outbound(flow).cloned();
+    let lane = served.as_ref().and_then(|served| {
+        let pairs = served.service.pairs.load();
         let takes = |pair: &&Arc<Pair>| {
             pair.outbound
                 .get()
@@ -117,7 +112,7 @@ fn look_up(flow: &Flow, shared: &Shared) -> Choice {
             .find(takes)
             .and_then(|pair| Lane::of(pair, shared))
     });
-    Choice { policy, lane }
+    Choice { served, lane }
 }
 
 fn hash(flow: &Flow) -> usize {

@@ -30,7 +30,7 @@ use crate::icmp::Complaint;
 use crate::plan::{MtuPlan, OuterDf, Rung};
 use crate::segment::{Cut, complete_checksum};
 use crate::shared::Shared;
-use crate::tables::{Outbound, Pair, Service};
+use crate::tables::{Outbound, Pair, Served, Service};
 
 /// Nanoseconds between two `Acquire` of one policy.
 const ACQUIRE_INTERVAL: u64 = 1_000_000_000;
@@ -164,9 +164,8 @@ impl OutboundWorker {
         let policies = self.press.shared.tables.policies.load_full();
         let released = self.press.holds.release(|policy| {
             policies
-                .services
-                .get(&policy)
-                .is_none_or(|(_, service)| !service.pairs.load().is_empty())
+                .find(policy)
+                .is_none_or(|served| !served.service.pairs.load().is_empty())
         });
         for (vnet, mut octets) in released {
             self.carry(vnet, &mut octets);
@@ -210,7 +209,7 @@ impl Press {
     }
 
     fn treat_missing(&mut self, reason: DropReason, choice: &Choice, inner: &InnerPacket<'_>) {
-        let Some((policy, service)) = &choice.policy else {
+        let Some(Served { policy, service }) = choice.served.as_deref() else {
             let reason = if is_local_chatter(&inner.packet) {
                 DropReason::NotUnicast
             } else {
@@ -399,10 +398,10 @@ fn read(vnet: VnetHeader, octets: &mut [u8]) -> Result<InnerPacket<'_>, DropReas
 
 /// The pair that protects a packet, or why there is none.
 fn select(choice: &Choice) -> Result<&Lane, DropReason> {
-    let Some((policy, _)) = &choice.policy else {
+    let Some(served) = &choice.served else {
         return Err(DropReason::NoPolicy);
     };
-    match policy.action {
+    match served.policy.action {
         Action::Protect => choice.lane.as_ref().ok_or(DropReason::NoSa),
         Action::Pass => Err(DropReason::PolicyPass),
         Action::Drop => Err(DropReason::PolicyDrop),

@@ -186,7 +186,7 @@ impl ActivePairs {
     }
 }
 
-/// A policy and what serves it. Lives on when its policy is replaced by one of the same id.
+/// What serves a policy. Lives on when its policy is replaced by one of the same id.
 #[derive(Default)]
 pub struct Service {
     /// Active pairs.
@@ -195,20 +195,25 @@ pub struct Service {
     pub quiet_until: AtomicU64,
 }
 
-/// The policies of one moment, and the service of each by id.
-#[derive(Default)]
-pub struct Policies {
-    /// By rank.
-    pub spd: Spd,
-    /// By id.
-    pub services: std::collections::HashMap<u32, (Arc<Policy>, Arc<Service>)>,
+/// A policy and what serves it.
+pub struct Served {
+    /// What it selects and what happens.
+    pub policy: Policy,
+    /// Its pairs.
+    pub service: Arc<Service>,
+}
+
+impl AsRef<Policy> for Served {
+    fn as_ref(&self) -> &Policy {
+        &self.policy
+    }
 }
 
 /// The policies now, and a number that changes with every applied batch.
 #[derive(Default)]
 pub struct Tables {
-    /// Replaced whole.
-    pub policies: ArcSwap<Policies>,
+    /// Replaced whole; what did not change is shared with the one before.
+    pub policies: ArcSwap<Spd<Served>>,
     generation: AtomicU64,
 }
 

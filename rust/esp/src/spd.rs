@@ -14,7 +14,7 @@ use crate::selectors::{Ends, Selector, SelectorPair};
 use crate::wire::Flow;
 
 /// Policies put or taken away since the index was built, above which it is built anew.
-pub const MAX_DELTA: usize = 64;
+pub const MAX_DELTA: usize = 256;
 
 /// What happens to outbound packets a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,19 +55,47 @@ pub struct Policy {
     pub selectors: SelectorPair,
 }
 
+impl AsRef<Policy> for Policy {
+    fn as_ref(&self) -> &Policy {
+        self
+    }
+}
+
 /// All policies of one moment: an index, and what has changed since it was built.
-#[derive(Clone, Debug, Default)]
-pub struct Spd {
-    index: Arc<Index>,
+///
+/// `P` is a policy and whatever its owner keeps beside it, so that one lookup finds both.
+#[derive(Debug)]
+pub struct Spd<P = Policy> {
+    index: Arc<Index<P>>,
     /// Ids of the index that are replaced or gone, sorted.
     hidden: Vec<u32>,
     /// In order of rank.
-    added: Vec<Arc<Policy>>,
+    added: Vec<Arc<P>>,
 }
 
-impl Spd {
+impl<P> Clone for Spd<P> {
+    fn clone(&self) -> Self {
+        Self {
+            index: Arc::clone(&self.index),
+            hidden: self.hidden.clone(),
+            added: self.added.clone(),
+        }
+    }
+}
+
+impl<P> Default for Spd<P> {
+    fn default() -> Self {
+        Self {
+            index: Arc::default(),
+            hidden: Vec::new(),
+            added: Vec::new(),
+        }
+    }
+}
+
+impl<P: AsRef<Policy>> Spd<P> {
     /// Build the database of these policies, whose ids and ranks are unique.
-    pub fn build(policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
+    pub fn build(policies: impl IntoIterator<Item = Arc<P>>) -> Self {
         Self {
             index: Arc::new(Index::build(policies.into_iter().collect())),
             ..Self::default()
@@ -79,7 +107,7 @@ impl Spd {
     /// Shares the index as long as the changes since its making are few: adding one policy to many costs little.
     pub fn changed(
         &self,
-        put: impl IntoIterator<Item = Arc<Policy>>,
+        put: impl IntoIterator<Item = Arc<P>>,
         removed: impl IntoIterator<Item = u32>,
     ) -> Self {
         let mut next = self.clone();
@@ -87,8 +115,11 @@ impl Spd {
             next.hide(id);
         }
         for policy in put {
-            next.hide(policy.id);
-            let at = next.added.partition_point(|other| other.rank < policy.rank);
+            let Policy { id, rank, .. } = *(*policy).as_ref();
+            next.hide(id);
+            let at = next
+                .added
+                .partition_point(|other| (**other).as_ref().rank < rank);
             next.added.insert(at, policy);
         }
         if next.added.len() + next.hidden.len() <= MAX_DELTA {
@@ -99,53 +130,69 @@ impl Spd {
     }
 
     fn hide(&mut self, id: u32) {
-        self.added.retain(|policy| policy.id != id);
-        if let Err(at) = self.hidden.binary_search(&id) {
+        self.added.retain(|policy| (**policy).as_ref().id != id);
+        if self.index.ids.contains_key(&id)
+            && let Err(at) = self.hidden.binary_search(&id)
+        {
             self.hidden.insert(at, id);
         }
     }
 
     /// All policies, in no order.
-    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<P>> {
         let kept = self
             .index
             .policies
             .iter()
-            .filter(|policy| self.hidden.binary_search(&policy.id).is_err());
+            .filter(|policy| self.hidden.binary_search(&(***policy).as_ref().id).is_err());
         kept.chain(&self.added)
     }
 
+    /// The policy of this id.
+    pub fn find(&self, id: u32) -> Option<&Arc<P>> {
+        let added = self
+            .added
+            .iter()
+            .find(|policy| (***policy).as_ref().id == id);
+        added.or_else(|| {
+            let position = *self.index.ids.get(&id)? as usize;
+            let is_shown = self.hidden.binary_search(&id).is_err();
+            self.index.policies.get(position).filter(|_| is_shown)
+        })
+    }
+
     /// The policy of an outbound packet.
-    pub fn outbound(&self, flow: &Flow) -> Option<&Arc<Policy>> {
+    pub fn outbound(&self, flow: &Flow) -> Option<&Arc<P>> {
         self.lookup(&Ends::outbound(flow))
     }
 
     /// The policy of an inbound packet.
-    pub fn inbound(&self, flow: &Flow) -> Option<&Arc<Policy>> {
+    pub fn inbound(&self, flow: &Flow) -> Option<&Arc<P>> {
         self.lookup(&Ends::inbound(flow))
     }
 
-    fn lookup(&self, ends: &Ends) -> Option<&Arc<Policy>> {
+    fn lookup(&self, ends: &Ends) -> Option<&Arc<P>> {
         let added = self
             .added
             .iter()
-            .find(|policy| policy.selectors.takes(ends));
+            .find(|policy| (***policy).as_ref().selectors.takes(ends));
         let indexed = self.index.lookup(ends, &self.hidden);
         match (added, indexed) {
-            (Some(added), Some(indexed)) => Some(if added.rank < indexed.rank {
-                added
-            } else {
-                indexed
-            }),
+            (Some(added), Some(indexed)) => {
+                let is_first = (**added).as_ref().rank < (**indexed).as_ref().rank;
+                Some(if is_first { added } else { indexed })
+            }
             (added, indexed) => added.or(indexed),
         }
     }
 }
 
 /// Policies in order of rank, so that a position is as good as a rank, and where to look for them.
-#[derive(Debug, Default)]
-struct Index {
-    policies: Vec<Arc<Policy>>,
+#[derive(Debug)]
+struct Index<P> {
+    policies: Vec<Arc<P>>,
+    /// Positions by id.
+    ids: HashMap<u32, u32>,
     v4: Vec<Table>,
     v6: Vec<Table>,
 }
@@ -166,11 +213,24 @@ struct Prefixes {
     local: u128,
 }
 
-impl Index {
-    fn build(mut policies: Vec<Arc<Policy>>) -> Self {
-        policies.sort_unstable_by_key(|policy| policy.rank);
+impl<P> Default for Index<P> {
+    fn default() -> Self {
+        Self {
+            policies: Vec::new(),
+            ids: HashMap::new(),
+            v4: Vec::new(),
+            v6: Vec::new(),
+        }
+    }
+}
+
+impl<P: AsRef<Policy>> Index<P> {
+    fn build(mut policies: Vec<Arc<P>>) -> Self {
+        policies.sort_unstable_by_key(|policy| (**policy).as_ref().rank);
         let mut index = Self::default();
         for (position, policy) in (0..).zip(&policies) {
+            let policy = (**policy).as_ref();
+            index.ids.insert(policy.id, position);
             for remote in &policy.selectors.remote {
                 for local in policy
                     .selectors
@@ -221,7 +281,7 @@ impl Index {
         }
     }
 
-    fn lookup(&self, ends: &Ends, hidden: &[u32]) -> Option<&Arc<Policy>> {
+    fn lookup(&self, ends: &Ends, hidden: &[u32]) -> Option<&Arc<P>> {
         let mut best = u32::MAX;
         let tables = if ends.remote.is_v4 {
             &self.v4
@@ -240,7 +300,7 @@ impl Index {
                 continue;
             };
             let takes = |position: u32| {
-                let policy = &self.policies[position as usize];
+                let policy = (*self.policies[position as usize]).as_ref();
                 policy.selectors.takes(ends)
                     && (hidden.is_empty() || hidden.binary_search(&policy.id).is_err())
             };
@@ -418,10 +478,44 @@ mod tests {
             }
             let all: Vec<_> = truth.into_values().collect();
             prop_assert_eq!(spd.policies().count(), all.len());
+            for id in 0..100 {
+                prop_assert_eq!(spd.find(id), all.iter().find(|policy| policy.id == id));
+            }
             for flow in &flows {
                 prop_assert_eq!(spd.outbound(flow).map(|policy| policy.id), linear(&all, flow).map(|policy| policy.id));
             }
         }
+    }
+
+    #[test]
+    fn few_changes_share_the_index_of_many_policies() {
+        let policy = |id: u32| {
+            let address: IpAddr = id.to_be_bytes().into();
+            let side = || Box::from([Selector::new(address, address, 0, 0, u16::MAX).unwrap()]);
+            let selectors = SelectorPair {
+                local: side(),
+                remote: side(),
+            };
+            Arc::new(Policy {
+                id,
+                rank: id,
+                action: Action::Protect,
+                missing: Missing::Drop,
+                selectors,
+            })
+        };
+        let all = Spd::build((0..1_000).map(policy));
+        let mut spd = all.clone();
+        for id in 1_000..1_000 + MAX_DELTA as u32 / 2 {
+            spd = spd.changed([policy(id)], []);
+        }
+        assert!(Arc::ptr_eq(&spd.index, &all.index));
+        assert!((0..MAX_DELTA as u32).all(|id| spd.find(id).is_some()));
+        for id in 0..MAX_DELTA as u32 / 2 + 1 {
+            spd = spd.changed([], [id]);
+        }
+        assert!(!Arc::ptr_eq(&spd.index, &all.index));
+        assert_eq!((spd.added.len(), spd.hidden.len()), (0, 0));
     }
 
     #[test]
@@ -432,6 +526,6 @@ mod tests {
             protocol: 6,
             ports: Ports::Opaque,
         };
-        assert!(Spd::default().outbound(&flow).is_none());
+        assert!(<Spd>::default().outbound(&flow).is_none());
     }
 }
