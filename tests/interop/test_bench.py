@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from interop.conftest import Raiser
+from openmoat.lab.bench.measures import Raised, sink_on, trial
+from openmoat.lab.bench.subjects import SUBJECTS
+from openmoat.lab.networks import two_gateways
+
 pytestmark = pytest.mark.namespaces
 
 MOAT = Path(sys.executable).parent / "moat"
+HALF_DROPPED = """
+table inet bench {
+  chain transit { type filter hook forward priority filter; udp dport 5300 numgen inc mod 2 0 counter drop; }
+}
+"""
 REAL, BARE = "1500-octet packets", "veth as it is"
 
 
@@ -42,3 +52,15 @@ def test_nobody_is_measured_under_a_name_that_does_not_exist() -> None:
     done = bench("--subject", "wireguard")
     assert done.returncode == 2
     assert "there are: openmoat" in done.stderr
+
+
+@pytest.mark.parametrize("has_real_packets", [True, False])
+def test_every_datagram_of_a_steady_sender_is_counted(has_real_packets: bool, raise_lab: Raiser) -> None:
+    lab = raise_lab(two_gateways(offloads=not has_real_packets))
+    nobody = Raised(SUBJECTS["veth"], "", lab, (), has_real_packets)
+    with sink_on(lab) as sink:
+        sent, arrived = trial(nobody, sink, 1300, 2_000.0)
+        assert arrived == sent
+        lab.run("router", "nft", "-f", "-", text=HALF_DROPPED)
+        sent, arrived = trial(nobody, sink, 64, 2_000.0)
+        assert arrived == pytest.approx(sent / 2, rel=0.01)

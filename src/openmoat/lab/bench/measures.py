@@ -29,7 +29,9 @@ __all__ = [
     "Work",
     "highest_rate",
     "largest_packet",
+    "sink_on",
     "target_answers",
+    "trial",
     "udp_title",
 ]
 
@@ -179,8 +181,8 @@ def udp_title(octets: int) -> str:
 
 def _udp(octets: int) -> Callable[[Raised, int], Sequence[Figure]]:
     def measure(raised: Raised, seconds: int) -> Sequence[Figure]:
-        with _sink(raised.lab) as sink:
-            rate = highest_rate(lambda wanted: _trial(raised, sink, octets, wanted))
+        with sink_on(raised.lab) as sink:
+            rate = highest_rate(lambda wanted: trial(raised, sink, octets, wanted))
         return [Figure(udp_title(octets), "packets/s", rate)]
 
     return measure
@@ -218,7 +220,8 @@ def _carries(trial: Callable[[float], tuple[float, float]], wanted: float) -> tu
 
 
 @contextmanager
-def _sink(lab: Lab) -> Iterator[Process]:
+def sink_on(lab: Lab) -> Iterator[Process]:
+    """What counts at the other gateway."""
     process = lab.spawn(
         RIGHT.host, sys.executable, "-I", str(flood.__file__), "sink", RIGHT.address, str(FLOOD_PORT), name="sink"
     )
@@ -230,7 +233,8 @@ def _sink(lab: Lab) -> Iterator[Process]:
         process.log.unlink()
 
 
-def _trial(raised: Raised, sink: Process, octets: int, rate: float) -> tuple[float, float]:
+def trial(raised: Raised, sink: Process, octets: int, rate: float) -> tuple[float, float]:
+    """Send for a moment; gives the rates at which was sent, and at which arrived."""
     before = _arrived(sink)
     # A sender may hand over super-packets where the links carry them.
     together = 1 if raised.has_real_packets else min(flood.BATCH, flood.MAX_TOGETHER // octets)

@@ -12,7 +12,7 @@ from openmoat.lab.bench.budgets import RATES, budgets
 from openmoat.lab.bench.chart import chart
 from openmoat.lab.bench.measures import FORWARDED, IDLE, P50, WORKS, Raised, Work, largest_packet, target_answers
 from openmoat.lab.bench.results import Missing, Report, Result, Row
-from openmoat.lab.bench.subjects import OURS, SUBJECTS, SUITE, Subject
+from openmoat.lab.bench.subjects import OURS, SUBJECTS, SUITES, Subject
 from openmoat.lab.bench.turns import schedule, take_turns
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.networks import two_gateways
@@ -49,7 +49,7 @@ class Options:
     """What is to be measured. Empty selections mean everything."""
 
     works: tuple[str, ...] = ()
-    """Names of works or the beginnings of them: `tcp`, `udp-64`."""
+    """Names of works, or what several of them begin with: `udp-64`, `tcp`."""
     subjects: tuple[str, ...] = ()
     rounds: int = 3
     seconds: int = 2
@@ -66,7 +66,7 @@ def bench(options: Options, say: Say) -> Report:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         raise LabError(f"not installed: {', '.join(lacking)}; on Debian: apt-get install {' '.join(TOOLS.values())}")
-    settings = {"suite": SUITE, "rounds": options.rounds, "seconds": options.seconds}
+    settings = {"suite": SUITES, "path_mtu": DEFAULT_MTU, "rounds": options.rounds, "seconds": options.seconds}
     report = Report({**machine.facts(), **settings})
     present = dict(_present(subjects, report, say))
     for links in LINKS[:1] if options.is_quick else LINKS:
@@ -87,17 +87,15 @@ def draw(report: Report) -> str:
 
 def selected_works(options: Options) -> Sequence[Work]:
     """In the order they are done."""
-    unknown = [name for name in options.works if not any(_selects(name, work) for work in WORKS)]
-    if unknown:
-        raise ValueError(f"no work {', '.join(unknown)}; there are: {', '.join(WORKS)}")
-    chosen = [
-        work for name, work in WORKS.items() if not options.works or any(_selects(word, name) for word in options.works)
-    ]
-    return [work for work in chosen if work.is_main] if options.is_quick and not options.works else chosen
-
-
-def _selects(word: str, work: str) -> bool:
-    return work == word or work.startswith(f"{word}-")
+    if not options.works:
+        return [work for work in WORKS.values() if work.is_main or not options.is_quick]
+    names: set[str] = set()
+    for word in options.works:
+        found = {word} & set(WORKS) or {name for name in WORKS if name.startswith(f"{word}-")}
+        if not found:
+            raise ValueError(f"no work {word}; there are: {', '.join(WORKS)}")
+        names |= found
+    return [work for name, work in WORKS.items() if name in names]
 
 
 def _subjects(options: Options) -> Sequence[Subject]:

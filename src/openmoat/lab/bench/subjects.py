@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 SUITE = "aes128gcm16"
+SUITES = f"{SUITE}, of WireGuard ChaCha20-Poly1305"
+"""What is used: WireGuard has one suite only."""
 OURS = "openmoat"
 VETH = "veth"
 UNSEALED = "unsealed"

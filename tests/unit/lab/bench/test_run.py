@@ -1,0 +1,31 @@
+"""What is selected is what is measured."""
+
+import pytest
+
+from openmoat.lab.bench.measures import WORKS
+from openmoat.lab.bench.run import Options, selected_works
+
+
+def names(*words: str, is_quick: bool = False) -> list[str]:
+    return [work.name for work in selected_works(Options(works=words, is_quick=is_quick))]
+
+
+def test_without_a_selection_everything_is_done() -> None:
+    assert names() == list(WORKS)
+
+
+def test_a_name_selects_one_and_a_beginning_selects_all_of_its_kind() -> None:
+    assert names("tcp-1") == ["tcp-1"]
+    assert names("tcp") == [name for name in WORKS if name.startswith("tcp-")]
+    assert names("ping", "udp-64") == ["udp-64", "ping"]
+
+
+def test_a_quick_run_does_the_main_works_unless_it_is_told() -> None:
+    assert names(is_quick=True) == ["tcp-1", "udp-64", "udp-1300", "ping"]
+    assert names("tcp-8", is_quick=True) == ["tcp-8"]
+
+
+@pytest.mark.parametrize("word", ["nothing", "tc", ""])
+def test_a_word_that_selects_nothing_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="there are: tcp-1"):
+        names(word)
