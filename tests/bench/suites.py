@@ -1,4 +1,4 @@
-"""Every suite in both encapsulations and over both families, in one run: one TCP flow, and what its packets cost.
+"""Every suite in both encapsulations and over both families, then one suite with each offload off: what a packet costs.
 
 Run it as root, as `PYTHONPATH=tests python tests/bench/suites.py [ROUNDS]`. Two engines with fixed keys in two namespaces,
 joined by veth as it is; rows are measured in turn, the median counts. The time of a packet is that of the thread that
@@ -12,11 +12,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
-from interop.engines import Gateway, Tunnel, connect, disconnect, gateways
+from interop.engines import GCM, Gateway, Tunnel, connect, disconnect, gateways
 from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, Aead, EspSuite
 from openmoat.dataplane.backend import Encapsulation
+from openmoat.dataplane.userspace import Offloads
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MtuPlan, OuterDf, Rung, compile_plan
 
@@ -91,19 +93,37 @@ def measure(left: Gateway, right: Gateway, tunnel: Tunnel) -> tuple[float, float
     return rate, out / packets, back / packets
 
 
-def main() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    results: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
-    carriages = [(carriage, version) for carriage in Encapsulation for version in (4, 6)]
-    for _ in range(rounds):
-        for name, suite in suites():
-            for carriage, version in carriages:
-                tunnel = Tunnel(
-                    suite=suite, encapsulation=carriage, outside=version, plan=plan(suite, carriage, version)
-                )
+Rows = dict[tuple[str, str], list[tuple[float, float, float]]]
+
+
+def all_suites(rows: Rows) -> None:
+    """One round of all suites in every carriage."""
+    for name, suite in suites():
+        for carriage in Encapsulation:
+            for version in (4, 6):
+                sizes = plan(suite, carriage, version)
+                tunnel = Tunnel(suite=suite, encapsulation=carriage, outside=version, plan=sizes)
                 with gateways() as (left, right):
-                    results[name, f"{carriage.value} v{version}"].append(measure(left, right, tunnel))
+                    rows[name, f"{carriage.value} v{version}"].append(measure(left, right, tunnel))
+
+
+def each_offload(rows: Rows) -> None:
+    """One round without each offload."""
+    names = [field.name for field in fields(Offloads)]
+    off = {"nothing": (), **{name.replace("_", "-"): (name,) for name in names}, "all": names}
+    for row, missing in off.items():
+        tunnel = Tunnel(plan=plan(GCM, Encapsulation.UDP, 4))
+        with gateways(Offloads(**dict.fromkeys(missing, False))) as (left, right):
+            rows["without", row].append(measure(left, right, tunnel))
+
+
+def main() -> None:
+    """Print both tables as one."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    results: Rows = defaultdict(list)
+    for _ in range(rounds):
+        all_suites(results)
+        each_offload(results)
     sys.stdout.write("| suite | outside | Mbit/s | ns out | ns in |\n|---|---|---:|---:|---:|\n")
     for (name, outside), rows in results.items():
         rate, out, back = (statistics.median(column) for column in zip(*rows, strict=True))

@@ -203,7 +203,12 @@ fn twist(twist: Twist, packet: &mut Vec<u8>, ip: usize, is_udp: bool) {
             }
         }
         Twist::BadHeaderChecksum if !is_v6 => packet[10] ^= 1,
-        Twist::UdpLength if is_udp => packet[ip + 5] ^= 1,
+        // With a checksum that is right for it, so that only the length is wrong.
+        Twist::UdpLength if is_udp => {
+            packet[ip + 5] ^= 1;
+            let made = oracle::transport_checksum(packet);
+            packet[at..at + 2].copy_from_slice(&made.to_be_bytes());
+        }
         _ => {}
     }
 }
