@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from openmoat.daemon.turns import LONGEST_TURN
 from openmoat.lab.bench.control import AUTHENTICATIONS, OURS, RESPONDERS, Site, meet, plan_of, raised, storm_rows
 from openmoat.lab.bench.results import Ratio
 from openmoat.lab.peers.moatd import Moatd
@@ -43,7 +44,10 @@ def test_a_crowd_that_comes_at_once_is_let_in_in_spite_of_cookies() -> None:
         turn = meet(lab, responder, plan_of(Site.of("psk"), CROWD, CROWD, WATCHDOG))
         assert isinstance(responder, Moatd)
         assert responder.drops()["ike_cookie_demanded"] > 0
+        loop = responder.ask("status")["loop"]
     assert turn.account.established == CROWD, turn.account
+    assert loop["count"] > 0
+    assert loop["longest"] <= LONGEST_TURN, loop
 
 
 def test_a_storm_is_reported_against_its_budget() -> None:

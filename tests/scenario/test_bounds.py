@@ -7,6 +7,7 @@ import pytest
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import ECP_256, X25519
 from openmoat.crypto.x509 import MAX_CERTIFICATES
+from openmoat.ike.endpoint import MAX_DUE
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed
 from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES
 from openmoat.ike.exchanges.installation import MAX_TEMPORARY_FAILURES, TEMPORARY_WAIT
@@ -217,6 +218,21 @@ def test_the_key_exchange_method_of_a_request_is_changed_so_often_and_then_it_fa
     answer(portal, home, wants(methods[(MAX_METHOD_CHANGES + 1) % 2].id))
     assert home.told(NegotiationFailed)[0].notify == NotifyType.INVALID_KE_PAYLOAD
     assert len(home.transmits) == sent
+
+
+def test_timers_that_are_due_at_once_fire_in_portions_until_none_is_left() -> None:
+    link = Link()
+    portal = link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None))
+    for number in range(MAX_DUE + 3):
+        answered(portal, init_request(number), Path(HostPort(portal.address, 500), STRANGER))
+    late = link.now + portal.config.half_open_life + 1
+    portal.call("handle_timeout", now=late)
+    assert portal.endpoint.counts()["half_open_expired"] == MAX_DUE
+    assert (portal.endpoint.poll_timeout() or late) < late
+    portal.call("handle_timeout", now=late)
+    assert portal.endpoint.counts()["half_open_expired"] == MAX_DUE + 3
+    assert portal.endpoint.poll_timeout() is None
 
 
 @pytest.mark.parametrize("verb", ["rekey_child", "rekey_ike"])

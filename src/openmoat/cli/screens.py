@@ -17,6 +17,7 @@ from openmoat.control.messages import (
     Entry,
     Failure,
     IkeStatus,
+    Loop,
     PeerStatus,
     Reloaded,
     Status,
@@ -56,6 +57,7 @@ def status_screen(status: Status) -> str:
     for warning in status.warnings:
         lines += _field("warning", warning)
     lines += _offloads(status.offloads)
+    lines += _loop(status.loop)
     shown = sorted(status.connections, key=lambda c: (_ORDER[c.state], c.name))[:MAX_SHOWN]
     for connection in shown:
         lines += ["", *_summary(connection, status.now)]
@@ -75,6 +77,14 @@ def _offloads(offloads: Mapping[str, str]) -> list[str]:
     off = [f"{name} is {state}" for name, state in offloads.items() if state != "on"]
     labels = ["offloads", *[""] * len(off)]
     return [line for label, words in zip(labels, off, strict=False) for line in _field(label, words)]
+
+
+def _loop(loop: Loop) -> list[str]:
+    """Said where it is not as it should be; all of it is in the JSON."""
+    if not loop.too_long:
+        return []
+    longest = f"the longest {loop.longest * 1000:.0f} ms of CPU time"
+    return _field("turns", f"{loop.too_long} of {loop.count} took too long, {longest}")
 
 
 def connection_screen(connection: ConnectionStatus, now: float) -> str:

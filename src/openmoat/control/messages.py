@@ -27,6 +27,7 @@ __all__ = [
     "Failure",
     "IkeStatus",
     "Log",
+    "Loop",
     "Message",
     "Path",
     "PeerStatus",
@@ -207,6 +208,23 @@ class Connections(Message):
     connections: tuple[ConnectionStatus, ...] = ()
 
 
+class Loop(Part):
+    """The event loop since the daemon was ready; seconds."""
+
+    count: int = 0
+    """Turns: what was done from one wait to the next."""
+    longest: float = 0.0
+    """CPU time of the longest one."""
+    too_long: int = 0
+    """Turns that took more CPU time than 20 ms."""
+    longest_pause: float = 0.0
+    """The longest one by the wall clock: whatever else the machine did is in it."""
+    collections: int = 0
+    """Of the garbage collector that looked at all that is not frozen."""
+    longest_collection: float = 0.0
+    """By the wall clock."""
+
+
 class Status(Message):
     """The daemon as a whole, and its connections."""
 
@@ -224,6 +242,8 @@ class Status(Message):
     """Packets and datagrams dropped since the start, by name of the reason."""
     offloads: dict[str, str] = {}
     """What the kernel does for the packet engine: `on`, or `off: ` and why, by the name of the option in `[engine]`."""
+    loop: Loop = Loop()
+    """How long the daemon's turns take."""
     strangers: tuple[Failure, ...] = ()
     """The newest failures of peers that belong to no connection."""
     connections: tuple[ConnectionStatus, ...] = ()

@@ -3,6 +3,7 @@
 import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict
 
 from openmoat import __version__
 from openmoat.control.messages import (
@@ -12,6 +13,7 @@ from openmoat.control.messages import (
     ErrorCode,
     Failure,
     Log,
+    Loop,
     Reloaded,
     Status,
     Version,
@@ -24,6 +26,7 @@ from openmoat.daemon.driver import Driver
 from openmoat.daemon.host import HostKeeper
 from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
+from openmoat.daemon.turns import Turns
 from openmoat.dataplane.backend import SaCounters
 from openmoat.dataplane.wire import Wire
 from openmoat.errors import ControlError
@@ -51,6 +54,7 @@ class Desk:
         book: Book,
         host: HostKeeper | None,
         device: str,
+        turns: Turns,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._core = core
@@ -62,6 +66,7 @@ class Desk:
         self._book = book
         self._host = host
         self._device = device
+        self._turns = turns
         self._wall_clock = wall_clock
         self._since = wall_clock()
 
@@ -81,6 +86,7 @@ class Desk:
             warnings=self._warnings(),
             drops=self._drops(),
             offloads=dict(self._installer.backend.read_offloads()),
+            loop=Loop(**asdict(self._turns)),
             strangers=tuple(self._failure(number) for number, _ in strange),
         )
 

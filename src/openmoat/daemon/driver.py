@@ -98,6 +98,8 @@ class Driver:
         self._waiting: deque[Datagram] = deque()
         self._transmits: list[Datagram] = []
         self._is_flushing = False
+        self._goes_on = False
+        """Datagrams wait for a next turn that is already asked for."""
         self.faults = 0
         """Exceptions that should not have been; each is in the log with its traceback."""
         self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
@@ -122,6 +124,16 @@ class Driver:
 
     def wire_readable(self) -> None:
         """Handle up to a batch of datagrams, or as many as a turn has time for."""
+        # While some wait, the wire is readable as well: without this one turn would do the work of several.
+        if not self._goes_on:
+            self._handle_datagrams()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._loop is not None:
+            self._handle_datagrams()
+
+    def _handle_datagrams(self) -> None:
         began = time.monotonic()
         if not self._waiting:
             self._waiting.extend(self._wire.receive_batch(BATCH))
@@ -132,7 +144,8 @@ class Driver:
             if time.monotonic() - began > TURN_SECONDS:
                 break
         if self._waiting and self._loop is not None:
-            self._loop.call_soon(self.wire_readable)
+            self._goes_on = True
+            self._loop.call_soon(self._go_on)
 
     def backend_readable(self) -> None:
         """Handle up to a batch of what the backend has noticed."""

@@ -32,6 +32,7 @@ from openmoat.daemon.paths import Names, PathFinder
 from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.policies import Policies
 from openmoat.daemon.server import Server, open_socket
+from openmoat.daemon.turns import Turns, WatchedSelector, watch_collections
 from openmoat.daemon.watchdog import Watchdog
 from openmoat.dataplane.backend import Acquire, Backend
 from openmoat.dataplane.engine_wire import EngineWire
@@ -86,6 +87,7 @@ class Daemon:
         reconciler: Reconciler | None = None,
         source_for: Callable[[Address], Address | None],
         random: Callable[[int], bytes] = os.urandom,
+        turns: Turns | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         """`reconciler` is None where nothing of the host is to be touched."""
@@ -137,6 +139,7 @@ class Daemon:
             book=self.book,
             host=self.host,
             device=settings.device,
+            turns=turns or Turns(),
         )
 
     async def start(self, configuration: Configuration) -> None:
@@ -278,7 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         configuration = load(options.config)
         set_up_logging(configuration.settings.log_level)
         give_up_the_rest()
-        asyncio.run(serve(options.config, configuration))
+        turns = Turns()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(WatchedSelector(turns))) as runner:
+            runner.run(serve(options.config, configuration, turns))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(EXIT_CONFIGURATION) from None
@@ -287,16 +292,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(EXIT_FAULT) from None
 
 
-async def serve(file: Path, configuration: Configuration) -> None:
+async def serve(file: Path, configuration: Configuration, turns: Turns) -> None:
     """Open what is needed, and run. The control socket is there once the guard stands, and not before."""
     settings = configuration.settings
-    daemon = Daemon(file, settings, *open_data_plane(settings), reconciler=Reconciler(), source_for=source_for)
+    data_plane = open_data_plane(settings)
+    daemon = Daemon(file, settings, *data_plane, reconciler=Reconciler(), source_for=source_for, turns=turns)
     should_stop = asyncio.Event()
     on_signals(daemon, should_stop)
     await daemon.start(configuration)
     # What was loaded stays: no collection need ever look at it again.
     gc.collect()
     gc.freeze()
+    await asyncio.sleep(0)  # the turn of the collection is over: what is measured begins here
+    turns.reset()
     place = Path(settings.control_socket)
     try:
         listener = open_socket(place, settings.control_group, has_readers=bool(settings.control_read_group))
@@ -305,6 +313,7 @@ async def serve(file: Path, configuration: Configuration) -> None:
         raise
     with contextlib.closing(listener), contextlib.ExitStack() as opened:
         opened.callback(place.unlink, missing_ok=True)
+        opened.callback(watch_collections(turns))
         await daemon.run(listener, should_stop)
 
 

@@ -27,9 +27,11 @@ from openmoat.ike.upkeep import Upkeep
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-__all__ = ["MAX_INIT", "Endpoint"]
+__all__ = ["MAX_DUE", "MAX_INIT", "Endpoint"]
 
 MAJOR = 2
+MAX_DUE = 32
+"""Timers that fire in one `handle_timeout`: thousands that are due at once must not hold their caller."""
 MAX_INIT = 16_384
 """Octets of an IKE_SA_INIT request, which is kept until its sender is authenticated."""
 
@@ -80,9 +82,12 @@ class Endpoint:
         sa.receive(header, datagram, path)
 
     def handle_timeout(self, now: float) -> None:
-        """Do whatever is due."""
+        """Do what is due, `MAX_DUE` at a time; the deadline stays in the past as long as there is more."""
         self._context.now = now
-        while (key := self._context.timers.pop_due(now)) is not None:
+        for _ in range(MAX_DUE):
+            key = self._context.timers.pop_due(now)
+            if key is None:
+                break
             self._fire(key)
 
     def handle_answer(self, answer: Answer, now: float) -> None:

@@ -96,6 +96,25 @@ def test_a_full_batch_of_datagrams_is_read_and_the_rest_waits_for_the_next_turn(
     asyncio.run(run())
 
 
+def test_what_a_turn_has_no_time_for_makes_no_later_turn_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openmoat.daemon.driver.TURN_SECONDS", -1.0)  # one datagram, and the turn is over
+
+    async def run() -> None:
+        core = Script()
+        bench = Bench(core)
+        for n in range(2 * BATCH):
+            bench.wire.deliver(Datagram(b"%d" % n, PATH))
+        bench.driver.start()
+        while len(core.heard) < 2 * BATCH:
+            before = len(core.heard)
+            await asyncio.sleep(0)
+            # The end of one batch and the beginning of the next.
+            assert len(core.heard) - before <= 2
+        bench.driver.stop()
+
+    asyncio.run(run())
+
+
 def test_a_deadline_that_has_passed_is_a_timeout_at_once() -> None:
     async def run() -> None:
         core = Script()
