@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from openmoat import __version__
 from openmoat.lab.bench.initiators import Account, Plan
-from openmoat.lab.bench.results import Missing, Ratio, Report, Result, Row
+from openmoat.lab.bench.results import Missing, Ratio, Result, Row
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.peers.moatd import Moatd
 from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
@@ -337,21 +337,3 @@ def proportional_octets(pid: int) -> int:
         if word == "Pss":
             return int(value.split()[0]) * 1024
     raise LabError(f"process {pid}: the kernel does not say what memory it has")
-
-
-def main() -> None:
-    """The table alone: `python -m openmoat.lab.bench.control [ROUNDS [HANDSHAKES]]`."""
-    words = [int(word) for word in sys.argv[1:3]]
-    rounds, handshakes = (*words, *(Options().rounds, Options().handshakes)[len(words) :])
-    options = Options(rounds=rounds, handshakes=handshakes)
-    report = Report({"suite": IKE_SUITE, **asdict(options)})
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    report.add(control_rows(options, say))
-    sys.stdout.write(report.table() + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from openmoat.lab.bench import machine
+from openmoat.lab.bench import control, machine
 from openmoat.lab.bench.budgets import RATES, budgets
 from openmoat.lab.bench.chart import chart
 from openmoat.lab.bench.measures import FORWARDED, IDLE, P50, WORKS, Raised, Work, largest_packet, target_answers
@@ -19,8 +19,10 @@ from openmoat.lab.networks import two_gateways
 from openmoat.lab.processes import LabError, wait_until
 from openmoat.lab.topology import DEFAULT_MTU
 
-__all__ = ["LINKS", "Links", "Options", "bench", "draw", "selected_works"]
+__all__ = ["HANDSHAKES", "LINKS", "Links", "Options", "bench", "draw", "selected_works", "wants_handshakes"]
 
+HANDSHAKES = "handshakes"
+"""The name by which the control plane is selected, beside the names of works."""
 UP_SECONDS = 20.0
 QUICK_SECONDS = 140.0
 """For the rounds of a quick run, which is to take less than three minutes with all that comes before."""
@@ -70,9 +72,13 @@ def bench(options: Options, say: Say) -> Report:
     report = Report({**machine.facts(), **settings})
     present = dict(_present(subjects, report, say))
     for links in LINKS[:1] if options.is_quick else LINKS:
+        if not works:
+            break
         rows = list(_measure(links, present, works, options, say))
         report.add(rows)
         report.add(budgets([row for row in rows if isinstance(row, Result)], links.title))
+    if wants_handshakes(options):
+        report.add(_handshakes(options, say))
     return report
 
 
@@ -91,11 +97,25 @@ def selected_works(options: Options) -> Sequence[Work]:
         return [work for work in WORKS.values() if work.is_main or not options.is_quick]
     names: set[str] = set()
     for word in options.works:
+        if word == HANDSHAKES:
+            continue
         found = {word} & set(WORKS) or {name for name in WORKS if name.startswith(f"{word}-")}
         if not found:
-            raise ValueError(f"no work {word}; there are: {', '.join(WORKS)}")
+            raise ValueError(f"no work {word}; there are: {', '.join((*WORKS, HANDSHAKES))}")
         names |= found
     return [work for name, work in WORKS.items() if name in names]
+
+
+def wants_handshakes(options: Options) -> bool:
+    """Whether the control plane is measured, too: where it is asked for, or everything is."""
+    return HANDSHAKES in options.works or not (options.works or options.subjects or options.is_quick)
+
+
+def _handshakes(options: Options, say: Say) -> Iterator[Row]:
+    try:
+        yield from control.control_rows(control.Options(rounds=options.rounds), say)
+    except LabError as error:
+        yield Missing(HANDSHAKES, str(error)[:500])
 
 
 def _subjects(options: Options) -> Sequence[Subject]:

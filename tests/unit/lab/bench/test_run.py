@@ -3,7 +3,7 @@
 import pytest
 
 from openmoat.lab.bench.measures import WORKS
-from openmoat.lab.bench.run import Options, selected_works
+from openmoat.lab.bench.run import HANDSHAKES, Options, selected_works, wants_handshakes
 
 
 def names(*words: str, is_quick: bool = False) -> list[str]:
@@ -29,3 +29,11 @@ def test_a_quick_run_does_the_main_works_unless_it_is_told() -> None:
 def test_a_word_that_selects_nothing_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="there are: tcp-1"):
         names(word)
+
+
+def test_the_control_plane_is_measured_with_everything_or_by_its_name() -> None:
+    assert wants_handshakes(Options())
+    assert wants_handshakes(Options(works=(HANDSHAKES,)))
+    assert names(HANDSHAKES) == []
+    assert not wants_handshakes(Options(works=("tcp",)))
+    assert not wants_handshakes(Options(is_quick=True))
