@@ -10,8 +10,8 @@ use crate::command::Carriage;
 use crate::shared::Shared;
 use crate::tables::{Outbound, Pair, Served, Settings, Tables};
 
-/// Flows remembered at a time; two that share a place put each other out.
-const PLACES: usize = 2_048;
+/// Flows remembered at a time, in some megabytes; two that share a place put each other out.
+const PLACES: usize = 16_384;
 
 /// What to do with the packets of a flow.
 pub struct Choice {
@@ -59,6 +59,8 @@ impl Lane {
 
 /// A direct-mapped cache of one thread.
 pub struct FlowCache {
+    /// Places that hold something, so that forgetting costs what is remembered.
+    taken: Vec<u32>,
     places: Box<[Option<(Flow, Choice)>]>,
     generation: u64,
 }
@@ -66,6 +68,7 @@ pub struct FlowCache {
 impl Default for FlowCache {
     fn default() -> Self {
         Self {
+            taken: Vec::with_capacity(PLACES),
             places: (0..PLACES).map(|_| None).collect(),
             generation: 0,
         }
@@ -78,7 +81,9 @@ impl FlowCache {
         let generation = tables.generation();
         let has_changed = generation != self.generation;
         if has_changed {
-            self.places.fill_with(|| None);
+            for index in self.taken.drain(..) {
+                self.places[index as usize] = None;
+            }
             self.generation = generation;
         }
         has_changed
@@ -86,9 +91,12 @@ impl FlowCache {
 
     /// The choice for a flow.
     pub fn choose(&mut self, flow: &Flow, shared: &Shared) -> &Choice {
-        let place = &mut self.places[hash(flow) % PLACES];
-        if !place.as_ref().is_some_and(|(known, _)| known == flow) {
-            *place = None;
+        let index = hash(flow) % PLACES;
+        let place = &mut self.places[index];
+        match place {
+            Some((known, _)) if known == flow => {}
+            Some(_) => *place = None,
+            None => self.taken.push(index as u32),
         }
         &place
             .get_or_insert_with(|| (*flow, look_up(flow, shared)))
