@@ -1,6 +1,8 @@
 """`moat bench` as it is installed: one object with its schema, real packets where it says so, and nothing guessed."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from interop.conftest import Raiser
+from openmoat.lab.bench.flood import BATCH, sockaddr, transmitter
 from openmoat.lab.bench.measures import Raised, sink_on, trial
 from openmoat.lab.bench.subjects import SUBJECTS
 from openmoat.lab.networks import two_gateways
@@ -52,6 +55,23 @@ def test_nobody_is_measured_under_a_name_that_does_not_exist() -> None:
     done = bench("--subject", "wireguard")
     assert done.returncode == 2
     assert "there are: openmoat" in done.stderr
+
+
+def test_one_call_sends_a_whole_batch_to_one_target_after_the_other() -> None:
+    sinks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    for sink in sinks:
+        sink.bind(("127.0.0.1", 0))
+        sink.setblocking(False)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        transmit = transmitter(sock, 9, [sockaddr(0x7F000001, sink.getsockname()[1]) for sink in sinks])
+        assert [transmit(BATCH), transmit(2)] == [BATCH, 2]
+    counts = []
+    for sink in sinks:
+        counts.append(0)
+        with contextlib.suppress(BlockingIOError), sink:
+            while len(sink.recv(100)) == 9:
+                counts[-1] += 1
+    assert counts == [(BATCH + 2) // 3] * 3
 
 
 @pytest.mark.parametrize("has_real_packets", [True, False])

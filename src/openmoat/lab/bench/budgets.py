@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from openmoat.lab.bench.measures import GATEWAY_STREAM, IDLE, P50, P99, udp_title
+from openmoat.lab.bench.measures import GATEWAY_STREAM, IDLE, P50, P99, SPREAD, udp_title
 from openmoat.lab.bench.results import Missing, Ratio, Result, Row
 from openmoat.lab.bench.subjects import OURS, PEERS, SA_COUNTS, SUBJECTS, UNSEALED, VETH, sas_name
 
@@ -38,7 +38,8 @@ def budgets(results: Sequence[Result], links: str) -> Iterator[Row]:
         yield from _against_peers(f"{rate.what}; {links}", works, rate.goal)
     for quantile in (P50, P99):
         yield from _added(f"{IDLE}, {quantile}; {links}", works)
-    yield from _against_ourselves(f"{GATEWAY_STREAM.title}; {links}", works)
+    yield from _against_ourselves(f"{GATEWAY_STREAM.title}; {links}", works, SAS_GOAL)
+    yield from _against_ourselves(f"{SPREAD}; {links}", works, None)
     judged = {f"{rate.what}; {links}" for rate in RATES}
     for row in results:
         if row.unit in RATE_UNITS and row.work.endswith(links) and row.work not in judged:
@@ -80,11 +81,11 @@ def _added(work: str, works: Mapping[str, Medians]) -> Iterator[Row]:
     )
 
 
-def _against_ourselves(work: str, works: Mapping[str, Medians]) -> Iterator[Row]:
+def _against_ourselves(work: str, works: Mapping[str, Medians], sas_goal: float | None) -> Iterator[Row]:
     medians = works.get(work, {})
     few, *more = map(sas_name, SA_COUNTS)
     rows: list[tuple[str, str, str, float | None]] = [(work, few, UNSEALED, SEALING_GOAL)]
-    rows += [(f"{_title(many)}: {work}", many, few, SAS_GOAL if many == more[-1] else None) for many in more]
+    rows += [(f"{_title(many)}: {work}", many, few, sas_goal if many == more[-1] else None) for many in more]
     for label, own, other, goal in rows:
         above, below = medians.get(_title(own)), medians.get(_title(other))
         if above and below:

@@ -28,15 +28,17 @@ from openmoat.net import Path as NetPath
 from openmoat.policy.selectors import Selectors, parse_selectors
 from openmoat.policy.spd import Action, Policy
 from openmoat.system.sockets import open_all
+from openmoat.system.steering import suitable_workers
 
-__all__ = ["DEVICE", "MAX_COUNT", "OTHERS", "main"]
+__all__ = ["DEVICE", "MAX_COUNT", "OTHERS", "OTHERS_STEP", "main"]
 
 DEVICE = "moat0"
 OUTSIDE = {1: "192.0.2.2", 2: "198.51.100.2"}
 INSIDE = {1: "10.1.0.0/24", 2: "10.2.0.0/24"}
 GATEWAY = {1: "10.1.0.1", 2: "10.2.0.1"}
 OTHERS = "100.64.0.0/10"
-"""Where the remote networks of all pairs but the last are, sixteen addresses each."""
+OTHERS_STEP = 16
+"""Where the remote networks of all pairs but the last are, so many addresses each."""
 MAX_COUNT = 60_000
 PATH_MTU = 1500
 SUITE = EspSuite(AES_128_GCM_16, None)
@@ -65,7 +67,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _open(*, is_sealed: bool) -> UserspaceBackend:
-    descriptors = open_all(DEVICE)
+    descriptors = open_all(DEVICE, queues=suitable_workers())
     opener = open_engine if is_sealed else open_unsealed_engine
     backend = UserspaceBackend(opener(tun=descriptors.tun, udp=descriptors.udp, raw=descriptors.raw))
     descriptors.close()
@@ -114,7 +116,7 @@ def _selectors(number: int, place: int, count: int) -> tuple[Selectors, Selector
     """Local and remote of a pair, as gateway `number` sees them."""
     if place == count - 1:
         return parse_selectors([INSIDE[number]]), parse_selectors([INSIDE[3 - number]])
-    first = int(ip_address(OTHERS.partition("/")[0])) + 16 * place
+    first = int(ip_address(OTHERS.partition("/")[0])) + OTHERS_STEP * place
     away = parse_selectors([f"{ip_address(first)}/28"])
     # The second gateway has them behind it, the first one's network is the other end.
     near = parse_selectors([INSIDE[1]])

@@ -1,7 +1,8 @@
 """The sender and the sink of UDP measurements, run on hosts of the lab as `python flood.py ROLE ...`.
 
-    send SOURCE TARGET PORT OCTETS RATE SECONDS TOGETHER
-                         datagrams of OCTETS of payload at RATE a second by `sendmmsg`, so many TOGETHER as one super-packet
+    send SOURCE TARGET PORT OCTETS RATE SECONDS TOGETHER TARGETS STEP
+                         datagrams of OCTETS of payload at RATE a second by `sendmmsg`, so many TOGETHER as one super-packet,
+                         in turn to TARGETS addresses that begin with TARGET and lie STEP apart
     sink ADDRESS PORT    takes datagrams until SIGTERM without ever reading one
 
 The sink's socket has a filter that drops everything: the kernel counts each datagram after its checksum, at no cost of
@@ -18,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["BATCH", "MAX_TOGETHER", "main"]
+__all__ = ["BATCH", "MAX_TOGETHER", "main", "sockaddr", "transmitter"]
 
 BATCH = 64
 """Datagrams a system call at most: what a burst is when the sender is late."""
@@ -28,6 +29,7 @@ NAP_SECONDS = 0.0001
 UDP_SEGMENT = 103
 PATIENCE = 2
 """How many times the seconds it was given a sender that is late may take."""
+SOCKADDR = struct.Struct("H2s4s8x")
 SO_ATTACH_FILTER = 26
 RETURN_NOTHING = struct.pack("HBBI", 6, 0, 0, 0)
 """BPF: `ret 0`, that is: keep no octet of any packet."""
@@ -39,8 +41,8 @@ class IoVector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class Message(ctypes.Structure):
-    """struct mmsghdr."""
+class Header(ctypes.Structure):
+    """struct msghdr."""
 
     _fields_ = (
         ("name", ctypes.c_void_p),
@@ -50,18 +52,22 @@ class Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint),
     )
 
 
-def send(source: str, target: str, port: int, octets: int, rate: float, seconds: float, together: int) -> None:
+class Message(ctypes.Structure):
+    """struct mmsghdr."""
+
+    _fields_ = (("header", Header), ("sent", ctypes.c_uint))
+
+
+def send(source: str, targets: Sequence[bytes], octets: int, rate: float, seconds: float, together: int) -> None:
     """Send at a steady rate, or as fast as this host can where that is less; says how many and how long it took."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((source, 0))
-    sock.connect((target, port))
     if together > 1:
         sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, octets)
-    transmit = _transmitter(sock, octets * together)
+    transmit = transmitter(sock, octets * together, targets)
     sent = refused = 0
     start = now = time.monotonic()
     # The number is set before, so that a machine that is late is asked for as much as one that is not.
@@ -77,19 +83,34 @@ def send(source: str, target: str, port: int, octets: int, rate: float, seconds:
     say(json.dumps({"sent": sent * together, "refused": refused * together, "seconds": now - start}))
 
 
-def _transmitter(sock: socket.socket, octets: int) -> Callable[[int], int]:
-    """What sends so many packets of one content at once, and says how many the kernel took."""
+def transmitter(sock: socket.socket, octets: int, targets: Sequence[bytes]) -> Callable[[int], int]:
+    """What sends so many packets of one content, to one target after the other, and says how many the kernel took."""
     libc = ctypes.CDLL(None)
-    payload = ctypes.create_string_buffer(os.urandom(octets), octets)
-    vector = IoVector(ctypes.addressof(payload), octets)
-    messages = (Message * BATCH)(*(Message(vectors=ctypes.pointer(vector), vector_count=1) for _ in range(BATCH)))
-    descriptor = sock.fileno()
+    kept = [ctypes.create_string_buffer(os.urandom(octets), octets), *map(ctypes.create_string_buffer, targets)]
+    vector = IoVector(ctypes.addressof(kept[0]), octets)
+    # One round through all targets, and as many more as a batch may need that begins at the last of them.
+    count = len(targets)
+    messages = (Message * (count + BATCH))(
+        *(
+            Message(Header(ctypes.addressof(kept[1 + n % count]), SOCKADDR.size, ctypes.pointer(vector), 1))
+            for n in range(count + BATCH)
+        )
+    )
+    descriptor, place = sock.fileno(), 0
 
-    def transmit(count: int) -> int:
-        # `payload` lives as long as this function does.
-        return max(int(libc.sendmmsg(descriptor, messages, count, 0)), 0) if payload else 0
+    def transmit(due: int) -> int:
+        nonlocal place
+        # `kept` is named, so that it lives as long as this function does.
+        taken = libc.sendmmsg(descriptor, ctypes.byref(messages, place * ctypes.sizeof(Message)), due, 0) if kept else 0
+        place = (place + max(taken, 0)) % count
+        return max(int(taken), 0)
 
     return transmit
+
+
+def sockaddr(address: int, port: int) -> bytes:
+    """An IPv4 address and a port as the kernel takes them."""
+    return SOCKADDR.pack(socket.AF_INET, port.to_bytes(2, "big"), address.to_bytes(4, "big"))
 
 
 def sink(address: str, port: int) -> None:
@@ -111,13 +132,17 @@ def say(line: str) -> None:
 def main(words: Sequence[str]) -> None:
     """Play one role."""
     match words:
-        case ["send", source, target, port, octets, rate, seconds, together]:
-            send(source, target, int(port), int(octets), float(rate), float(seconds), int(together))
+        case ["send", source, target, port, octets, rate, seconds, together, count, step]:
+            first = int.from_bytes(socket.inet_aton(target), "big")
+            targets = [sockaddr(first + int(step) * n, int(port)) for n in range(int(count))]
+            send(source, targets, int(octets), float(rate), float(seconds), int(together))
         case ["sink", address, port]:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             sink(address, int(port))
         case _:
-            raise SystemExit("flood.py send SOURCE TARGET PORT OCTETS RATE SECONDS TOGETHER | sink ADDRESS PORT")
+            raise SystemExit(
+                "flood.py send SOURCE TARGET PORT OCTETS RATE SECONDS TOGETHER TARGETS STEP | sink ADDRESS PORT"
+            )
 
 
 if __name__ == "__main__":

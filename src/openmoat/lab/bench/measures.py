@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openmoat.lab.bench import flood
+from openmoat.lab.bench.fixed_keys import OTHERS, OTHERS_STEP
 from openmoat.lab.bench.subjects import Subject
 from openmoat.lab.captures import dissect, read
 from openmoat.lab.namespaces import Lab
@@ -23,9 +24,11 @@ __all__ = [
     "MAX_LOSS",
     "P50",
     "P99",
+    "SPREAD",
     "WORKS",
     "Figure",
     "Raised",
+    "Targets",
     "Work",
     "highest_rate",
     "largest_packet",
@@ -55,6 +58,8 @@ OVERLOAD_RATE = 5e6
 TRIALS, CLOSE_ENOUGH, STEP_DOWN = 9, 1.05, 0.7
 """Of the search: rates it tries at most, how near its bounds come, and the step down while nothing is carried."""
 DRAIN_SECONDS = 0.03
+SPREAD_OCTETS = 64
+SPREAD = f"UDP, {SPREAD_OCTETS} octets, spread over all SAs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,12 @@ class Work:
     """In about as many seconds as it is given."""
     is_main: bool = False
     """Whether `--quick` does it."""
+    is_for_all: bool = True
+    """Whether a subject does it that does not name it."""
+
+    def is_of(self, subject: Subject) -> bool:
+        """Whether the subject is made to do it."""
+        return self.name in subject.only if subject.only else self.is_for_all
 
 
 # TCP.
@@ -174,9 +185,31 @@ def largest_packet(raised: Raised) -> int:
 # UDP.
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where datagrams go, in turn."""
+
+    first: str
+    count: int = 1
+    step: int = 0
+    """From one address to the next."""
+
+
+TO_GATEWAY = Targets(RIGHT.address)
+
+
 def udp_title(octets: int) -> str:
     """In words."""
     return f"UDP, {octets} octets, gateway to gateway"
+
+
+def _spread(raised: Raised, seconds: int) -> Sequence[Figure]:
+    """A datagram for each SA but the last in turn: no SA, and no flow, is used twice in a row."""
+    others = raised.subject.sas - 1
+    targets = Targets(OTHERS.partition("/")[0], others, OTHERS_STEP) if others else TO_GATEWAY
+    with sink_on(raised.lab, "0.0.0.0") as sink:
+        rate = highest_rate(lambda wanted: trial(raised, sink, SPREAD_OCTETS, wanted, targets))
+    return [Figure(SPREAD, "packets/s", rate)]
 
 
 def _udp(octets: int) -> Callable[[Raised, int], Sequence[Figure]]:
@@ -198,7 +231,7 @@ def highest_rate(trial: Callable[[float], tuple[float, float]]) -> float:
     if arrived >= sent * (1 - MAX_LOSS):
         return arrived
     high, wanted, carried = sent, arrived, 0.0
-    for _ in range(TRIALS):
+    for _ in range(TRIALS if arrived else 0):
         is_carried, arrived = _carries(trial, wanted)
         if is_carried:
             carried = arrived
@@ -220,10 +253,10 @@ def _carries(trial: Callable[[float], tuple[float, float]], wanted: float) -> tu
 
 
 @contextmanager
-def sink_on(lab: Lab) -> Iterator[Process]:
+def sink_on(lab: Lab, address: str = RIGHT.address) -> Iterator[Process]:
     """What counts at the other gateway."""
     process = lab.spawn(
-        RIGHT.host, sys.executable, "-I", str(flood.__file__), "sink", RIGHT.address, str(FLOOD_PORT), name="sink"
+        RIGHT.host, sys.executable, "-I", str(flood.__file__), "sink", address, str(FLOOD_PORT), name="sink"
     )
     try:
         process.wait_for_output("sink: ready")
@@ -233,14 +266,16 @@ def sink_on(lab: Lab) -> Iterator[Process]:
         process.log.unlink()
 
 
-def trial(raised: Raised, sink: Process, octets: int, rate: float) -> tuple[float, float]:
+def trial(
+    raised: Raised, sink: Process, octets: int, rate: float, targets: Targets = TO_GATEWAY
+) -> tuple[float, float]:
     """Send for a moment; gives the rates at which was sent, and at which arrived."""
     before = _arrived(sink)
     # A sender may hand over super-packets where the links carry them.
-    together = 1 if raised.has_real_packets else min(flood.BATCH, flood.MAX_TOGETHER // octets)
+    together = 1 if raised.has_real_packets or targets.count > 1 else min(flood.BATCH, flood.MAX_TOGETHER // octets)
     said = raised.lab.run(
-        LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, RIGHT.address, str(FLOOD_PORT),
-        str(octets), str(rate), str(TRIAL_SECONDS), str(together),
+        LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, targets.first, str(FLOOD_PORT),
+        str(octets), str(rate), str(TRIAL_SECONDS), str(together), str(targets.count), str(targets.step),
     ).stdout  # fmt: skip
     account = json.loads(said)
     return account["sent"] / account["seconds"], (_settled(sink) - before) / account["seconds"]
@@ -323,6 +358,7 @@ def _rows() -> Mapping[str, Work]:
                 if stream != GATEWAY_STREAM:
                     rows.append(Work(f"tcp-{flows}{ends}{way}", stream.measure))
     rows += [Work(f"udp-{octets}", _udp(octets), is_main=octets != 512) for octets in (64, 512, 1300)]
+    rows.append(Work("udp-spread", _spread, is_for_all=False))
     rows += [Work("ping", _ping, is_main=True), Work("ping-loaded", _loaded_ping)]
     return {row.name: row for row in rows}
 

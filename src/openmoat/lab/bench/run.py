@@ -139,11 +139,10 @@ def _measure(
     links: Links, subjects: Mapping[Subject, str], works: Sequence[Work], options: Options, say: Say
 ) -> Iterator[Row]:
     say(f"{links.title}: raising {len(subjects)} tunnels")
-    names = {work.name for work in works}
     with ExitStack() as stack:
         raised = []
         for subject, version in subjects.items():
-            if subject.only and subject.only not in names:
+            if not any(work.is_of(subject) for work in works):
                 continue
             try:
                 one = _raise(subject, version, links, stack)

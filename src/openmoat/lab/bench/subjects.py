@@ -4,6 +4,8 @@ Each as its users run it, with AES-128-GCM where it can be chosen and ESP in UDP
 use UDP. What is not on this machine says so by `LabError`.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import sys
@@ -19,7 +21,7 @@ from openmoat.lab.peers.moatd import Moatd
 from openmoat.lab.peers.openvpn import OpenVpn, credentials
 from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
 from openmoat.lab.peers.wireguard import BORINGTUN, WIREGUARD_GO, Flavour, WireGuard, WireGuardPeer, go_version
-from openmoat.lab.processes import LabError, run
+from openmoat.lab.processes import LabError, run, wait_until
 
 __all__ = [
     "OURS",
@@ -44,6 +46,9 @@ PEERS = ("wireguard-go", "boringtun", "openvpn", "strongswan")
 SA_COUNTS = (1, 1_000, 10_000)
 PSK = "a secret between two gateways"
 WIREGUARD_MODULE = "golang.zx2c4.com/wireguard"
+FOUND_MTU = 1400
+"""Of a route into the tunnel once it is known that the outside carries 1500 octets."""
+SETTLE_SECONDS = 5.0
 FILL_SECONDS = 120.0
 """For an engine to take ten thousand pairs, on a machine that has other things to do."""
 
@@ -76,10 +81,12 @@ class Subject:
     """Raises `LabError` where it is not on this machine."""
     start: Callable[[Lab], Sequence[int]]
     """Raises the tunnel in a lab of `two_gateways`; gives the processes whose threads do its work."""
-    only: str = ""
-    """The one work it is there for; empty: all."""
+    only: tuple[str, ...] = ()
+    """The works it is there for; empty: all that are for everybody."""
     is_main: bool = True
     """Whether a quick run measures it."""
+    sas: int = 1
+    """How many pairs it has."""
 
 
 def sas_title(count: int) -> str:
@@ -133,7 +140,15 @@ def _moats(lab: Lab, *, encapsulates: bool) -> Sequence[int]:
         moat = Moatd(lab, own.host, tables, {"psk": PSK.encode()}, {"log-level": "warning"})
         moat.start()
         pids.append(moat.pid)
+    # Who does not get there is measured at the size it has: the capture tells it.
+    with contextlib.suppress(LabError):
+        wait_until("both have found the size of outer packets", lambda: _have_found_size(lab), SETTLE_SECONDS)
     return pids
+
+
+def _have_found_size(lab: Lab) -> bool:
+    routes = [json.loads(lab.run(own.host, "ip", "-j", "route", "get", peer.inside).stdout) for own, peer in WAYS]
+    return all(route[0].get("metrics", [{}])[0].get("mtu", 0) > FOUND_MTU for route in routes)
 
 
 def _fixed(lab: Lab, count: int, *, is_sealed: bool = True) -> Sequence[int]:
@@ -222,12 +237,12 @@ def _rows() -> Mapping[str, Subject]:
             "strongswan", "strongSwan libipsec", lambda: _debian_version("charon-systemd", "charon-systemd"),
             _strongswans,
         ),
-        Subject(UNSEALED, "openmoat, not sealing", own, lambda lab: _fixed(lab, 1, is_sealed=False), "tcp-1"),
+        Subject(UNSEALED, "openmoat, not sealing", own, lambda lab: _fixed(lab, 1, is_sealed=False), ("tcp-1",)),
         Subject(VETH, "veth alone", _kernel, lambda lab: ()),
         *(
             Subject(sas_name(count), sas_title(count), own,
-                    lambda lab, count=count: _fixed(lab, count), "tcp-1",  # type: ignore[misc]
-                    is_main=count in (SA_COUNTS[0], SA_COUNTS[-1]))
+                    lambda lab, count=count: _fixed(lab, count), ("tcp-1", "udp-spread"),  # type: ignore[misc]
+                    is_main=count in (SA_COUNTS[0], SA_COUNTS[-1]), sas=count)
             for count in SA_COUNTS
         ),
     ]  # fmt: skip

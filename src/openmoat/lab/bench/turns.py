@@ -53,7 +53,7 @@ def schedule(
             return
         for work in works:
             for raised in subjects:
-                if raised.subject.only in {"", work.name}:
+                if work.is_of(raised.subject):
                     yield Turn(number, work, raised)
 
 

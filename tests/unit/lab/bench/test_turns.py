@@ -1,6 +1,7 @@
 """Turns are taken A B A B, failures end nothing, and the search finds what is carried."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from openmoat.lab.processes import LabError
 LINKS = "1500-octet packets"
 
 
-def raised(name: str, only: str = "") -> Raised:
+def raised(name: str, *only: str) -> Raised:
     """As if its tunnel were up: what is measured here does not go there."""
     subject = Subject(name, name.upper(), lambda: "1", lambda lab: (), only)
     return Raised(subject, "1", Lab(two_gateways(), name), (), has_real_packets=True)
@@ -51,8 +52,15 @@ def test_subjects_take_turns_at_each_work_in_each_round() -> None:
 def test_a_subject_that_is_there_for_one_work_does_no_other() -> None:
     done: list[str] = []
     works = [counting("tcp", done), counting("udp", done)]
-    list(take_turns(schedule([raised("a"), raised("b", only="udp")], works, 1), LINKS, 1, ignore))
+    list(take_turns(schedule([raised("a"), raised("b", "udp")], works, 1), LINKS, 1, ignore))
     assert done == ["tcp a", "udp a", "udp b"]
+
+
+def test_a_work_that_is_not_for_all_is_done_by_who_names_it() -> None:
+    done: list[str] = []
+    special = replace(counting("spread", done), is_for_all=False)
+    list(take_turns(schedule([raised("a"), raised("b", "spread")], [special], 1), LINKS, 1, ignore))
+    assert done == ["spread b"]
 
 
 def test_a_round_begins_only_where_it_would_end_in_time() -> None:
@@ -101,6 +109,10 @@ def test_a_line_faster_than_the_sender_carries_what_was_sent() -> None:
 
 def test_a_line_that_always_loses_carries_nothing() -> None:
     assert highest_rate(lambda wanted: (wanted, wanted * 0.99)) == 0.0
+
+
+def test_a_line_that_is_dead_carries_nothing() -> None:
+    assert highest_rate(lambda wanted: (wanted, 0.0)) == 0.0
 
 
 @pytest.mark.parametrize("overloaded", [20_000, 600_000])
