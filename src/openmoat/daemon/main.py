@@ -31,6 +31,7 @@ from openmoat.daemon.keylog import KeyLog
 from openmoat.daemon.paths import Names, PathFinder
 from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.policies import Policies
+from openmoat.daemon.renewal import NameWatch
 from openmoat.daemon.server import Server, open_socket
 from openmoat.daemon.turns import Turns, WatchedSelector, watch_collections
 from openmoat.daemon.watchdog import Watchdog
@@ -103,9 +104,12 @@ class Daemon:
         policies = Policies(backend.capabilities().rungs, self.sizes.size)
         self.installer = Installer(backend, policies, Accounting())
         keyholder = Keyholder(self.loaded.find, time.time)
+        names = Names(clock)
         self._answers = Answers(
-            self.installer, PathFinder(Names(clock), source_for), keyholder, self.loaded.find, self._beside
+            self.installer, PathFinder(names, source_for), keyholder, self.loaded.find, self._beside
         )
+        self.renewal = NameWatch(names, self.loaded.find, self.journal, clock)
+        self.renewal.suspect = self._suspect
         self.core = Endpoint(ike_config(settings, backend), random)
         self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
         self.driver.on_event = self._hear
@@ -148,7 +152,7 @@ class Daemon:
             self.host.on_addresses = self._leave_gone_addresses
             await self.host.start()
         reloaded = await self.desired.bring_about(configuration)
-        self.sizes.later = asyncio.get_running_loop().call_later
+        self.sizes.later = self.renewal.later = asyncio.get_running_loop().call_later
         self.driver.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
@@ -182,6 +186,7 @@ class Daemon:
             await asyncio.sleep(STOP_STEP)
         self.driver.stop()
         self._answers.close()
+        self.renewal.close()
         if self.host is not None:
             await self.host.stop(OnStop(self.settings.on_stop.value))
         self.installer.backend.close()
@@ -215,6 +220,11 @@ class Daemon:
             case _:
                 pass
         self.sizes.hear(event)
+        self.renewal.hear(event)
+
+    def _suspect(self, ike: int) -> None:
+        self.core.probe(ike, self.driver.clock())
+        self.driver.flush()
 
     def _probe_size(self, ike: int, size: int) -> None:
         self.core.probe_size(ike, size, self.driver.clock())

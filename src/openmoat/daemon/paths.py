@@ -45,9 +45,16 @@ class _Known:
 class Names:
     """Addresses of DNS names, remembered as long as their TTL says."""
 
-    def __init__(self, clock: Callable[[], float], hosts_file: FilePath = HOSTS_FILE) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        hosts_file: FilePath = HOSTS_FILE,
+        resolver: Callable[[], dns.asyncresolver.Resolver] = dns.asyncresolver.Resolver,
+    ) -> None:
+        """`resolver` makes one as the host is configured now."""
         self._clock = clock
         self._hosts_file = hosts_file
+        self._resolver = resolver
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def addresses(self, name: str, is_fresh_wanted: bool) -> tuple[Address, ...]:
@@ -64,9 +71,14 @@ class Names:
             return found
         return known.addresses if known is not None else ()
 
+    def until(self, name: str) -> float | None:
+        """When the answer that is remembered ends to hold, by the clock; None where none is, as for names of /etc/hosts."""
+        known = self._known.get(name)
+        return known.until if known is not None else None
+
     async def _ask(self, name: str) -> tuple[tuple[Address, ...], float]:
         try:
-            resolver = dns.asyncresolver.Resolver()
+            resolver = self._resolver()
         except dns.resolver.NoResolverConfiguration:
             return (), 0.0
         resolver.lifetime = LOOKUP_SECONDS
