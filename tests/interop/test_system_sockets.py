@@ -14,7 +14,7 @@ from openmoat.system.links import read_addresses, read_links
 from openmoat.system.names import OUTER_MARK, ROUTE_TABLE
 from openmoat.system.netlink import Netlink
 from openmoat.system.routes import Route, RouteKind, change_routes, read_host_routes, read_routes, route_to
-from openmoat.system.sockets import open_all, open_tun, open_udp
+from openmoat.system.sockets import MAX_DEVICE_NAME, open_all, open_tun, open_udp
 
 pytestmark = pytest.mark.namespaces
 
@@ -164,3 +164,12 @@ def test_a_route_the_kernel_refuses_is_named_with_its_reason(pair: tuple[Host, H
         pytest.raises(SystemFault, match=r"route 10.2.0.0/16 in table 7700: cannot be put: .*device"),
     ):
         change_routes(netlink, [route], [])
+
+
+def test_the_name_of_a_device_is_opened_up_to_its_bound_and_refused_beyond_it(pair: tuple[Host, Host]) -> None:
+    longest = "m" * MAX_DEVICE_NAME
+    [tun] = open_tun(longest)
+    assert f"{longest}:" in pair[0].run("ip link")
+    os.close(tun)
+    with pytest.raises(DeviceError, match=f"'m+': a name has 1 to {MAX_DEVICE_NAME} octets"):
+        open_tun(longest + "m")

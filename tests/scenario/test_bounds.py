@@ -31,7 +31,7 @@ from openmoat.ike.payloads import (
 )
 from openmoat.ike.proposals import MAX_PROPOSALS, Proposal, Transform
 from openmoat.ike.reports import MAX_NOTED_PROPOSALS
-from openmoat.ike.rules import MAX_DELETES, MAX_NOTIFIES
+from openmoat.ike.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
 from openmoat.ike.window import MAX_MESSAGE_ID
 from openmoat.net import HostPort, Path
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
@@ -51,6 +51,7 @@ def body(kind: PayloadType, head: bytes, unit: bytes, number: int) -> list[Paylo
 
 INFORMATIONAL: dict[str, tuple[int, Callable[[int], list[Payload]]]] = {
     "notifies": (MAX_NOTIFIES, notifies),
+    "vendor ids": (MAX_VENDOR_IDS, lambda number: [VendorId(b"")] * number),
     "deletes": (MAX_DELETES, lambda number: [Delete(ProtocolId.ESP)] * number),
     "deleted SPIs": (
         MAX_DELETED_SPIS,

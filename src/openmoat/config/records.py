@@ -351,7 +351,7 @@ def _read(file: Path, limit: int, *, owners: frozenset[int] = frozenset()) -> by
     except OSError as error:
         raise ValueError(f"{file} {unreadable(file, error)}") from None
     if len(octets) > limit:
-        raise ValueError(f"{file}: at most {limit} octets, more came")
+        raise ValueError(f"{file}: at most {limit} octets, more came; is it the file that was meant?")
     return octets
 
 

@@ -10,10 +10,12 @@ from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.payloads import Notify, Payload, Unknown
 
-__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "RULES", "Count", "Rule", "check"]
+__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "MAX_VENDOR_IDS", "RULES", "Count", "Rule", "check"]
 
 MAX_NOTIFIES = 32
 """Notify payloads in one message."""
+MAX_VENDOR_IDS = 32
+"""Vendor ID payloads in one message."""
 MAX_DELETES = 4
 """Delete payloads in one message: one per protocol, and one to spare."""
 
@@ -29,7 +31,7 @@ ONE = Count(1, 1)
 MAYBE = Count(0, 1)
 NOTIFIES = Count(0, MAX_NOTIFIES)
 CERTS = Count(0, MAX_CERTIFICATES)
-VENDORS = Count(0, 32)
+VENDORS = Count(0, MAX_VENDOR_IDS)
 NEVER = Count(0, 0)
 
 

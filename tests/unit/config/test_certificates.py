@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from openmoat.config.records import MAX_CERTIFICATE_FILE
 from openmoat.config.toml import load
 from openmoat.crypto.keys import private_pem
 from openmoat.errors import ConfigError
@@ -68,3 +69,17 @@ def test_an_authority_that_no_chain_may_use_is_a_fault(file: Path) -> None:
     constraints = x509.NameConstraints(permitted_subtrees=[x509.DNSName("example")], excluded_subtrees=None)
     root = issue("CN=root", (*AUTHORITY, (constraints, True)))
     assert "has name constraints, which are not supported" in fault(write(file, end_entity(ROOT, "home.example"), root))
+
+
+def test_a_file_of_certificates_is_read_up_to_its_bound_and_named_beyond_it(file: Path) -> None:
+    leaf = end_entity(ROOT, "home.example")
+    certificates = write(file, leaf).parent / "home.pem"
+    certificates.write_bytes(certificates.read_bytes().ljust(MAX_CERTIFICATE_FILE, b"\n"))
+    own = load(file).connections["home"].own
+    assert isinstance(own, PrivateKey)
+    assert own.certificates == (leaf.der,)
+    with certificates.open("ab") as stream:
+        stream.write(b"\n")
+    text = fault(file)
+    assert text.startswith('moat.toml:5: connection "home": local: certificates: ')
+    assert text.endswith(f"home.pem: at most {MAX_CERTIFICATE_FILE} octets, more came; is it the file that was meant?")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openmoat.control import messages
-from openmoat.control.client import Client
+from openmoat.control.client import MAX_LOG, Client
 from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus, ErrorCode, Message, Status
 from openmoat.control.reasons import REASONS, Reason
 from openmoat.errors import ControlError
@@ -104,3 +104,11 @@ def test_a_state_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="state"):
         ConnectionStatus.model_validate({"name": "x", "state": "sideways", "since": 0, "local": "a", "remote": "b"})
     assert ConnectionStatus(name="x", state=ConnectionState.UP, since=0, local="a", remote="b").reason is None
+
+
+@pytest.mark.parametrize(("wanted", "asked_for"), [(MAX_LOG, MAX_LOG), (MAX_LOG + 1, MAX_LOG), (0, 1)])
+def test_no_more_entries_are_asked_for_than_a_daemon_gives(server: Server, wanted: int, asked_for: int) -> None:
+    server.says(200, '{"schema": "moat.log/1", "entries": []}')
+    with Client(server.path) as client:
+        client.log(wanted)
+    assert server.requests == [f"GET /v1/log?last={asked_for} HTTP/1.1"]

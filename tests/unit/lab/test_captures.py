@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.captures import MARKER, Verdict, judge, read
+from openmoat.lab.captures import MARKER, MAX_FINDINGS, Verdict, judge, read
 from openmoat.lab.processes import LabError
 
 INSIDE = (ip_network("10.1.0.0/24"), ip_network("fd00:1::/64"))
@@ -100,3 +100,10 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_findings_are_counted_beyond_those_that_are_kept(tmp_path: Path) -> None:
     found = verdict(tmp_path, *[LEAKS["tcp"]] * 50)
     assert (found.leaks, len(found.findings)) == (50, 20)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_all_findings_are_counted_and_the_first_are_kept(tmp_path: Path, beyond: int) -> None:
+    found = verdict(tmp_path, *[LEAKS["tcp"]] * (MAX_FINDINGS + beyond))
+    assert found.leaks == MAX_FINDINGS + beyond
+    assert [finding.frame for finding in found.findings] == list(range(1, MAX_FINDINGS + 1))

@@ -3,7 +3,7 @@
 import pytest
 
 from openmoat.lab.networks import HOMES, NETWORKS
-from openmoat.lab.topology import End, Host, Link, Route, Topology
+from openmoat.lab.topology import MAX_HOST_NAME, MAX_INTERFACE_NAME, End, Host, Link, Route, Topology
 
 A, B = Host(name="a"), Host(name="b")
 CABLE = Link(a=End.of("a", "eth0", "192.0.2.1/24"), b=End.of("b", "eth0", "192.0.2.2/24"))
@@ -44,3 +44,16 @@ def test_addresses_are_found_by_host_interface_and_family() -> None:
 
 def test_every_network_is_found_under_its_own_name() -> None:
     assert all(name == network.name for name, network in NETWORKS.items())
+
+
+def test_names_of_hosts_and_interfaces_have_a_longest_length() -> None:
+    def named(host: str, interface: str) -> Topology:
+        cable = Link(a=End.of(host, interface, "192.0.2.1/24"), b=End.of("b", "eth0", "192.0.2.2/24"))
+        return Topology(name="long", hosts=(Host(name=host), B), links=(cable,))
+
+    longest = named("h" * MAX_HOST_NAME, "i" * MAX_INTERFACE_NAME)
+    assert str(longest.address("h" * MAX_HOST_NAME, "i" * MAX_INTERFACE_NAME)) == "192.0.2.1"
+    with pytest.raises(ValueError, match=f"long: host 'h+': up to {MAX_HOST_NAME} letters"):
+        named("h" * (MAX_HOST_NAME + 1), "eth0")
+    with pytest.raises(ValueError, match=f"long: a:i+: interface names have 1 to {MAX_INTERFACE_NAME} octets"):
+        named("a", "i" * (MAX_INTERFACE_NAME + 1))
