@@ -102,7 +102,12 @@ class Names:
         self._known[name] = known
         self._known.move_to_end(name)
         while len(self._known) > MAX_NAMES:
-            self._known.popitem(last=False)
+            oldest, _ = self._known.popitem(last=False)
+            log.warning(
+                "name %s: its addresses are forgotten, those of %d names are kept; name some peers by address",
+                oldest,
+                MAX_NAMES,
+            )
 
     def _from_hosts_file(self, name: str) -> tuple[Address, ...]:
         found: list[Address] = []
@@ -136,6 +141,13 @@ class PathFinder:
             addresses += [address for address in found if address not in addresses]
             if not found:
                 unknown.append(str(place))
+        if len(addresses) > MAX_PATHS:
+            log.warning(
+                "connection %s: not tried: %s; a peer is tried at %d addresses, name fewer",
+                question.connection,
+                ", ".join(str(address) for address in addresses[MAX_PATHS:]),
+                MAX_PATHS,
+            )
         paths = self._paths(addresses, connection.local_address)
         return Paths(question.ticket, paths, "" if paths else self._why_none(addresses, unknown))
 

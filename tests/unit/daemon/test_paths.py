@@ -2,11 +2,14 @@
 
 import asyncio
 import ipaddress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from openmoat.daemon.paths import Names
+from openmoat.daemon.paths import MAX_NAMES, MAX_PATHS, Names, PathFinder, _Known
+from openmoat.ike.events import AskPath
+from scenario.link import connection
 
 
 @pytest.fixture
@@ -26,3 +29,27 @@ def test_the_hosts_file_is_asked_first(hosts: Path) -> None:
 
 def test_a_broken_line_of_the_hosts_file_is_passed_over(hosts: Path) -> None:
     assert asyncio.run(Names(lambda: 0.0, hosts).addresses("portal", False)) == (ipaddress.ip_address("192.0.2.7"),)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_addresses_beyond_the_bound_are_not_tried_and_named(caplog: pytest.LogCaptureFixture, beyond: int) -> None:
+    first = ipaddress.ip_address("192.0.2.1")
+    places = tuple(first + number for number in range(MAX_PATHS + beyond))
+    home = connection("portal.example", "home.example", "192.0.2.1")
+    home = replace(home, peer=replace(home.peer, addresses=places))
+    finder = PathFinder(Names(lambda: 0.0), lambda _address: first)
+    found = asyncio.run(finder.find(AskPath(1, "home", 0), home))
+    assert [path.remote.address for path in found.paths] == list(places[:MAX_PATHS])
+    line = f"connection home: not tried: {places[-1]}; a peer is tried at {MAX_PATHS} addresses, name fewer"
+    assert caplog.messages == [line] * beyond
+
+
+def test_the_name_that_was_not_asked_for_longest_is_forgotten_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    names, known = Names(lambda: 0.0), _Known((ipaddress.ip_address("192.0.2.1"),), 1.0)
+    for number in range(MAX_NAMES):
+        names._remember(f"n{number}.example", known)
+    assert caplog.messages == []
+    names._remember("one-more.example", known)
+    (line,) = caplog.messages
+    assert line.startswith(f"name n0.example: its addresses are forgotten, those of {MAX_NAMES} names are kept")
+    assert asyncio.run(names.addresses("n1.example", False)) == known.addresses
