@@ -76,6 +76,22 @@ drop_reasons! {
     DeviceFull = "device-full",
     /// A buffer too small for what was to be written: our own fault, never the peer's.
     NoRoom = "no-room",
+    /// An AGGFRAG payload without a whole header (RFC 9347 6.1).
+    AggfragTooShort = "aggfrag-too-short",
+    /// An AGGFRAG payload of a sub-type that is not assigned.
+    AggfragSubType = "aggfrag-sub-type",
+    /// A block that is neither IPv4, IPv6 nor pad, with all that follows it in its payload (RFC 9347 2.2.1).
+    AggfragUnknownBlock = "aggfrag-unknown-block",
+    /// A block whose own length cannot be, with all that follows it in its payload.
+    AggfragBadLength = "aggfrag-bad-length",
+    /// A piece whose BlockOffset contradicts its neighbour or the length of the packet (RFC 9347 2.5).
+    AggfragBadOffset = "aggfrag-bad-offset",
+    /// A piece whose packet was not complete when the window moved on, or nothing more came.
+    AggfragIncomplete = "aggfrag-incomplete",
+    /// A piece that came when the window had moved on.
+    AggfragLate = "aggfrag-late",
+    /// A piece for which there was no memory within the bounds.
+    AggfragMemory = "aggfrag-memory",
 }
 
 /// One counter per reason. Shared by threads; each adds and reads without order.
