@@ -68,7 +68,8 @@ def bench(options: Options, say: Say) -> Report:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         raise LabError(f"not installed: {', '.join(lacking)}; on Debian: apt-get install {' '.join(TOOLS.values())}")
-    settings = {"suite": SUITES, "path_mtu": DEFAULT_MTU, "rounds": options.rounds, "seconds": options.seconds}
+    rounds = f"up to {options.rounds}" if options.is_quick else options.rounds
+    settings = {"suite": SUITES, "path_mtu": DEFAULT_MTU, "rounds": rounds, "seconds": options.seconds}
     report = Report({**machine.facts(), **settings})
     present = dict(_present(subjects, report, say))
     for links in LINKS[:1] if options.is_quick else LINKS:
