@@ -1,10 +1,12 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 
 from openmoat.daemon.accounting import Accounting, Owner
+from openmoat.daemon.pathsizes import Timer
 from openmoat.daemon.policies import Policies, UnknownChild
 from openmoat.dataplane.backend import (
     Activate,
@@ -34,8 +36,12 @@ from openmoat.ike.events import (
 )
 from openmoat.policy.spd import PolicyConflict
 
-__all__ = ["KEEPALIVE_SECONDS", "Installer"]
+__all__ = ["KEEPALIVE_SECONDS", "LINGER_SECONDS", "MAX_LINGERING", "Installer"]
 
+LINGER_SECONDS = 1.0
+"""A pair that was rekeyed still receives for so long: its Delete may overtake packets that wait in another socket."""
+MAX_LINGERING = 4096
+"""Pairs that linger; beyond them they are taken out at once."""
 KEEPALIVE_SECONDS = 20.0
 """RFC 3948 4 has 20 s as default for NAT-keepalives."""
 
@@ -51,6 +57,9 @@ class Installer:
         self._children: dict[int, ChildSa] = {}
         self._of_ike: dict[int, set[int]] = {}
         """By IKE SA, its pairs."""
+        self._lingering: dict[int, Timer] = {}
+        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
+        """`call_later` of the loop; before it is there no pair lingers."""
 
     def fileno(self) -> int:
         """Readable while `drain` has something."""
@@ -103,9 +112,28 @@ class Installer:
         self._of_ike[child.ike].discard(child.local_spi)
         if not self._of_ike[child.ike]:
             del self._of_ike[child.ike]
-        for final in self.backend.apply([Remove(event.local_spi)]):
-            self.accounting.retire(final)
+        if self.later is not None and self._is_replaced(child) and len(self._lingering) < MAX_LINGERING:
+            spi = child.local_spi
+            self._lingering[spi] = self.later(LINGER_SECONDS, lambda: self._take_out(spi))
+        else:
+            self._take_out(child.local_spi)
         self._release_policy(child)
+
+    def close(self) -> None:
+        """The daemon ends: nothing lingers."""
+        for spi, timer in list(self._lingering.items()):
+            timer.cancel()
+            self._take_out(spi)
+
+    def _is_replaced(self, child: ChildSa) -> bool:
+        """Whether packets go out by a successor: then this pair only receives what was on its way."""
+        successors = (self._children.get(spi) for spi in self._of_ike.get(child.ike, ()))
+        return any(one is not None and one.replaces == child.local_spi for one in successors)
+
+    def _take_out(self, spi: int) -> None:
+        self._lingering.pop(spi, None)
+        for final in self.backend.apply([Remove(spi)]):
+            self.accounting.retire(final)
 
     def move(self, event: PeerMoved) -> None:
         """Let the pairs of a peer that moved use its new path."""

@@ -152,7 +152,7 @@ class Daemon:
             self.host.on_addresses = self._leave_gone_addresses
             await self.host.start()
         reloaded = await self.desired.bring_about(configuration)
-        self.sizes.later = self.renewal.later = asyncio.get_running_loop().call_later
+        self.sizes.later = self.renewal.later = self.installer.later = asyncio.get_running_loop().call_later
         self.driver.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
@@ -189,6 +189,7 @@ class Daemon:
         self.renewal.close()
         if self.host is not None:
             await self.host.stop(OnStop(self.settings.on_stop.value))
+        self.installer.close()
         self.installer.backend.close()
         self._beside.close()
         if self._key_log is not None:

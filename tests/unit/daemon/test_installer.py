@@ -1,6 +1,7 @@
 """Child SAs become pairs and policies of the backend, and leave nothing behind when they go."""
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite
 from openmoat.daemon.accounting import Accounting, Owner
-from openmoat.daemon.installer import KEEPALIVE_SECONDS, Installer
+from openmoat.daemon.installer import KEEPALIVE_SECONDS, MAX_LINGERING, Installer
 from openmoat.daemon.policies import Policies
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.memory import MemoryBackend
@@ -270,6 +271,65 @@ def test_after_a_rekey_of_the_ike_sa_its_pairs_follow_the_successor(site: Bench)
     site.installer.remove(RemoveChildSa(sa.local_spi))
     site.installer.resize(2)
     assert site.installer.carried(2) == 0
+
+
+class Deadline:
+    """What will be done later."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+        self.is_wanted = True
+
+    def cancel(self) -> None:
+        self.is_wanted = False
+
+
+def rekeyed(site: Bench, times: int = 1) -> list[Deadline]:
+    """Deadlines after so many rekeys of one Child SA, whose old pairs were removed."""
+    deadlines: list[Deadline] = []
+
+    def later(_seconds: float, act: Callable[[], None]) -> Deadline:
+        deadlines.append(Deadline(act))
+        return deadlines[-1]
+
+    site.installer.later = later
+    old, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    for _ in range(times):
+        (spi,) = site.installer.reserve(AskSpis(1, 1)).spis
+        new = replace(old, local_spi=spi, replaces=old.local_spi)
+        assert site.installer.install(AskInstall(7, new, KEYS)) == Installed(7)
+        site.installer.remove(RemoveChildSa(old.local_spi))
+        old = new
+    return deadlines
+
+
+def test_a_pair_that_was_rekeyed_receives_for_a_while_what_was_on_its_way(site: Bench) -> None:
+    (deadline,) = rekeyed(site)
+    assert len(site.backend.pairs) == 2
+    deadline.act()
+    assert len(site.backend.pairs) == 1
+    assert site.accounting.totals([]) != {}
+
+
+def test_a_pair_without_a_successor_is_taken_out_at_once(site: Bench) -> None:
+    rekeyed(site)[0].act()
+    (last,) = site.backend.pairs
+    site.installer.remove(RemoveChildSa(last))
+    assert not site.backend.pairs
+
+
+def test_more_pairs_than_the_bound_do_not_linger(site: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openmoat.daemon.installer.MAX_LINGERING", 3)
+    assert MAX_LINGERING > 3
+    assert len(rekeyed(site, times=5)) == 3
+    assert len(site.backend.pairs) == 4
+
+
+def test_nothing_lingers_when_the_daemon_ends(site: Bench) -> None:
+    (deadline,) = rekeyed(site)
+    site.installer.close()
+    assert len(site.backend.pairs) == 1
+    assert not deadline.is_wanted
 
 
 def test_a_configured_size_is_not_discovered() -> None:
