@@ -161,6 +161,18 @@ def test_two_probes_of_one_size_are_one_and_others_wait_their_turn() -> None:
     assert [event.size for event in home.told(SizeProbed)] == [1500, 1400]
 
 
+def test_what_the_responder_wants_before_its_response_is_out_comes_right_after_it() -> None:
+    link = Link()
+    link.slowness = 0.2
+    _, portal = two_hosts(link)
+    while not portal.told(IkeSaUp):
+        link.run(0.01)
+    portal.do("probe_size", portal.told(IkeSaUp)[0].ike, 1500)
+    assert portal.told(SizeProbed) == []
+    link.run(3)
+    assert [event.proved for event in portal.told(SizeProbed)] == [1500]
+
+
 def test_a_probe_of_an_ike_sa_that_is_gone_is_nothing() -> None:
     link = Link()
     home, _ = two_hosts(link)

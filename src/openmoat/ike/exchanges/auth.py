@@ -215,6 +215,7 @@ def _answer(sa: "IkeSa", payloads: list[Payload], child: list[Payload]) -> None:
     """Send the response; what failed of the Child SA does not fail the IKE SA (RFC 7296 2.21.2)."""
     sa.step(Established())
     sa.respond(ExchangeType.IKE_AUTH, [*payloads, *child])
+    sa.pump()  # what was wanted of it since it was told that it is up
 
 
 # Both.
