@@ -21,7 +21,7 @@ from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import Applied, OnStop, Reconciler
 from openmoat.system.watch import Change, EverythingChanged, Watch
 
-__all__ = ["PERIOD_SECONDS", "HostKeeper"]
+__all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "HostKeeper", "bounded"]
 
 PERIOD_SECONDS = 60.0
 """What is ours in the kernel is read afresh after so long, whether we heard of a change or not."""
@@ -146,9 +146,7 @@ class HostKeeper:
     def _hear(self) -> None:
         if self._watch is None:
             return
-        self._changes += self._watch.drain()
-        if len(self._changes) > MAX_CHANGES:
-            self._changes = [EverythingChanged()]
+        self._changes = bounded([*self._changes, *self._watch.drain()])
         if self._changes:
             self._is_wanted.set()
 
@@ -176,3 +174,8 @@ class HostKeeper:
                 self._journal.note("host-note", logging.WARNING, note)
         self._told = set(applied.notes)
         self.notes = applied.notes
+
+
+def bounded(changes: list[Change]) -> list[Change]:
+    """These changes, or that everything may have changed where there are too many to keep."""
+    return changes if len(changes) <= MAX_CHANGES else [EverythingChanged()]

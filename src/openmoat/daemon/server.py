@@ -39,6 +39,7 @@ from openmoat.control.messages import (
     Status,
 )
 from openmoat.daemon.desk import Desk
+from openmoat.daemon.journal import MAX_ENTRIES
 from openmoat.errors import ControlError, SystemFault
 
 __all__ = ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_USER", "Caller", "Server", "open_socket"]
@@ -54,10 +55,11 @@ IDLE_SECONDS = 30
 SLICE_SECONDS = 0.005
 """CPU time for a part of a long answer, before everything else has its turn."""
 MAX_DIGITS = 4
+"""Of the number of log lines that are asked for: more are not even made a number of."""
 SO_PEERGROUPS = 59
 UCRED = struct.Struct("=3i")
-MAX_GROUPS = 4_096
-"""Groups of a caller that are looked at."""
+MAX_GROUPS = 256
+"""Groups of a caller that are looked at; Python's `getsockopt` takes no more than 1024 octets."""
 
 log = logging.getLogger("openmoat.daemon.server")
 
@@ -330,8 +332,8 @@ async def server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
 def last_of(request: Request) -> int:
     """How many entries of the journal are wanted."""
     text = request.query_params.get("last", "100")
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and 1 <= int(text) <= 1000):
-        raise ControlError(ErrorCode.BAD_REQUEST, f"last: 1 to 1000, {text[:20]!r} came")
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and 1 <= int(text) <= MAX_ENTRIES):
+        raise ControlError(ErrorCode.BAD_REQUEST, f"last: 1 to {MAX_ENTRIES}, {text[:20]!r} came")
     return int(text)
 
 

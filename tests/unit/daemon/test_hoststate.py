@@ -1,10 +1,12 @@
 import ipaddress
 
+from openmoat.daemon.host import MAX_CHANGES, bounded
 from openmoat.daemon.hoststate import host_state
 from openmoat.daemon.policies import Protected
 from openmoat.mtu.plan import MtuPlan
 from openmoat.policy.selectors import Selectors, TrafficSelector
 from openmoat.system.links import InterfaceAddress
+from openmoat.system.watch import Change, EverythingChanged, LinkChanged
 
 PLAN = MtuPlan(outer_size=1500, inner_room=1400, mss_v4=1360, mss_v6=1340)
 ADDRESSES = (InterfaceAddress(ipaddress.ip_address("10.2.0.1"), 16, 3),)
@@ -39,3 +41,9 @@ def test_a_host_that_protects_itself_alone_forwards_nothing() -> None:
     gateway = Protected(selectors("10.2.0.0/16"), selectors("10.1.0.0/24"), PLAN)
     assert not host_state("moat0", [alone], ADDRESSES).forwards
     assert host_state("moat0", [alone, gateway], ADDRESSES).forwards
+
+
+def test_more_changes_than_the_bound_are_one_that_everything_may_have_changed() -> None:
+    changes: list[Change] = [LinkChanged(f"lan{number}", True) for number in range(MAX_CHANGES)]
+    assert bounded(changes) == changes
+    assert bounded([*changes, LinkChanged("wan", True)]) == [EverythingChanged()]

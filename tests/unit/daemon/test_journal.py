@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from openmoat.daemon import journal
-from openmoat.daemon.journal import Journal
+from openmoat.daemon.journal import MAX_ENTRIES, Journal
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed, PeerMoved
 from openmoat.net import HostPort, Path
 
@@ -65,3 +65,13 @@ def test_strangers_get_few_lines_a_minute_and_connections_of_ours_all(caplog: py
     now = 120.0
     book.tell(failure)
     assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 2
+
+
+def test_the_newest_entries_are_kept_up_to_the_bound() -> None:
+    journal = Journal(lambda: 0.0)
+    for number in range(MAX_ENTRIES):
+        journal.note("test", logging.DEBUG, str(number))
+    assert [entry.text for entry in journal.entries()[:2]] == ["0", "1"]
+    journal.note("test", logging.DEBUG, "one more")
+    kept = journal.entries()
+    assert (len(kept), kept[0].text, kept[-1].text) == (MAX_ENTRIES, "1", "one more")

@@ -17,13 +17,17 @@ from pathlib import Path
 import pytest
 
 from openmoat.config.toml import Configuration, load
-from openmoat.control.client import Client
+from openmoat.control.client import MAX_LOG, Client
 from openmoat.control.messages import Access, Connections, ConnectionState, ConnectionStatus, ErrorCode
+from openmoat.daemon.desk import MAX_STRANGERS
+from openmoat.daemon.journal import MAX_ENTRIES
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.server import (
     IDLE_SECONDS,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_USER,
+    MAX_DIGITS,
+    MAX_REQUEST,
     SLICE_SECONDS,
     Caller,
     Server,
@@ -32,6 +36,9 @@ from openmoat.daemon.server import (
 )
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.errors import ControlError, SystemFault
+from openmoat.ike.events import DownReason, NegotiationFailed
+from openmoat.net import HostPort
+from openmoat.net import Path as OuterPath
 
 CONFIGURATION = """
 [connections.cabin]
@@ -212,6 +219,75 @@ def test_any_octets_are_answered_or_cut_off_and_the_next_caller_is_served(tmp_pa
         assert (await asyncio.to_thread(client.status)).connections
 
     ask(tmp_path, test)
+
+
+async def answer_to(tmp_path: Path, octets: bytes) -> bytes:
+    """Status line of what the server says to these octets."""
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
+    writer.write(octets)
+    await writer.drain()
+    line = await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    return line.split(b" ", 1)[1].strip()
+
+
+def test_a_request_beyond_the_bound_is_refused_before_it_is_complete(tmp_path: Path) -> None:
+    head = b"GET /v1/version HTTP/1.1\r\nhost: x\r\nfiller: "
+
+    async def test(one: Daemon, client: Client) -> None:
+        within = head.ljust(MAX_REQUEST - 4, b"x") + b"\r\n\r\n"
+        assert await answer_to(tmp_path, within) == b"200 OK"
+        assert await answer_to(tmp_path, head.ljust(MAX_REQUEST + 1, b"x")) == b"400 Bad Request"
+        assert (await asyncio.to_thread(client.version)).version
+
+    ask(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        (str(MAX_ENTRIES), b"200 OK"),
+        (str(MAX_ENTRIES + 1), b"400 Bad Request"),
+        ("1".rjust(MAX_DIGITS, "0"), b"200 OK"),
+        ("1".rjust(MAX_DIGITS + 1, "0"), b"400 Bad Request"),
+    ],
+)
+def test_more_lines_than_are_kept_are_not_asked_for(tmp_path: Path, last: str, status: bytes) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        request = f"GET /v1/log?last={last} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+        assert await answer_to(tmp_path, request) == status
+
+    assert MAX_LOG == MAX_ENTRIES
+    ask(tmp_path, test)
+
+
+def test_the_status_shows_the_newest_strangers_up_to_the_bound(tmp_path: Path) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        for number in range(MAX_STRANGERS + 1):
+            one.book.failures.note(stranger(number))
+            strangers = (await asyncio.to_thread(client.status)).strangers
+            assert len(strangers) == min(number + 1, MAX_STRANGERS)
+        assert strangers[0].peer == "198.51.100.16:500"
+        assert strangers[-1].peer == "198.51.100.1:500"
+
+    ask(tmp_path, test)
+
+
+def stranger(number: int) -> NegotiationFailed:
+    """Somebody of whom nobody knows."""
+    remote = HostPort(ipaddress.ip_address(f"198.51.100.{number}"), 500)
+    return NegotiationFailed(
+        at=0.0,
+        ike=number + 1,
+        connection=None,
+        path=OuterPath(HostPort(ipaddress.ip_address("192.0.2.1"), 500), remote),
+        is_initiator=False,
+        exchange=35,
+        notify=24,
+        notify_sent=True,
+        reason=DownReason.AUTHENTICATION_FAILED,
+        text="nobody knows it",
+    )
 
 
 def test_more_callers_than_the_bound_are_cut_off_and_the_rest_are_served(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from openmoat.policy.spd import Action, Policy
 from openmoat.system.sockets import open_all
 from openmoat.system.steering import suitable_workers
 
-__all__ = ["DEVICE", "MAX_COUNT", "OTHERS", "OTHERS_STEP", "main"]
+__all__ = ["DEVICE", "OTHERS", "OTHERS_STEP", "main"]
 
 DEVICE = "moat0"
 OUTSIDE = {1: "192.0.2.2", 2: "198.51.100.2"}
@@ -39,7 +39,6 @@ GATEWAY = {1: "10.1.0.1", 2: "10.2.0.1"}
 OTHERS = "100.64.0.0/10"
 OTHERS_STEP = 16
 """Where the remote networks of all pairs but the last are, so many addresses each."""
-MAX_COUNT = 60_000
 PATH_MTU = 1500
 SUITE = EspSuite(AES_128_GCM_16, None)
 PEER_SECONDS = 60.0
