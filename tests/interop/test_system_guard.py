@@ -400,6 +400,30 @@ def test_the_second_apply_writes_nothing_nor_does_that_of_the_next_process(stree
         os.close(tun)
 
 
+def test_sizes_change_on_the_routes_they_name_and_nothing_is_looked_at_besides(street: Street) -> None:
+    with street.gateway.inside():
+        [tun] = open_tun()
+        reconciler = Reconciler()
+        assert reconciler.resize({net("10.2.0.0/16"): (1300, 1260)}) is None
+        reconciler.apply(OFFICE)
+        sizes = {net("10.2.0.0/16"): (1300, 1260), net("fd02::/32"): (1400, 1340), net("10.99.0.0/16"): (1300, 1260)}
+        resized = reconciler.resize(sizes)
+        assert resized is not None
+        assert resized.written == 1
+        shown = street.gateway.run("ip route show table all match 10.2.0.5; ip -6 route show table all match fd02::5")
+        [v4] = [line for line in shown.splitlines() if line.startswith("10.2.0.0/16 dev moat0")]
+        assert "mtu 1300 advmss 1260" in v4
+        assert "src 10.1.0.1" in v4
+        wanted = replace(OFFICE, routes=(replace(OFFICE.routes[0], mtu=1300, advmss=1260), OFFICE.routes[1]))
+        assert reconciler.apply(wanted).written == 0
+        reconciler.mistrust()
+        assert reconciler.apply(wanted).written == 0
+        assert reconciler.apply(OFFICE).written == 1
+        reconciler.mistrust()
+        assert reconciler.resize(sizes) is None
+        os.close(tun)
+
+
 def test_the_guard_is_never_absent_while_it_changes(street: Street, tmp_path: Path) -> None:
     with street.gateway.inside():
         reconciler = Reconciler()

@@ -5,15 +5,15 @@ The kernel's state outlives this process (see `system.reconcile`); here it is on
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from openmoat.daemon.beside import Beside
-from openmoat.daemon.hoststate import host_state
+from openmoat.daemon.hoststate import host_state, resized_routes
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
-from openmoat.net import IKE_PORT, NATT_PORT, Address
+from openmoat.net import IKE_PORT, NATT_PORT, Address, Network
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
 from openmoat.system.links import read_addresses
@@ -113,9 +113,16 @@ class HostKeeper:
                 return  # a rekey leaves the host as it is, and so do most SAs that come and go
             changes, self._changes = self._changes, []
             before = self._addresses
-            wanted = self._policies.protected(), self._policies.reserved()
+            resized = self._policies.take_resized()
             try:
-                applied = await self._beside.run(self._apply, changes, *wanted)
+                applied = None
+                if self._is_guarded and not self.fault and not changes and resized is not None:
+                    # Most of what changes is how large packets may be: that touches the routes it names, and no others.
+                    routes = resized_routes(resized, self._policies.sharing)
+                    applied = await self._beside.run(self._resize, routes)
+                if applied is None:
+                    wanted = self._policies.protected(), self._policies.reserved()
+                    applied = await self._beside.run(self._apply, changes, *wanted)
             except SystemFault as fault:
                 if not self._is_guarded:
                     raise
@@ -149,6 +156,11 @@ class HostKeeper:
         self._changes = bounded([*self._changes, *self._watch.drain()])
         if self._changes:
             self._is_wanted.set()
+
+    def _resize(self, routes: Mapping[Network, tuple[int, int]]) -> Applied | None:
+        """In a thread."""
+        applied = self._reconciler.resize(routes)
+        return replace(applied, notes=self.notes) if applied is not None else None
 
     def _apply(
         self,

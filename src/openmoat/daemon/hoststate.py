@@ -1,6 +1,6 @@
 """What is protected, as the host must know it: routes to the TUN with their sizes, and prefixes to guard. Plain data in and out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from openmoat.daemon.policies import Protected
 from openmoat.mtu.plan import route_sizes
@@ -9,7 +9,7 @@ from openmoat.policy.selectors import Selectors, to_prefixes
 from openmoat.system.links import InterfaceAddress, address_inside
 from openmoat.system.state import HostState, TunnelRoute
 
-__all__ = ["host_state"]
+__all__ = ["host_state", "resized_routes"]
 
 
 def host_state(
@@ -29,10 +29,11 @@ def host_state(
     local: set[Network] = set()
     for one in protected:
         local.update(to_prefixes(one.local))
-        for prefix in to_prefixes(one.remote):
+        for prefix in one.prefixes:
             route = tunnel_route(prefix, one, addresses)
             other = routes.get(prefix)
-            routes[prefix] = route if other is None or route.mtu < other.mtu else other
+            is_less = other is None or (route.mtu, route.advmss) < (other.mtu, other.advmss)
+            routes[prefix] = route if other is None or is_less else other
     guarded = dict.fromkeys(routes)
     for ours, theirs in reserved:
         local.update(to_prefixes(ours))
@@ -45,6 +46,22 @@ def host_state(
         ports=ports,
         forwards=any(not _is_own(prefix, addresses) for prefix in local),
     )
+
+
+def resized_routes(
+    resized: Iterable[Protected], sharing: Callable[[Network], Iterable[Protected]]
+) -> dict[Network, tuple[int, int]]:
+    """MTU and advmss of the routes of what has only changed its sizes, as `host_state` would have them.
+
+    `sharing` gives all that is protected and has a prefix; the work is that of the change.
+    """
+    prefixes = {prefix for one in resized for prefix in one.prefixes}
+    return {prefix: min(_sizes(one, prefix) for one in sharing(prefix)) for prefix in prefixes}
+
+
+def _sizes(protected: Protected, prefix: Network) -> tuple[int, int]:
+    sizes = route_sizes(protected.plan, prefix.version)
+    return sizes.mtu, sizes.advmss
 
 
 def _is_own(prefix: Network, addresses: Sequence[InterfaceAddress]) -> bool:

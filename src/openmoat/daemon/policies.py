@@ -4,8 +4,9 @@ Configuration goes in, `SetPolicies` for the backend and the protected prefixes 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import EspSuite
@@ -15,11 +16,19 @@ from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.discovery import BASE
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
-from openmoat.net import Path
-from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect
+from openmoat.net import Network, Path
+from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 
-__all__ = ["Policies", "Protected", "UnknownChild"]
+__all__ = ["MAX_CACHED", "Policies", "Protected", "UnknownChild"]
+
+MAX_CACHED = 16_384
+"""Lists of selectors whose prefixes are remembered."""
+
+
+@lru_cache(maxsize=MAX_CACHED)
+def _prefixes(selectors: Selectors) -> tuple[Network, ...]:
+    return tuple(to_prefixes(selectors))
 
 
 class UnknownChild(LookupError):
@@ -33,6 +42,11 @@ class Protected:
     local: Selectors
     remote: Selectors
     plan: MtuPlan
+    prefixes: tuple[Network, ...] = field(init=False)
+    """Those of the far side, found once: sizes change more often."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefixes", _prefixes(self.remote))
 
 
 class Policies:
@@ -50,6 +64,10 @@ class Policies:
         self._spd = Spd()
         self._users: Counter[str] = Counter()
         self._protected: dict[str, Protected] = {}
+        self._sharing: dict[Network, dict[str, None]] = {}
+        """By prefix of the far side, the names of those that have it."""
+        self._resized: dict[str, None] = {}
+        self._is_restructured = False
         self._reserved: dict[str, list[tuple[Selectors, Selectors]]] = {}
         self.revision = 0
         """Grows whenever `protected` or `reserved` has become another."""
@@ -152,6 +170,16 @@ class Policies:
             self._protect(name, replace(self._protected[name], plan=plan))
         return plan
 
+    def take_resized(self) -> Sequence[Protected] | None:
+        """Of what nothing but the sizes has changed since this was last called; None where more has."""
+        resized, self._resized = self._resized, {}
+        is_more, self._is_restructured = self._is_restructured, False
+        return None if is_more else [self._protected[name] for name in resized]
+
+    def sharing(self, prefix: Network) -> list[Protected]:
+        """All that is protected and has this prefix on its far side."""
+        return [self._protected[name] for name in self._sharing.get(prefix, ())]
+
     def protected(self) -> tuple[Protected, ...]:
         """Everything that must go through the tunnel, whether an SA is there or not."""
         return tuple(self._protected.values())
@@ -195,6 +223,7 @@ class Policies:
         if connection.is_template:
             self._templates.add(connection.name)
             self.revision += 1
+            self._is_restructured = True
             self._reserved[connection.name] = [(child.local, child.remote) for child in connection.children]
         else:
             self._configured[connection.name] = wanted_policies(connection)
@@ -206,13 +235,31 @@ class Policies:
                 self._protect(name, Protected(child.local, child.remote, self._cautious_plan(child)))
 
     def _protect(self, name: str, protected: Protected) -> None:
-        if self._protected.get(name) != protected:
-            self._protected[name] = protected
-            self.revision += 1
+        before = self._protected.get(name)
+        if before == protected:
+            return
+        if before is not None and (before.local, before.remote) == (protected.local, protected.remote):
+            self._resized[name] = None
+        else:
+            self._unprotect(name)
+            self._is_restructured = True
+            for prefix in protected.prefixes:
+                self._sharing.setdefault(prefix, {})[name] = None
+        self._protected[name] = protected
+        self.revision += 1
 
     def _unprotect(self, name: str) -> None:
-        if self._protected.pop(name, None) is not None:
-            self.revision += 1
+        before = self._protected.pop(name, None)
+        if before is None:
+            return
+        self.revision += 1
+        self._is_restructured = True
+        self._resized.pop(name, None)
+        for prefix in before.prefixes:
+            names = self._sharing[prefix]
+            del names[name]
+            if not names:
+                del self._sharing[prefix]
 
     def _forget(self, connection: str) -> set[str]:
         """Drop a connection, and answer the names of its policies, which still stand in the SPD."""
@@ -223,6 +270,7 @@ class Policies:
         self._templates.discard(connection)
         if self._reserved.pop(connection, None) is not None:
             self.revision += 1
+            self._is_restructured = True
         self._configured.pop(connection, None)
         return names
 

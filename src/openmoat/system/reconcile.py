@@ -4,11 +4,12 @@ Every call blocks for some milliseconds (netlink) to tenths of a second (nft wit
 thread, one at a time.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
+from openmoat.net import Network
 from openmoat.system import sysctls
 from openmoat.system.conntrack import forget_masqueraded
 from openmoat.system.firewall import foreign_notes, read_counters, read_guard, transact
@@ -61,9 +62,11 @@ class Applied:
 class _Installed:
     """What of ours is in the kernel, as far as we know; None: to be read again."""
 
-    routes: frozenset[Route] | None = None
+    routes: set[Route] | None = None
     rules: frozenset[Rule] | None = None
     guard: Guard | None = None
+    tunnels: dict[Network, Route] = field(default_factory=dict)
+    """Of the routes, those into the TUN device by destination."""
 
 
 class Reconciler:
@@ -125,9 +128,31 @@ class Reconciler:
             written += _write_addresses(netlink, state, view)
             written += _change_routing(netlink, (routes, rules), wanted)
         written += forget_masqueraded(_fresh(guard, goal))
-        self._installed, self._is_tampered = _Installed(wanted.routes, wanted.rules, goal), False
+        tunnels = {r.prefix: r for r in wanted.routes if r.kind is RouteKind.UNICAST and r.table == ROUTE_TABLE}
+        self._installed, self._is_tampered = _Installed(set(wanted.routes), wanted.rules, goal, tunnels), False
         changed, refused = _write_settings(wanted.settings)
         return Applied(written=written + len(changed), settings=tuple(changed), notes=(*wanted.notes, *refused))
+
+    def resize(self, sizes: Mapping[Network, tuple[int, int]]) -> Applied | None:
+        """Give these tunnel routes another MTU and advmss; the work is that of the change.
+
+        None where it is not known for certain what is there: then `apply` is called for. Raises `SystemFault` likewise.
+        """
+        installed = self._installed
+        if installed.routes is None or self._is_tampered:
+            return None
+        old = [installed.tunnels[prefix] for prefix in sizes if prefix in installed.tunnels]
+        new = [replace(route, mtu=sizes[route.prefix][0], advmss=sizes[route.prefix][1]) for route in old]
+        put = [route for route, before in zip(new, old, strict=True) if route != before]
+        self._installed = _Installed()
+        if put:
+            with Netlink() as netlink:
+                change_routes(netlink, put, [])
+        installed.routes.difference_update(old)
+        installed.routes.update(new)
+        installed.tunnels.update((route.prefix, route) for route in new)
+        self._installed = installed
+        return Applied(written=len(put))
 
     def inspect(self, device: str = DEVICE) -> tuple[str, ...]:
         """What in the host's own firewall would catch tunnel traffic, each with the rule to add. Nothing is changed."""
@@ -158,9 +183,9 @@ class Reconciler:
         """Packets the guard has stopped since it was last made anew: `clear_in`, `clear_out`."""
         return read_counters()
 
-    def _read(self, netlink: Netlink, *, afresh: bool = False) -> tuple[frozenset[Route], frozenset[Rule], Guard]:
+    def _read(self, netlink: Netlink, *, afresh: bool = False) -> tuple[set[Route], frozenset[Rule], Guard]:
         known = _Installed() if afresh else self._installed
-        routes = read_routes(netlink, TABLES) if known.routes is None else known.routes
+        routes = set(read_routes(netlink, TABLES)) if known.routes is None else known.routes
         rules = read_rules(netlink) if known.rules is None else known.rules
         guard = read_guard() if known.guard is None else known.guard
         self._installed = _Installed(routes, rules, guard)
@@ -198,7 +223,7 @@ def _change_guard(have: Guard, want: Guard) -> int:
     return 1 if text else 0
 
 
-def _change_routing(netlink: Netlink, have: tuple[frozenset[Route], frozenset[Rule]], want: Plan) -> int:
+def _change_routing(netlink: Netlink, have: tuple[set[Route], frozenset[Rule]], want: Plan) -> int:
     """Routes in before the rules that lead to them, rules out before the routes they led to."""
     routes, rules = have
     put = sorted(want.routes - routes, key=lambda route: (ORDER[route.kind], route.place[1].version))
