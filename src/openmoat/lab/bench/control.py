@@ -52,6 +52,8 @@ THEIRS = "strongswan"
 AUTHENTICATIONS: Mapping[str, str] = {"psk": "PSK", "ecdsa": "ECDSA P-256 certificates"}
 STORM = 1_000
 STORM_SECONDS = 10.0
+TURN_SECONDS = 0.020
+"""CPU time that one turn of the event loop may take (as in `daemon.turns`)."""
 CPU_LEFT = 0.95
 """Part of a core from which on the initiators are taken to have set the pace themselves."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -258,11 +260,14 @@ def storm_rows(site: Site, count: int = STORM) -> Iterator[Row]:
     work = f"storm of {count} initiators, PSK"
     with raised(OURS, site) as (lab, responder):
         turn = meet(lab, responder, plan_of(site, count, count, 60.0))
+        loop = responder.ask("status")["loop"] if isinstance(responder, Moatd) else {"longest": 0.0}
     if turn.account.established < count:
         yield Missing(work, f"{turn.account.established} of {count} were up; {'; '.join(turn.account.faults)}")
         return
     yield Result.of(work, OURS, __version__, "s", [turn.account.seconds])
     yield Ratio(work, "all up", turn.account.seconds, STORM_SECONDS, at_least=False, unit="s")
+    longest = f"CPU time of one turn of the event loop, {work}"
+    yield Ratio(longest, "the longest", 1000 * loop["longest"], 1000 * TURN_SECONDS, at_least=False, unit="ms")
 
 
 def plan_of(site: Site, count: int, window: int, patience: float) -> Plan:
