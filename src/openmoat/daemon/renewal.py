@@ -108,18 +108,25 @@ class NameWatch:
         watched = self._watched.get(ike)
         if watched is None:
             return
+        try:
+            await self._compare(ike, watched)
+        finally:
+            # Whatever became of the question, the next one is asked; unless it was rekeyed, or is gone, meanwhile.
+            if self._watched.get(ike) is watched:
+                self._wait(ike, watched)
+
+    async def _compare(self, ike: int, watched: _Watched) -> None:
         found: set[Address] = set()
         for name in watched.names:
             found.update(await self._names.addresses(name, is_fresh_wanted=False))
         if self._watched.get(ike) is not watched:
-            return  # rekeyed, or gone, while we were asking
+            return
         if watched.address in found:
             watched.told = frozenset()
         elif found and watched.told != found:
             watched.told = frozenset(found)
             self._tell(watched, found)
             self.suspect(ike)
-        self._wait(ike, watched)
 
     def _tell(self, watched: _Watched, found: set[Address]) -> None:
         where = ", ".join(sorted(map(str, found)))

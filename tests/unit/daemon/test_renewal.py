@@ -12,6 +12,7 @@ import dns.asyncresolver
 import dns.flags
 import dns.message
 import dns.rrset
+import pytest
 
 from openmoat.crypto.identities import Identity, IdentityPattern
 from openmoat.crypto.numbers import AuthMethod, IdType
@@ -200,6 +201,25 @@ def test_a_server_that_knows_nothing_any_more_moves_nobody() -> None:
             await w.next()
             assert w.suspected == []
             assert w.due == [300.0 + MIN_RENEWAL]
+
+    asyncio.run(run())
+
+
+def test_a_question_that_cannot_be_asked_is_asked_again_later() -> None:
+    async def run() -> None:
+        async with world() as w:
+            await w.up(1)
+
+            def unreadable() -> dns.asyncresolver.Resolver:
+                raise PermissionError("/etc/resolv.conf")
+
+            w.names._resolver, works = unreadable, w.names._resolver
+            with pytest.raises(PermissionError):
+                await w.next()
+            assert w.due == [300.0 + MIN_RENEWAL]
+            w.names._resolver, w.server.addresses = works, [str(NEW)]
+            await w.next()
+            assert w.suspected == [1]
 
     asyncio.run(run())
 
