@@ -26,6 +26,7 @@ from openmoat.ike.lineage import Lineage
 from openmoat.ike.message import Header, Message
 from openmoat.ike.natt import NatView, esp_path
 from openmoat.ike.numbers import ExchangeType
+from openmoat.ike.opening import open_message
 from openmoat.ike.payloads import EncryptedFragment, Notify, Payload
 from openmoat.ike.reports import failure_of
 from openmoat.ike.scopes import Scope, scope_of
@@ -52,7 +53,6 @@ class IkeSa:
 
     __slots__ = (
         "_iv",
-        "_reassembly",
         "_tickets",
         "activity",
         "answering",
@@ -77,6 +77,7 @@ class IkeSa:
         "peer_fragments",
         "peer_spi",
         "queue",
+        "reassembly",
         "registry",
         "state",
         "suite",
@@ -132,7 +133,8 @@ class IkeSa:
         """We have sent packets since anything came in."""
         self._iv = 0
         self._tickets: set[int] = set()
-        self._reassembly: Reassembly | None = None
+        self.reassembly: Reassembly | None = None
+        """Fragments of the message that is coming in."""
         registry.add(self)
 
     # What others ask about it.
@@ -311,7 +313,7 @@ class IkeSa:
             dispatch.on_init_response(self, header, datagram)
             return
         try:
-            message = self._open(header, datagram)
+            message = open_message(self, header, datagram)
             if message is None:
                 return
         except MalformedMessage as error:
@@ -345,7 +347,7 @@ class IkeSa:
             self._answer_again(header, datagram, path)
             return
         try:
-            message = self._open(header, datagram)
+            message = open_message(self, header, datagram)
         except MalformedMessage as error:
             self._accept_request(path)
             self.fail_request(error, header.exchange)
@@ -382,43 +384,6 @@ class IkeSa:
             self.context.counts[Count.MALFORMED] += 1
             return
         self.context.transmit_all(kept.datagrams, path)
-
-    def _open(self, header: Header, datagram: bytes) -> Message | None:
-        """The message inside, or None where there is nothing to act on (yet).
-
-        Raises `MalformedMessage` only for what an authenticated peer has written.
-        """
-        counts = self.context.counts
-        try:
-            message = Message.parse(datagram, header)
-        except MalformedMessage:
-            counts[Count.MALFORMED] += 1
-            return None
-        if message.sealed is None or self.incoming is None:
-            counts[Count.NOT_PROTECTED] += 1
-            return None
-        try:
-            if not isinstance(message.sealed, EncryptedFragment):
-                return message.open(datagram, self.incoming)
-            return self._reassemble(message, datagram)
-        except BadIcv:
-            counts[Count.BAD_ICV] += 1
-            return None
-
-    def _reassemble(self, message: Message, datagram: bytes) -> Message | None:
-        if not self.peer_fragments or self.incoming is None:
-            self.context.counts[Count.FRAGMENT_REFUSED] += 1
-            return None
-        if self._reassembly is None:
-            self._reassembly = Reassembly()
-        try:
-            whole = self._reassembly.add(datagram, message, self.incoming, self.context.now)
-        except MalformedMessage:
-            self.context.counts[Count.FRAGMENT_REFUSED] += 1
-            return None
-        if whole is not None:
-            self._reassembly = None
-        return whole
 
     def hear(self, path: Path) -> None:
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
