@@ -72,7 +72,9 @@ CHILD_NEEDS: Mapping[str, Need] = {
     "priority": Need.LIVE,
     "replay_window": Need.REKEY,
     "path_mtu": Need.LIVE,
-    "outer_df": Need.LIVE,
+    "mtu_policy": Need.LIVE,
+    "df": Need.LIVE,
+    "mss": Need.LIVE,
     "copy_dscp": Need.REKEY,
 }
 LIVE_SETTINGS = frozenset({"key_log", "log_level"})

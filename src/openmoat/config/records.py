@@ -29,7 +29,7 @@ from openmoat.model.connection import (
     Start,
 )
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
-from openmoat.mtu.plan import OuterDf
+from openmoat.mtu.words import Df, MssRule, MtuPolicy
 
 __all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "Stamp", "build_connection", "stamp_of", "unreadable"]
 
@@ -292,7 +292,9 @@ class _Builder:
                 priority=table.priority,
                 replay_window=table.replay_window,
                 path_mtu=table.path_mtu,
-                outer_df=OuterDf(table.outer_df),
+                mtu_policy=MtuPolicy(table.mtu_policy),
+                df=None if table.df is None else Df(table.df),
+                mss=MssRule(table.mss) if isinstance(table.mss, str) else table.mss,
                 copy_dscp=table.copy_dscp,
             )
         except ValueError as error:

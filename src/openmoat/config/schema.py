@@ -50,6 +50,12 @@ def _workers(value: object) -> Literal["auto"] | int:
     return value
 
 
+def _mss(value: object) -> object:
+    if value in ("off", "fit") or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"off, fit or a number, {value!r} came")
+
+
 def _texts(parse: Callable[[str], Value]) -> PlainValidator:
     """One text or a list of them; all faults of the list are told."""
 
@@ -251,9 +257,19 @@ class ChildTable(Table):
         description="Octets of the largest packet that the outside carries, or `discover`, the default: they are found by"
         " probes that only the peer can answer, from 1280 up to 1500, and followed when the path changes.",
     )
-    outer_df: Literal["clear", "set", "copy"] = Field(
-        default="clear",
-        description="Don't Fragment of outer IPv4 packets. With `set` and `copy`, too large packets are refused.",
+    mtu_policy: Literal["virtual", "rfc4301", "clamp", "outer-fragments", "pre-fragment"] = Field(
+        default="virtual",
+        description="What is done with packets that are too large for one outer packet; see [sizes of packets](mtu.md).",
+    )
+    df: Literal["copy", "set", "clear", "ignore"] | None = Field(
+        default=None,
+        description="Don't Fragment of outer IPv4 packets; `ignore` fragments inner ones although they forbid it. Default: as"
+        " `mtu-policy` has it.",
+    )
+    mss: Annotated[Literal["off", "fit"] | int | None, BeforeValidator(_mss)] = Field(
+        default=None,
+        description="Lower the MSS of TCP through the tunnel: `off`, `fit` for what fits into one outer packet, or a number"
+        " of octets. Default: as `mtu-policy` has it.",
     )
     copy_dscp: bool = Field(default=True, description="Whether outer packets bear the DSCP of the inner ones.")
 

@@ -101,7 +101,7 @@ class Daemon:
         self._wire = wire
         self._key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
         self.sizes = PathSizes(clock)
-        policies = Policies(backend.capabilities().rungs, self.sizes.size)
+        policies = Policies(backend.capabilities().rungs, self.sizes.outside)
         self.installer = Installer(backend, policies, Accounting())
         keyholder = Keyholder(self.loaded.find, time.time)
         names = Names(clock)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from openmoat.ike.events import Event, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import BASE, Bounds, Discovery
+from openmoat.mtu.plan import Outside
 from openmoat.net import Path
 
 __all__ = ["MAX_OUTER_SIZE", "PathSizes", "Timer"]
@@ -52,12 +53,12 @@ class PathSizes:
         self.carried: Callable[[int], int] = lambda _ike: 0
         """Packets that the children of that IKE SA have sent."""
         self.on_size: Callable[[int], None] = lambda _ike: None
-        """Told when the size of an IKE SA's outer packets is another than before."""
+        """Told when something else is known of the way to the peer of an IKE SA than before."""
 
-    def size(self, ike: int) -> int:
-        """Octets of the largest outer packet that goes to this peer in one piece."""
+    def outside(self, ike: int) -> Outside:
+        """What is known of the way to this peer."""
         search = self._searches.get(ike)
-        return search.discovery.size if search is not None else BASE
+        return _outside(search.discovery) if search is not None else Outside(BASE)
 
     def found(self, ike: int) -> Discovery | None:
         """What is known of the path of an IKE SA; None where nobody looks."""
@@ -98,7 +99,7 @@ class PathSizes:
             before.timer.cancel()
         search = _Search(Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)), path)
         self._searches[ike] = search
-        if before is not None and before.discovery.size != search.discovery.size:
+        if before is not None and _outside(before.discovery) != _outside(search.discovery):
             self.on_size(ike)
         self._go_on(ike, search)
 
@@ -107,15 +108,15 @@ class PathSizes:
         if search is None or search.asked != event.size:
             return
         search.asked = None
-        before, now = search.discovery.size, self._clock()
+        before, now = _outside(search.discovery), self._clock()
         if event.proved is None:
             search.discovery.handle_unable()
         elif event.proved:
             search.discovery.handle_arrived(event.size, now, event.proved)
         else:
             search.discovery.handle_lost(event.size, now)
-        if search.discovery.size != before:
-            log.debug("ike=%016x: outer packets of %s octets", event.ike, search.discovery.size)
+        if (outside := _outside(search.discovery)) != before:
+            log.debug("ike=%016x: outer packets of %s octets", event.ike, outside.size)
             self.on_size(event.ike)
         self._go_on(event.ike, search)
 
@@ -137,3 +138,7 @@ class PathSizes:
         search.discovery.handle_timeout(self._clock(), is_used=carried != search.carried)
         search.carried = carried
         self._go_on(ike, search)
+
+
+def _outside(discovery: Discovery) -> Outside:
+    return Outside(discovery.size, is_proved=discovery.learned_at is not None)

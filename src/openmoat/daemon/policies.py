@@ -15,7 +15,7 @@ from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.discovery import BASE
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, Rung, compile_plan
+from openmoat.mtu.plan import MtuPlan, Outside, Rung, compile_plan
 from openmoat.net import Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
@@ -24,6 +24,8 @@ __all__ = ["MAX_CACHED", "Policies", "Protected", "UnknownChild"]
 
 MAX_CACHED = 16_384
 """Lists of selectors whose prefixes are remembered."""
+UNKNOWN = Outside(BASE)
+"""The way to a peer of which nothing has been heard."""
 
 
 @lru_cache(maxsize=MAX_CACHED)
@@ -52,12 +54,12 @@ class Protected:
 class Policies:
     """The SPD as configured and as peers of templates extend it. Lives in the daemon's event loop."""
 
-    def __init__(self, rungs: frozenset[Rung], outer_size: Callable[[int], int] = lambda _ike: BASE) -> None:
-        """`rungs`: what the backend can do with packets that do not fit. `outer_size`: what is known to reach the peer of
-        an IKE SA in one piece.
+    def __init__(self, rungs: frozenset[Rung], outside: Callable[[int], Outside] = lambda _ike: UNKNOWN) -> None:
+        """`rungs`: what the backend can do with packets that do not fit. `outside`: what is known of the way to the peer of
+        an IKE SA.
         """
         self._rungs = rungs
-        self._outer_size = outer_size
+        self._outside = outside
         self._children: dict[str, dict[str, Child]] = {}
         self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
@@ -161,7 +163,7 @@ class Policies:
     def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
-        return self._plan(self.child(sa), overhead, self._outer_size(sa.ike))
+        return self._plan(self.child(sa), overhead, self._outside(sa.ike))
 
     def resize(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """The same, for the routes of its policy as well."""
@@ -202,9 +204,17 @@ class Policies:
             if is_other and intersect(row.remote, wanted.remote):
                 raise PolicyConflict(wanted, row)
 
-    def _plan(self, child: Child, overhead: Overhead, outer_size: int = BASE) -> MtuPlan:
-        path_mtu = child.path_mtu if child.path_mtu is not None else outer_size
-        return compile_plan(overhead=overhead, path_mtu=path_mtu, outer_df=child.outer_df, rungs=self._rungs)
+    def _plan(self, child: Child, overhead: Overhead, outside: Outside = UNKNOWN) -> MtuPlan:
+        if child.path_mtu is not None:
+            outside = replace(outside, size=child.path_mtu, is_proved=False)
+        return compile_plan(
+            overhead=overhead,
+            outside=outside,
+            rungs=self._rungs,
+            policy=child.mtu_policy,
+            df=child.df,
+            mss=child.mss,
+        )
 
     def _cautious_plan(self, child: Child) -> MtuPlan:
         """Sizes before any SA is there: the least room that a proposed suite could leave."""

@@ -10,7 +10,8 @@ from enum import Enum
 
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.suites import Aead, Encryption, Integrity, KeyExchange, PrfRow, Status
-from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU, OuterDf
+from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU
+from openmoat.mtu.words import MAX_MSS, MIN_MSS, Df, Mss, MtuPolicy
 from openmoat.net import Address
 from openmoat.policy.selectors import MAX_SELECTORS, Selectors
 
@@ -185,7 +186,11 @@ class Child:
     replay_window: int = 1024
     path_mtu: int | None = None
     """Octets that the outside is believed to carry; None: they are found out by probes (RFC 8899)."""
-    outer_df: OuterDf = OuterDf.CLEAR
+    mtu_policy: MtuPolicy = MtuPolicy.VIRTUAL
+    df: Df | None = None
+    """None: as the policy has it."""
+    mss: Mss | None = None
+    """None: as the policy has it."""
     copy_dscp: bool = True
 
     def __post_init__(self) -> None:
@@ -207,6 +212,8 @@ class Child:
             )
         if self.path_mtu is not None and not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
             raise ValueError(f"path_mtu: {MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
+        if isinstance(self.mss, int) and not MIN_MSS <= self.mss <= MAX_MSS:
+            raise ValueError(f"mss: {MIN_MSS} to {MAX_MSS}, {self.mss} came")
         if not -1000 <= self.priority <= 1000:
             raise ValueError(f"priority: -1000 to 1000, {self.priority} came")
 

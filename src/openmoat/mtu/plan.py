@@ -5,6 +5,7 @@ from enum import Enum
 
 from openmoat.mtu.mss import mss_for
 from openmoat.mtu.overhead import Overhead
+from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 from openmoat.net import Address
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Framing",
     "MtuPlan",
     "OuterDf",
+    "Outside",
     "RouteSizes",
     "Rung",
     "compile_plan",
@@ -75,6 +77,18 @@ class MtuPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """What is known of the way to a peer."""
+
+    size: int
+    """Octets of the largest outer packet that is believed to reach it in one piece."""
+    is_proved: bool = False
+    """Whether one of that size was seen to arrive, as against being assumed or configured."""
+    fragments_pass: bool | None = None
+    """Whether IP fragments of ESP reach it; None: nobody has found out."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSizes:
     """What a route to the far side of a tunnel says about sizes."""
 
@@ -87,26 +101,28 @@ class RouteSizes:
 def compile_plan(
     *,
     overhead: Overhead,
-    path_mtu: int,
-    outer_df: OuterDf,
+    outside: Outside,
     rungs: frozenset[Rung],
+    policy: MtuPolicy = MtuPolicy.VIRTUAL,
+    df: Df | None = None,
+    mss: Mss | None = None,
     icmp_source_v4: Address | None = None,
     icmp_source_v6: Address | None = None,
 ) -> MtuPlan:
     """Decide all sizes of one outbound SA in plain tunnel mode.
 
-    `path_mtu` is what the outside is believed to carry; `rungs` is what the backend can do (`Capabilities.rungs`).
+    `rungs` is what the backend can do (`Capabilities.rungs`).
     """
-    path_mtu = min(max(path_mtu, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
+    path_mtu = min(max(outside.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
     room = overhead.inner_room(path_mtu)
     return MtuPlan(
         framing=Framing.WHOLE,
         outer_size=path_mtu,
         inner_room=room,
-        mss_v4=mss_for(room, 4),
-        mss_v6=mss_for(room, 6),
-        outer_df=outer_df,
-        oversize=_ladder(outer_df, rungs),
+        mss_v4=_mss_bound(policy, mss, room, 4),
+        mss_v6=_mss_bound(policy, mss, room, 6),
+        outer_df=_outer_df(policy, df, is_proved=outside.is_proved),
+        oversize=_ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
         icmp_source_v4=icmp_source_v4,
         icmp_source_v6=icmp_source_v6,
     )
@@ -123,9 +139,43 @@ def route_sizes(plan: MtuPlan, version: int) -> RouteSizes:
     return RouteSizes(mtu=mtu, advmss=mss_for(plan.inner_room, version))
 
 
-def _ladder(outer_df: OuterDf, rungs: frozenset[Rung]) -> tuple[Rung, ...]:
+def _mss_bound(policy: MtuPolicy, wish: Mss | None, room: int, version: int) -> int | None:
+    """The most that TCP may announce; the policies that carry everything leave it alone."""
+    if wish is None:
+        wish = MssRule.FIT if policy in (MtuPolicy.VIRTUAL, MtuPolicy.CLAMP) else MssRule.OFF
+    match wish:
+        case MssRule.OFF:
+            return None
+        case MssRule.FIT:
+            return mss_for(room, version)
+        case int():
+            return wish
+
+
+def _outer_df(policy: MtuPolicy, df: Df | None, *, is_proved: bool) -> OuterDf:
+    """DF of packets that fit. Where it is only assumed that they do, a router had better fragment than lose them."""
+    match df:
+        case Df.COPY:
+            return OuterDf.COPY
+        case Df.SET:
+            return OuterDf.SET
+        case Df.CLEAR:
+            return OuterDf.CLEAR
+        case Df.IGNORE | None:
+            return OuterDf.SET if is_proved and policy is not MtuPolicy.OUTER_FRAGMENTS else OuterDf.CLEAR
+
+
+def _ladder(
+    policy: MtuPolicy, df: Df | None, rungs: frozenset[Rung], *, fragments_pass: bool | None
+) -> tuple[Rung, ...]:
     """What to try with a packet that does not fit; it always ends, since REFUSE needs no ability."""
     # RFC 4301 8.1: where DF is set or copied, the outer packet must not be fragmented on the way, so it is not sent whole.
-    wanted = (Rung.FRAGMENT_OUTER,) if outer_df is OuterDf.CLEAR else (Rung.FRAGMENT_INNER,)
-    possible = tuple(rung for rung in wanted if rung in rungs)
-    return possible if Rung.FRAGMENT_OUTER in possible else (*possible, Rung.REFUSE)
+    may_fragment_outer = df not in (Df.SET, Df.COPY)
+    match policy:
+        case MtuPolicy.OUTER_FRAGMENTS:
+            wanted: tuple[Rung, ...] = (Rung.FRAGMENT_OUTER,) if may_fragment_outer else (Rung.FRAGMENT_INNER,)
+        case MtuPolicy.VIRTUAL if fragments_pass and may_fragment_outer:
+            wanted = (Rung.FRAGMENT_INNER, Rung.FRAGMENT_OUTER)
+        case _:
+            wanted = (Rung.FRAGMENT_INNER,)
+    return (*(rung for rung in wanted if rung in rungs), Rung.REFUSE)

@@ -77,6 +77,7 @@ def test_each_field_needs_what_its_row_says(
     [
         ('remote = "10.3.0.0/16"', Need.REESTABLISH),
         ('remote = "10.2.0.0/16", path-mtu = 1400', Need.LIVE),
+        ('remote = "10.2.0.0/16", mtu-policy = "rfc4301", df = "copy", mss = "off"', Need.LIVE),
         ('remote = "10.2.0.0/16", replay-window = 2048', Need.REKEY),
     ],
 )

@@ -20,6 +20,7 @@ from openmoat.errors import ConfigError
 from openmoat.model.connection import PrivateKey, Psk, RawKey, Start
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.model.settings import MAX_WORKERS, EngineSettings, OnStop
+from openmoat.mtu.words import Df, MtuPolicy
 
 SECRET = "correct horse battery staple"
 RECORD = """
@@ -185,6 +186,9 @@ identity = "*x"
 local = ["10.1.0.5/24",
          "nope"]
 path-mtu = "1500"
+mtu-policy = "large"
+df = "no"
+mss = true
 """
     assert folder.faults(text) == [
         "moat.toml:2: daemon: on-stop: block or open; 'blok' came",
@@ -197,7 +201,17 @@ path-mtu = "1500"
         'moat.toml:15: connection "cabin": child "office": local: \'10.1.0.5/24\' has bits beyond its prefix length;'
         " near: 10.1.0.0/24; 'nope' is not an address, a prefix or a range such as 10.2.0.1-10.2.0.9",
         'moat.toml:17: connection "cabin": child "office": path-mtu: a whole number, \'1500\' came',
+        'moat.toml:18: connection "cabin": child "office": mtu-policy: virtual, rfc4301, clamp, outer-fragments or'
+        " pre-fragment; 'large' came",
+        'moat.toml:19: connection "cabin": child "office": df: copy, set, clear or ignore; \'no\' came',
+        'moat.toml:20: connection "cabin": child "office": mss: off, fit or a number, True came',
     ]
+
+
+def test_wishes_about_sizes_reach_the_child(folder: Folder) -> None:
+    text = RECORD + 'mtu-policy = "clamp"\ndf = "ignore"\nmss = 1300\n'
+    (child,) = folder.load(text).connections["home"].children
+    assert (child.mtu_policy, child.df, child.mss) == (MtuPolicy.CLAMP, Df.IGNORE, 1300)
 
 
 def test_what_the_model_refuses_is_told_at_the_line_of_its_option(folder: Folder) -> None:

@@ -27,7 +27,7 @@ from openmoat.ike.events import (
     RemoveChildSa,
 )
 from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
-from openmoat.mtu.plan import Rung
+from openmoat.mtu.plan import Outside, Rung
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors, parse_selectors
 from openmoat.policy.spd import Action
@@ -88,7 +88,7 @@ class Bench:
     def __init__(self, *connections: Connection) -> None:
         self.backend = MemoryBackend()
         self.sizes: dict[int, int] = {}
-        self.policies = Policies(frozenset(Rung), lambda ike: self.sizes.get(ike, 1280))
+        self.policies = Policies(frozenset(Rung), lambda ike: Outside(self.sizes.get(ike, 1280)))
         self.accounting = Accounting()
         self.installer = Installer(self.backend, self.policies, self.accounting)
         change, conflicts = self.policies.load(connections)

@@ -105,16 +105,16 @@ def test_each_ike_sa_finds_the_size_of_its_own_path() -> None:
     world = World({1: 1500, 2: 1400})
     world.up(1)
     world.up(2)
-    assert (world.sizes.size(1), world.sizes.size(2)) == (BASE, BASE)
+    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (BASE, BASE)
     world.answer()
-    assert (world.sizes.size(1), world.sizes.size(2)) == (MAX_OUTER_SIZE, 1400)
+    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (MAX_OUTER_SIZE, 1400)
     assert set(world.told) == {1, 2}
 
 
 def test_of_an_ike_sa_that_is_not_there_the_base_is_assumed() -> None:
     world = World()
     world.sizes.hear(SizeProbed(7, 1500, 1500))
-    assert world.sizes.size(7) == BASE
+    assert world.sizes.outside(7).size == BASE
     assert world.sizes.found(7) is None
 
 
@@ -126,7 +126,7 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
     assert world.probes == [(1, 1500)]
     world.sent, world.carries[1] = 10, 1400
     world.pass_time(CONFIRM_SECONDS)
-    assert world.sizes.size(1) == 1400
+    assert world.sizes.outside(1).size == 1400
     found = world.sizes.found(1)
     assert found is not None
     assert found.shrunk_at is not None
@@ -137,7 +137,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.up(1)
     world.answer()
     world.up(2, replaces=1)
-    assert (world.sizes.size(1), world.sizes.size(2)) == (BASE, 1400)
+    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (BASE, 1400)
     assert world.pending == 1
 
     world = World({1: 1400, 2: 1400})
@@ -145,7 +145,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.waiting.clear()
     world.up(2, replaces=1)
     world.answer()
-    assert world.sizes.size(2) == 1400
+    assert world.sizes.outside(2).size == 1400
 
 
 def test_on_another_path_everything_is_looked_for_anew() -> None:
@@ -155,9 +155,9 @@ def test_on_another_path_everything_is_looked_for_anew() -> None:
     world.told.clear()
     world.carries[1] = 1460
     world.sizes.hear(PeerMoved(1, path(port=1024), True, ()))
-    assert (world.sizes.size(1), world.told) == (BASE, [1])
+    assert (world.sizes.outside(1).size, world.told) == (BASE, [1])
     world.answer()
-    assert world.sizes.size(1) == 1460
+    assert world.sizes.outside(1).size == 1460
 
 
 def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
@@ -183,4 +183,4 @@ def test_what_padding_leaves_untested_counts_as_lost() -> None:
     while world.waiting:
         ike, size = world.waiting.pop(0)
         world.sizes.hear(SizeProbed(ike, size, size // 16 * 16))
-    assert world.sizes.size(1) == 1488
+    assert world.sizes.outside(1).size == 1488

@@ -30,6 +30,7 @@ from openmoat.model.proposals import (
     parse_ike_proposal,
 )
 from openmoat.model.settings import Settings
+from openmoat.mtu.words import MAX_MSS, MIN_MSS
 from openmoat.policy.selectors import TrafficSelector, parse_selectors
 
 HOME = Identity(IdType.FQDN, b"home.example")
@@ -99,6 +100,8 @@ def test_a_faulty_connection_is_refused_with_the_field(changes: dict[str, Any], 
         ({"replay_window": 100}, "^replay_window: a multiple of 64"),
         ({"replay_window": 0}, "noesn"),
         ({"path_mtu": 100}, "^path_mtu: 576 to 65535, 100 came"),
+        ({"mss": MIN_MSS - 1}, "^mss: 536 to 65495, 535 came"),
+        ({"mss": MAX_MSS + 1}, "^mss: 536 to 65495, 65496 came"),
         ({"priority": 5000}, "^priority: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sizes of ESP packets, row by row, and the plans made of them."""
+"""Sizes of ESP packets, row by row."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ from openmoat.crypto.suites import (
 )
 from openmoat.mtu.mss import mss_for
 from openmoat.mtu.overhead import AGGFRAG_HEADER, Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, OuterDf, Rung, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET
 
 DES3 = Cipher(name="3des", id=Encr.DES3, key_bits=192, iv=8, align=8, kernel="", ike=Status.MAY, esp=Status.MAY)
 SHA1 = Integrity(
@@ -103,38 +103,3 @@ def test_room_is_the_largest_packet_that_fits(overhead: Overhead, outer: int) ->
 def test_no_packet_grows_by_more_than_the_worst(overhead: Overhead, inner: int) -> None:
     grown = overhead.outer_size(inner) - inner
     assert overhead.worst - overhead.alignment < grown <= overhead.worst
-
-
-EVERY_RUNG = frozenset(Rung)
-
-
-def test_the_default_plan_keeps_routes_and_tcp_at_the_size_of_one_outer_packet() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 4, udp=True), path_mtu=1500, outer_df=OuterDf.CLEAR, rungs=EVERY_RUNG)
-    assert (plan.framing, plan.outer_size, plan.inner_room) == (Framing.WHOLE, 1500, 1438)
-    assert (plan.mss_v4, plan.mss_v6) == (1398, 1378)
-    assert plan.oversize == (Rung.FRAGMENT_OUTER,)
-    assert (route_sizes(plan, 4).mtu, route_sizes(plan, 4).advmss) == (1438, 1398)
-    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 6).advmss) == (1438, 1378)
-
-
-def test_a_route_over_ipv6_never_has_less_than_its_minimum() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), path_mtu=1280, outer_df=OuterDf.CLEAR, rungs=EVERY_RUNG)
-    assert plan.inner_room == 1198
-    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 4).mtu) == (1280, 1198)
-
-
-@pytest.mark.parametrize("outer_df", [OuterDf.SET, OuterDf.COPY])
-def test_an_outer_packet_that_must_not_be_fragmented_is_never_sent_too_large(outer_df: OuterDf) -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 4, udp=False), path_mtu=1500, outer_df=outer_df, rungs=EVERY_RUNG)
-    assert plan.oversize == (Rung.FRAGMENT_INNER, Rung.REFUSE)
-    assert route_sizes(plan, 4).mtu == 1446
-
-
-def test_a_backend_that_can_do_nothing_refuses() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 4, udp=False), path_mtu=1500, outer_df=OuterDf.CLEAR, rungs=frozenset())
-    assert plan.oversize == (Rung.REFUSE,)
-
-
-def test_an_ipv6_path_carries_1280_octets_whatever_is_said_of_it() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), path_mtu=600, outer_df=OuterDf.CLEAR, rungs=EVERY_RUNG)
-    assert plan.outer_size == 1280

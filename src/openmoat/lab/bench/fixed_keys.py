@@ -22,7 +22,7 @@ from openmoat.dataplane.userspace import UserspaceBackend, open_engine
 from openmoat.errors import Secret
 from openmoat.lab.processes import run, wait_until
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, OuterDf, compile_plan, route_sizes
+from openmoat.mtu.plan import MtuPlan, Outside, compile_plan, route_sizes
 from openmoat.net import NATT_PORT, HostPort
 from openmoat.net import Path as NetPath
 from openmoat.policy.selectors import Selectors, parse_selectors
@@ -82,8 +82,7 @@ def _leave(file: Path, spis: Sequence[Spi]) -> None:
 def _plan(backend: UserspaceBackend) -> MtuPlan:
     return compile_plan(
         overhead=Overhead(SUITE, 4, udp=True),
-        path_mtu=PATH_MTU,
-        outer_df=OuterDf.CLEAR,
+        outside=Outside(PATH_MTU),
         rungs=backend.capabilities().rungs,
     )
 

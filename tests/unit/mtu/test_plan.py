@@ -1,0 +1,105 @@
+"""What becomes of a packet that does not fit: every wish of an operator, and everything that can be known of the outside."""
+
+import itertools
+
+import pytest
+
+from openmoat.crypto.suites import AES_256_GCM_16, EspSuite
+from openmoat.mtu.overhead import Overhead
+from openmoat.mtu.plan import Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes
+from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
+
+GCM = EspSuite(AES_256_GCM_16, None)
+ETHERNET = Outside(1500)
+EVERY_RUNG = frozenset(Rung)
+NATT = Overhead(GCM, 4, udp=True)
+INNER, OUTER, REFUSE = Rung.FRAGMENT_INNER, Rung.FRAGMENT_OUTER, Rung.REFUSE
+
+
+def plan_of(
+    policy: MtuPolicy = MtuPolicy.VIRTUAL,
+    df: Df | None = None,
+    mss: Mss | None = None,
+    outside: Outside = ETHERNET,
+    rungs: frozenset[Rung] = EVERY_RUNG,
+) -> MtuPlan:
+    return compile_plan(overhead=NATT, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)
+
+
+def test_the_default_plan_keeps_routes_and_tcp_at_the_size_of_one_outer_packet() -> None:
+    plan = plan_of()
+    assert (plan.framing, plan.outer_size, plan.inner_room) == (Framing.WHOLE, 1500, 1438)
+    assert (plan.mss_v4, plan.mss_v6) == (1398, 1378)
+    assert (route_sizes(plan, 4).mtu, route_sizes(plan, 4).advmss) == (1438, 1398)
+    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 6).advmss) == (1438, 1378)
+
+
+def test_a_route_over_ipv6_never_has_less_than_its_minimum() -> None:
+    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), outside=Outside(1280), rungs=EVERY_RUNG)
+    assert plan.inner_room == 1198
+    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 4).mtu) == (1280, 1198)
+
+
+def test_an_ipv6_path_carries_1280_octets_whatever_is_said_of_it() -> None:
+    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), outside=Outside(600), rungs=EVERY_RUNG)
+    assert plan.outer_size == 1280
+
+
+LADDERS: dict[tuple[MtuPolicy, bool], tuple[Rung, ...]] = {
+    (MtuPolicy.VIRTUAL, True): (INNER, OUTER, REFUSE),
+    (MtuPolicy.VIRTUAL, False): (INNER, REFUSE),
+    (MtuPolicy.RFC4301, True): (INNER, REFUSE),
+    (MtuPolicy.RFC4301, False): (INNER, REFUSE),
+    (MtuPolicy.CLAMP, True): (INNER, REFUSE),
+    (MtuPolicy.CLAMP, False): (INNER, REFUSE),
+    (MtuPolicy.OUTER_FRAGMENTS, True): (OUTER, REFUSE),
+    (MtuPolicy.OUTER_FRAGMENTS, False): (OUTER, REFUSE),
+    (MtuPolicy.PRE_FRAGMENT, True): (INNER, REFUSE),
+    (MtuPolicy.PRE_FRAGMENT, False): (INNER, REFUSE),
+}
+"""By policy, and whether fragments are known to pass, while the outer DF is not wished for."""
+
+
+@pytest.mark.parametrize(("key", "ladder"), LADDERS.items())
+def test_the_ladder_follows_from_the_policy_and_from_what_passes(
+    key: tuple[MtuPolicy, bool], ladder: tuple[Rung, ...]
+) -> None:
+    policy, passes = key
+    for fragments_pass in (True,) if passes else (None, False):
+        assert plan_of(policy, outside=Outside(1500, fragments_pass=fragments_pass)).oversize == ladder
+
+
+@pytest.mark.parametrize("df", [Df.SET, Df.COPY])
+@pytest.mark.parametrize("policy", MtuPolicy)
+def test_an_outer_packet_that_must_not_be_fragmented_is_never_sent_too_large(policy: MtuPolicy, df: Df) -> None:
+    plan = plan_of(policy, df, outside=Outside(1500, fragments_pass=True))
+    assert OUTER not in plan.oversize
+    assert plan.outer_df.value == df.value
+
+
+def test_every_ladder_ends_with_a_refusal_whatever_the_backend_can_do() -> None:
+    for policy, df, passes in itertools.product(MtuPolicy, (None, *Df), (None, False, True)):
+        outside = Outside(1500, fragments_pass=passes)
+        assert plan_of(policy, df, outside=outside).oversize[-1] is REFUSE
+        assert plan_of(policy, df, outside=outside, rungs=frozenset()).oversize == (REFUSE,)
+
+
+def test_outer_packets_may_be_fragmented_on_the_way_until_their_size_is_proved() -> None:
+    assert plan_of().outer_df is OuterDf.CLEAR
+    proved = Outside(1500, is_proved=True)
+    assert plan_of(outside=proved).outer_df is OuterDf.SET
+    assert plan_of(df=Df.CLEAR, outside=proved).outer_df is OuterDf.CLEAR
+    assert plan_of(MtuPolicy.OUTER_FRAGMENTS, outside=proved).outer_df is OuterDf.CLEAR
+
+
+@pytest.mark.parametrize("policy", MtuPolicy)
+def test_tcp_is_clamped_as_the_word_says_and_otherwise_where_the_policy_relies_on_it(policy: MtuPolicy) -> None:
+    def bounds(mss: Mss | None) -> tuple[int | None, int | None]:
+        plan = plan_of(policy, mss=mss)
+        return plan.mss_v4, plan.mss_v6
+
+    relies = policy in (MtuPolicy.VIRTUAL, MtuPolicy.CLAMP)
+    assert bounds(None) == ((1398, 1378) if relies else (None, None))
+    assert bounds(MssRule.OFF) == (None, None)
+    assert bounds(MssRule.FIT) == (1398, 1378)
+    assert bounds(1200) == (1200, 1200)
