@@ -56,7 +56,8 @@ class Limits:
     """Octets and packets after which an SA asks for its replacement (soft) or stops (hard); 0 is no limit.
 
     Both directions count alike, each for itself (RFC 4301 4.4.2.1). The hard limit is never above what the cipher and
-    the sequence number allow, whatever stands here.
+    the sequence number allow, whatever stands here. In plain tunnel mode octets and packets are those of inner packets,
+    with AGGFRAG those of ESP payloads.
     """
 
     soft_octets: int = 0
@@ -85,6 +86,9 @@ class AddInbound:
     replay_window: int = 1024
     """Packets, a multiple of 64; 0 switches the check off, which ESN forbids."""
     limits: Limits = Limits()
+    framing: Framing = Framing.WHOLE
+    """How the peer lays inner packets into ESP payloads, and nothing else is taken (RFC 9347 2.3). What we send is said
+    by `MtuPlan.framing`; both are what was agreed for the Child SA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +209,7 @@ BackendEvent = SaState | Acquire | StrangeSpi | IcmpHint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaCounters:
-    """What a pair has carried since it was installed. Octets are those of inner packets."""
+    """What a pair has carried since it was installed. Packets and octets are inner ones, whatever the framing."""
 
     handle: Spi
     inbound_packets: int = 0
@@ -216,6 +220,14 @@ class SaCounters:
     """Highest sequence number authenticated."""
     outbound_sequence: int = 0
     """Last sequence number sent."""
+    outbound_packed: int = 0
+    """Inner packets that left whole in an ESP packet together with others (AGGFRAG)."""
+    outbound_sliced: int = 0
+    """Inner packets that left in slices (AGGFRAG)."""
+    outbound_slices: int = 0
+    """Slices of these."""
+    inbound_assembled: int = 0
+    """Inner packets that were put together from slices (AGGFRAG)."""
     drops: Mapping[str, int]
     """By name of the reason, as in `moat diag drops`; reasons that never happened are absent."""
 

@@ -71,7 +71,7 @@ class MemoryBackend:
         return Capabilities(
             suites=frozenset(both),
             encapsulations=frozenset(Encapsulation),
-            framings=frozenset({Framing.WHOLE}),
+            framings=frozenset(Framing),
             rungs=frozenset(Rung),
             max_replay_window=4096,
         )

@@ -183,6 +183,7 @@ def _add(batch: _native.Batch, command: Command) -> None:
 
 
 def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
+    _check_framing(command.framing)
     with _misuse_named(command.spi):
         batch.add_inbound(
             spi=command.spi,
@@ -270,8 +271,7 @@ def _limits(limits: Limits) -> tuple[int, int, int, int]:
 
 
 def _plan(plan: MtuPlan) -> _native.MtuPlan:
-    if plan.framing is not Framing.WHOLE:
-        raise DataplaneError(f"MTU plan: the engine frames packets whole, got {plan.framing.value}")
+    _check_framing(plan.framing)
     return _native.MtuPlan(
         outer_size=plan.outer_size,
         inner_room=plan.inner_room,
@@ -283,6 +283,11 @@ def _plan(plan: MtuPlan) -> _native.MtuPlan:
         icmp_source_v4=plan.icmp_source_v4.packed if plan.icmp_source_v4 else None,
         icmp_source_v6=plan.icmp_source_v6.packed if plan.icmp_source_v6 else None,
     )
+
+
+def _check_framing(framing: Framing) -> None:
+    if framing is not Framing.WHOLE:
+        raise DataplaneError(f"framing: the engine frames packets whole, got {framing.value}")
 
 
 def _counters(counters: _native.SaCounters) -> SaCounters:

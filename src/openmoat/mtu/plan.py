@@ -1,10 +1,10 @@
 """The `MtuPlan` of one SA: sizes decided in Python, executed and counted by a backend (never decided there)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from openmoat.mtu.mss import mss_for
-from openmoat.mtu.overhead import Overhead
+from openmoat.mtu.overhead import AGGFRAG_HEADER, Overhead
 from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 from openmoat.net import Address
 
@@ -60,15 +60,20 @@ class MtuPlan:
     """Everything a backend must know about sizes on one outbound SA. All sizes are octets of IP packets."""
 
     framing: Framing = Framing.WHOLE
+    slices: bool = False
+    """With AGGFRAG: whether inner packets larger than `inner_room` are sliced. False where the peer (RFC 9347 5.1, D)
+    or the operator forbids it: whole ones are packed together, and for larger ones there is `oversize`."""
     outer_size: int
     """Largest outer IP packet that is sent in one piece."""
     inner_room: int
-    """Largest inner packet that travels in one outer packet of `outer_size`; see `mtu.overhead`."""
+    """Largest inner packet that travels in one outer packet of `outer_size`; see `mtu.overhead`. With AGGFRAG: the octets
+    of inner packets, whole ones and slices, in one outer packet."""
     mss_v4: int | None = None
     """Upper bound written into the MSS option of TCP SYNs over IPv4, in both directions; never raises. None: untouched."""
     mss_v6: int | None = None
     outer_df: OuterDf = OuterDf.CLEAR
     oversize: tuple[Rung, ...] = (Rung.FRAGMENT_OUTER,)
+    """What to try with a larger inner packet, in order; empty where packets of every size are sliced."""
     too_big_per_second: float = 10.0
     """Bound on the ICMP errors made for REFUSE, per inner source."""
     icmp_source_v4: Address | None = None
@@ -103,26 +108,35 @@ def compile_plan(
     overhead: Overhead,
     outside: Outside,
     rungs: frozenset[Rung],
+    framing: Framing = Framing.WHOLE,
+    slices: bool = True,
     policy: MtuPolicy = MtuPolicy.VIRTUAL,
     df: Df | None = None,
     mss: Mss | None = None,
     icmp_source_v4: Address | None = None,
     icmp_source_v6: Address | None = None,
 ) -> MtuPlan:
-    """Decide all sizes of one outbound SA in plain tunnel mode.
+    """Decide all sizes of one outbound SA.
 
-    `rungs` is what the backend can do (`Capabilities.rungs`).
+    `rungs` is what the backend can do (`Capabilities.rungs`); `framing` is what was agreed with the peer, and `slices`
+    whether it takes slices. `overhead` is that of plain tunnel mode; the header of AGGFRAG is added here.
     """
     path_mtu = min(max(outside.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
-    room = overhead.inner_room(path_mtu)
+    is_packed = framing is Framing.AGGFRAG
+    # Where packets of every size pass whole, no TCP need be told to send less, and nothing is too large.
+    is_virtual = is_packed and slices and policy is MtuPolicy.VIRTUAL
+    room = (replace(overhead, framing_header=AGGFRAG_HEADER) if is_packed else overhead).inner_room(path_mtu)
+    if is_virtual and mss is None:
+        mss = MssRule.OFF
     return MtuPlan(
-        framing=Framing.WHOLE,
+        framing=framing,
+        slices=is_virtual,
         outer_size=path_mtu,
         inner_room=room,
         mss_v4=_mss_bound(policy, mss, room, 4),
         mss_v6=_mss_bound(policy, mss, room, 6),
-        outer_df=_outer_df(policy, df, is_proved=outside.is_proved),
-        oversize=_ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
+        outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=outside.is_proved),
+        oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
         icmp_source_v4=icmp_source_v4,
         icmp_source_v6=icmp_source_v6,
     )
@@ -131,11 +145,11 @@ def compile_plan(
 def route_sizes(plan: MtuPlan, version: int) -> RouteSizes:
     """Sizes for a route over inner packets of this version.
 
-    AGGFRAG lets every packet come. In plain tunnel mode the route has the room of one outer packet: nobody has found out
-    yet whether fragments pass on this path, and a sender that is told to send less is better off than one whose packets
-    vanish. IPv6 never has less than its minimum (RFC 8200 5); what is then too large leaves in outer fragments.
+    AGGFRAG lets every packet come where it may slice. Otherwise the route has the room of one outer packet: nobody has
+    found out yet whether fragments pass on this path, and a sender that is told to send less is better off than one whose
+    packets vanish. IPv6 never has less than its minimum (RFC 8200 5); what is then too large leaves in outer fragments.
     """
-    mtu = MAX_PACKET if plan.framing is Framing.AGGFRAG else max(plan.inner_room, MIN_PATH_MTU[version])
+    mtu = MAX_PACKET if plan.slices else max(plan.inner_room, MIN_PATH_MTU[version])
     return RouteSizes(mtu=mtu, advmss=mss_for(plan.inner_room, version))
 
 
@@ -163,6 +177,11 @@ def _outer_df(policy: MtuPolicy, df: Df | None, *, is_proved: bool) -> OuterDf:
             return OuterDf.CLEAR
         case Df.IGNORE | None:
             return OuterDf.SET if is_proved and policy is not MtuPolicy.OUTER_FRAGMENTS else OuterDf.CLEAR
+
+
+def _packed_df(df: Df | None) -> OuterDf:
+    """DF of AGGFRAG packets: that of inner ones is never mapped (RFC 9347 2.2.5.1), and they are cut to size anyway."""
+    return OuterDf.CLEAR if df is Df.CLEAR else OuterDf.SET
 
 
 def _ladder(

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -117,6 +118,8 @@ def test_what_the_engine_cannot_keep_is_refused_by_name(backend: UserspaceBacken
         backend.apply([inbound(spi, window=100)])
     with pytest.raises(DataplaneError, match="aggfrag"):
         backend.apply([outbound(spi, MtuPlan(framing=Framing.AGGFRAG, outer_size=1500, inner_room=1400))])
+    with pytest.raises(DataplaneError, match="aggfrag"):
+        backend.apply([replace(inbound(spi), framing=Framing.AGGFRAG)])
 
 
 def test_a_replay_window_is_as_wide_as_is_told_and_not_one_step_wider(backend: UserspaceBackend) -> None:

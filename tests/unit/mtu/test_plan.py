@@ -6,7 +6,7 @@ import pytest
 
 from openmoat.crypto.suites import AES_256_GCM_16, EspSuite
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes
 from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 
 GCM = EspSuite(AES_256_GCM_16, None)
@@ -103,3 +103,33 @@ def test_tcp_is_clamped_as_the_word_says_and_otherwise_where_the_policy_relies_o
     assert bounds(MssRule.OFF) == (None, None)
     assert bounds(MssRule.FIT) == (1398, 1378)
     assert bounds(1200) == (1200, 1200)
+
+
+RAW = Overhead(GCM, 4, udp=False)
+
+
+@pytest.mark.parametrize("df", [None, Df.SET, Df.COPY, Df.IGNORE])
+def test_with_aggfrag_every_packet_passes_and_no_outer_one_is_ever_fragmented(df: Df | None) -> None:
+    plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, df=df)
+    assert (plan.framing, plan.slices, plan.outer_size, plan.inner_room) == (Framing.AGGFRAG, True, 1500, 1442)
+    assert (plan.outer_df, plan.oversize, plan.mss_v4, plan.mss_v6) == (OuterDf.SET, (), None, None)
+    assert [route_sizes(plan, version).mtu for version in (4, 6)] == [MAX_PACKET, MAX_PACKET]
+    assert route_sizes(plan, 4).advmss == 1402
+
+
+def test_with_aggfrag_wishes_of_the_operator_still_count() -> None:
+    plan = compile_plan(
+        overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, df=Df.CLEAR, mss=MssRule.FIT
+    )
+    assert (plan.slices, plan.outer_df, plan.mss_v4, plan.oversize) == (True, OuterDf.CLEAR, 1402, ())
+    plan = compile_plan(
+        overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, policy=MtuPolicy.RFC4301
+    )
+    assert (plan.slices, plan.oversize, plan.outer_df) == (False, (INNER, REFUSE), OuterDf.SET)
+
+
+def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None:
+    plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, slices=False)
+    assert (plan.framing, plan.slices, plan.inner_room, plan.outer_df) == (Framing.AGGFRAG, False, 1442, OuterDf.SET)
+    assert (plan.oversize, plan.mss_v4) == ((INNER, REFUSE), 1402)
+    assert route_sizes(plan, 4).mtu == 1442
