@@ -366,8 +366,8 @@ def test_a_rekey_that_names_no_esp_sa_gets_a_notify_and_the_sa_goes_on(protocol:
 def offer_of(
     host: Host, remote: str = "10.2.0.0/16", local: str = "10.1.0.0/16", spi: int = 0xCAFE0001
 ) -> list[Payload]:
-    sa_payload, tsi, tsr = offer_payloads(child(local=local, remote=remote), spi, with_key_exchange=True)
-    return [sa_payload, Nonce(bytes(range(32))), tsi, tsr]
+    sa_payload, *rest = offer_payloads(child(local=local, remote=remote), spi, with_key_exchange=True)
+    return [sa_payload, Nonce(bytes(range(32))), *rest]
 
 
 def test_one_child_rekeyed_twice_before_its_delete_keeps_one_successor() -> None:

@@ -247,7 +247,8 @@ def _child_lines(child: ChildStatus, now: float) -> Iterator[str]:
     carried = "ESP in UDP" if child.encapsulation == "udp" else "ESP"
     rekeying = ", being rekeyed" if child.is_rekeying else ""
     yield from _field("child", f"{child.name}: {child.local} = {child.remote}")
-    yield from _field("", f"{child.local_spi} - {child.remote_spi}, {carried}, {child.suite}")
+    framing = ", AGGFRAG" * child.aggfrag + " without slices" * (child.aggfrag and not child.takes_slices)
+    yield from _field("", f"{child.local_spi} - {child.remote_spi}, {carried}, {child.suite}{framing}")
     yield from _field("", f"for {span(now - child.since)}{rekeying}")
 
 

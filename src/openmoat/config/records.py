@@ -15,6 +15,7 @@ from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key
 from openmoat.crypto.x509 import check_identity, load_certificates, subject_key
 from openmoat.errors import CryptoError, Secret
 from openmoat.model.connection import (
+    Aggfrag,
     Authority,
     Child,
     ChildLifetimes,
@@ -296,6 +297,7 @@ class _Builder:
                 df=None if table.df is None else Df(table.df),
                 mss=MssRule(table.mss) if isinstance(table.mss, str) else table.mss,
                 copy_dscp=table.copy_dscp,
+                aggfrag=Aggfrag(table.aggfrag),
             )
         except ValueError as error:
             self._tell(path, error)

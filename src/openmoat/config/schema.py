@@ -272,6 +272,11 @@ class ChildTable(Table):
         " of octets. Default: as `mtu-policy` has it.",
     )
     copy_dscp: bool = Field(default=True, description="Whether outer packets bear the DSCP of the inner ones.")
+    aggfrag: Literal["prefer", "require", "never"] = Field(
+        default="prefer",
+        description="Slice and pack inner packets (AGGFRAG, RFC 9347), so that every size arrives whole: `prefer` where the"
+        " peer can, `require` refuses a Child SA without it, `never` is plain tunnel mode.",
+    )
 
 
 class ConnectionTable(Table):

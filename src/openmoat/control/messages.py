@@ -130,6 +130,10 @@ class ChildStatus(Part):
     remote_spi: str
     suite: str
     encapsulation: Literal["udp", "raw"]
+    aggfrag: bool = False
+    """Inner packets are sliced and packed (RFC 9347)."""
+    takes_slices: bool = True
+    """With `aggfrag`: the peer puts slices together."""
     local: str
     """Selectors, separated by commas."""
     remote: str

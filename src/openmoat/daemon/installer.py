@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from openmoat.daemon.accounting import Accounting, Owner
 from openmoat.daemon.pathsizes import Timer
-from openmoat.daemon.policies import Policies, UnknownChild
+from openmoat.daemon.policies import Policies, UnknownChild, framing_of
 from openmoat.dataplane.backend import (
     Activate,
     AddInbound,
@@ -156,7 +156,9 @@ class Installer:
         for spi in self._of_ike.get(ike, ()):
             child = self._children[spi]
             with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
-                plan = self._policies.resize(child, child.path, child.udp)
+                # The routes are sized for what packets go out by, which may have another framing than what it replaced.
+                plans = self._policies.plan if self._is_replaced(child) else self._policies.resize
+                plan = plans(child, child.path, child.udp)
                 self.backend.apply([Update(handle=spi, plan=plan)])
 
     def carried(self, ike: int) -> int:
@@ -197,6 +199,7 @@ class Installer:
             remote=child.remote,
             replay_window=min(settings.replay_window, self._max_replay_window),
             limits=limits,
+            framing=framing_of(child),
         )
         outbound = AddOutbound(
             handle=child.local_spi,

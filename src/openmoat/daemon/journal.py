@@ -80,6 +80,22 @@ def with_text(words: str, text: str) -> str:
     return f"{words}: {text}" if text else words
 
 
+def child_up_level(event: ChildSaUp) -> int:
+    """A warning where large packets came whole until now, and may not any more."""
+    return logging.WARNING if event.child.has_changed_mode and not event.child.aggfrag else logging.INFO
+
+
+def child_up_text(event: ChildSaUp) -> str:
+    """The Child SA, and what is new since the one before it."""
+    child = event.child
+    told = f"Child SA {child.child} is up, {child.suite.name}, {'ESP in UDP' if child.udp else 'ESP'}"
+    if child.aggfrag:
+        told += ", AGGFRAG" if child.takes_slices else ", AGGFRAG without slices"
+    if child.has_changed_mode:
+        told += "; new with this rekey" if child.aggfrag else "; AGGFRAG has ended with this rekey"
+    return told
+
+
 ROWS: Mapping[type, Row] = {
     IkeSaUp: Row(
         "ike-sa-up",
@@ -95,8 +111,8 @@ ROWS: Mapping[type, Row] = {
     ),
     ChildSaUp: Row(
         "child-sa-up",
-        lambda _: logging.INFO,
-        lambda e: f"Child SA {e.child.child} is up, {e.child.suite.name}, {'ESP in UDP' if e.child.udp else 'ESP'}",
+        child_up_level,
+        child_up_text,
         lambda e: {
             "conn": e.child.connection,
             "ike": ike8(e.child.ike),

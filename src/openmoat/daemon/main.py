@@ -54,6 +54,7 @@ from openmoat.ike.events import (
     Question,
 )
 from openmoat.model.settings import Settings
+from openmoat.mtu.plan import Framing
 from openmoat.net import Address
 from openmoat.system.capabilities import give_up_the_rest
 from openmoat.system.netlink import Netlink
@@ -269,8 +270,10 @@ class Daemon:
 
 def ike_config(settings: Settings, backend: Backend) -> IkeConfig:
     """Settings of the core: nothing is proposed that the backend cannot keep."""
+    capabilities = backend.capabilities()
     return IkeConfig(
-        esp_suites=backend.capabilities().suites,
+        esp_suites=capabilities.suites,
+        aggfrag=Framing.AGGFRAG in capabilities.framings,
         cookie_threshold=settings.cookie_threshold,
         max_half_open=settings.max_half_open,
         fragment_size=settings.fragment_size,

@@ -194,6 +194,8 @@ def child_statuses(children: Sequence[LiveChildSa], live: Mapping[int, SaCounter
             remote_spi=f"{one.child.remote_spi:08x}",
             suite=one.child.suite.name,
             encapsulation="udp" if one.child.udp else "raw",
+            aggfrag=one.child.aggfrag,
+            takes_slices=one.child.takes_slices,
             local=format_selectors(one.child.local),
             remote=format_selectors(one.child.remote),
             since=one.since,

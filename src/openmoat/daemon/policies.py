@@ -15,12 +15,12 @@ from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.discovery import BASE
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, Outside, Rung, compile_plan
+from openmoat.mtu.plan import Framing, MtuPlan, Outside, Rung, compile_plan
 from openmoat.net import Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 
-__all__ = ["MAX_CACHED", "Policies", "Protected", "UnknownChild"]
+__all__ = ["MAX_CACHED", "Policies", "Protected", "UnknownChild", "framing_of"]
 
 MAX_CACHED = 16_384
 """Lists of selectors whose prefixes are remembered."""
@@ -163,7 +163,7 @@ class Policies:
     def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
-        return self._plan(self.child(sa), overhead, self._outside(sa.ike))
+        return self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
 
     def resize(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """The same, for the routes of its policy as well."""
@@ -204,13 +204,23 @@ class Policies:
             if is_other and intersect(row.remote, wanted.remote):
                 raise PolicyConflict(wanted, row)
 
-    def _plan(self, child: Child, overhead: Overhead, outside: Outside = UNKNOWN) -> MtuPlan:
+    def _plan(
+        self,
+        child: Child,
+        overhead: Overhead,
+        outside: Outside = UNKNOWN,
+        framing: Framing = Framing.WHOLE,
+        *,
+        slices: bool = True,
+    ) -> MtuPlan:
         if child.path_mtu is not None:
             outside = replace(outside, size=child.path_mtu, is_proved=False)
         return compile_plan(
             overhead=overhead,
             outside=outside,
             rungs=self._rungs,
+            framing=framing,
+            slices=slices,
             policy=child.mtu_policy,
             df=child.df,
             mss=child.mss,
@@ -283,6 +293,11 @@ class Policies:
             self._is_restructured = True
         self._configured.pop(connection, None)
         return names
+
+
+def framing_of(sa: ChildSa) -> Framing:
+    """How inner packets lie in the ESP payloads of an SA, both ways."""
+    return Framing.AGGFRAG if sa.aggfrag else Framing.WHOLE
 
 
 def policy_name(connection: str, child: str, peer: Identity | None = None) -> str:

@@ -6,6 +6,7 @@ from openmoat.crypto.keymat import ChildKeymat
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import EspSuite, PrfRow
 from openmoat.errors import Secret
+from openmoat.ike.aggfrag import agree, fault_of_answer, peer_aggfrag, use_aggfrag
 from openmoat.ike.choice import EspChoice, accept_esp, choose_esp, offer_esp
 from openmoat.ike.errors import MalformedMessage, NoCommonProposal, NoCommonSelectors, PeerMisbehaved
 from openmoat.ike.events import ChildKeys, ChildSa
@@ -17,7 +18,7 @@ from openmoat.ike.payloads import (
     TsInitiator,
     TsResponder,
 )
-from openmoat.model.connection import Child, EspProposal
+from openmoat.model.connection import Aggfrag, Child, EspProposal
 from openmoat.policy.selectors import Selectors, covers, format_selectors, narrow
 
 __all__ = [
@@ -47,6 +48,12 @@ class ChildTerms:
     is_ours: bool
     """We began the exchange."""
     replaces: int | None = None
+    aggfrag: bool = False
+    """Inner packets are sliced and packed (RFC 9347)."""
+    takes_slices: bool = True
+    """The peer puts slices together."""
+    fault: str = ""
+    """Why what the peer has made must be deleted again; empty: it is good."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +83,12 @@ class LiveChild:
         return self.origin or (self.nonces, self.is_ours)
 
 
-def keepable(spec: Child, suites: frozenset[EspSuite] | None) -> Child:
-    """The child with only those algorithms that the data plane can keep; without proposals where none is left."""
+def keepable(spec: Child, suites: frozenset[EspSuite] | None, aggfrag: bool = True) -> Child | None:
+    """The child with only what the data plane can keep; None where nothing is left."""
+    if not aggfrag and spec.aggfrag is Aggfrag.REQUIRE:
+        return None
+    if not aggfrag:
+        spec = replace(spec, aggfrag=Aggfrag.NEVER)
     if suites is None:
         return spec
     kept: list[EspProposal] = []
@@ -103,15 +114,14 @@ def keepable(spec: Child, suites: frozenset[EspSuite] | None) -> Child:
             )
     if tuple(kept) == spec.proposals:
         return spec
-    return replace(spec, proposals=tuple(kept))
+    return replace(spec, proposals=tuple(kept)) if kept else None
 
 
-def offer_payloads(
-    spec: Child, spi: int, *, with_key_exchange: bool
-) -> tuple[SecurityAssociation, TsInitiator, TsResponder]:
-    """SA, TSi and TSr of a request of ours."""
+def offer_payloads(spec: Child, spi: int, *, with_key_exchange: bool) -> tuple[Payload, ...]:
+    """SA, TSi, TSr and the notifies that go with them, of a request of ours."""
     proposals = offer_esp(spec.proposals, spi.to_bytes(4, "big"), with_key_exchange)
-    return SecurityAssociation(proposals), TsInitiator(spec.local), TsResponder(spec.remote)
+    notifies = () if spec.aggfrag is Aggfrag.NEVER else (use_aggfrag(),)
+    return SecurityAssociation(proposals), TsInitiator(spec.local), TsResponder(spec.remote), *notifies
 
 
 def accept_response(
@@ -127,6 +137,7 @@ def accept_response(
     for ours, theirs, name in ((spec.local, tsi.selectors, "TSi"), (spec.remote, tsr.selectors, "TSr")):
         if not covers(ours, theirs):
             raise PeerMisbehaved(f"{name}: within {format_selectors(ours)}, {format_selectors(theirs)} came")
+    peer = peer_aggfrag(message)
     return ChildTerms(
         spec=spec,
         suite=choice.suite,
@@ -137,6 +148,9 @@ def accept_response(
         remote=tsr.selectors,
         is_ours=True,
         replaces=replaces,
+        aggfrag=peer.is_there,
+        takes_slices=peer.takes_slices,
+        fault=fault_of_answer(spec, peer),
     )
 
 
@@ -162,8 +176,10 @@ def choose_child(
     key_exchange = message.first(KeyExchange)
     method = key_exchange.method if key_exchange and with_key_exchange else None
     failure: NoCommonProposal | None = None
+    peer = peer_aggfrag(message)
     for _, spec, local, remote in fitting:
         try:
+            aggfrag = agree(spec, peer)
             choice = choose_esp(sa.proposals, spec.proposals, spi.to_bytes(4, "big"), with_key_exchange, method)
         except NoCommonProposal as error:
             failure = failure or error
@@ -178,14 +194,17 @@ def choose_child(
             remote=remote,
             is_ours=False,
             replaces=replaces,
+            aggfrag=aggfrag,
+            takes_slices=peer.takes_slices,
         )
         return terms, choice
     raise failure or NoCommonProposal("SA: no common proposal")
 
 
 def answer_payloads(terms: ChildTerms, choice: EspChoice) -> tuple[Payload, ...]:
-    """SA, TSi and TSr of our response."""
-    return SecurityAssociation((choice.answer,)), TsInitiator(terms.remote), TsResponder(terms.local)
+    """SA, TSi, TSr and the notifies that go with them, of our response."""
+    notifies = (use_aggfrag(),) if terms.aggfrag else ()
+    return SecurityAssociation((choice.answer,)), TsInitiator(terms.remote), TsResponder(terms.local), *notifies
 
 
 def child_keys(

@@ -32,6 +32,8 @@ class IkeConfig:
 
     esp_suites: frozenset[EspSuite] | None = None
     """What the data plane can keep; nothing else is offered or accepted. None: everything we know."""
+    aggfrag: bool = True
+    """The data plane slices and packs inner packets (RFC 9347); where it does not, nobody is asked for it."""
     vendor_id: bytes = b"OpenMoat"
     """Sent in IKE_SA_INIT; empty: none is."""
     cookie_threshold: int = 256

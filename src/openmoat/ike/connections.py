@@ -26,9 +26,10 @@ MAX_LABELS = 32
 class Connections:
     """By name, and by the identity of the peer: exact, by suffix, or anybody."""
 
-    def __init__(self, suites: frozenset[EspSuite] | None, counts: Counter[Count]) -> None:
+    def __init__(self, suites: frozenset[EspSuite] | None, counts: Counter[Count], aggfrag: bool = True) -> None:
         self._counts = counts
         self._suites = suites
+        self._aggfrag = aggfrag
         self._by_name: dict[str, Connection] = {}
         self._children: dict[str, tuple[Child, ...]] = {}
         self._by_pattern: dict[tuple[PatternKind, Identity | None], dict[str, Connection]] = {}
@@ -48,7 +49,7 @@ class Connections:
         return list(self._by_name)
 
     def children(self, name: str) -> tuple[Child, ...]:
-        """Its children, with those algorithms only that the data plane can keep."""
+        """Its children, with what the data plane can keep and nothing else."""
         return self._children.get(name, ())
 
     def child(self, name: str, child: str) -> Child | None:
@@ -59,7 +60,8 @@ class Connections:
         """Add a connection, or exchange the one of the same name."""
         self.drop(connection.name)
         self._by_name[connection.name] = connection
-        self._children[connection.name] = tuple(keepable(spec, self._suites) for spec in connection.children)
+        children = (keepable(spec, self._suites, self._aggfrag) for spec in connection.children)
+        self._children[connection.name] = tuple(child for child in children if child is not None)
         self._by_pattern.setdefault(_key(connection), {})[connection.name] = connection
         self._proposals[connection.proposals] = self._proposals.get(connection.proposals, 0) + 1
         for authority in _authorities(connection):

@@ -46,7 +46,7 @@ class Endpoint:
     def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
         self.config = config
         self._context = Context(config, random)
-        self._connections = Connections(config.esp_suites, self._context.counts)
+        self._connections = Connections(config.esp_suites, self._context.counts, config.aggfrag)
         self._registry = Registry(self._context, self._connections)
         self._upkeep = Upkeep(self._context, self._registry, self._connections)
         self._cookies = CookieJar(random)

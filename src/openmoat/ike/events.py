@@ -98,6 +98,12 @@ class ChildSa:
     """We are behind a NAT and must keep its mapping (RFC 3948 4)."""
     replaces: int | None = None
     """Local SPI of the Child SA that this one rekeys."""
+    aggfrag: bool = False
+    """Inner packets are sliced and packed both ways (RFC 9347); else plain tunnel mode."""
+    takes_slices: bool = True
+    """With `aggfrag`: the peer puts slices together. Where it does not, inner packets must go whole."""
+    has_changed_mode: bool = False
+    """With or without AGGFRAG, unlike the Child SA that it rekeys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +457,8 @@ class NegotiationFailed:
     """SA payload body as received."""
     selectors: tuple[Selectors, Selectors] | None = None
     """TSi and TSr as received."""
+    aggfrag_obstacle: str = ""
+    """Why AGGFRAG cannot be had by what was received with the selectors; empty: it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.proposals import Proposal, parse_proposals
 from openmoat.ike.wire import Reader
-from openmoat.model.connection import Child, Connection
+from openmoat.model.connection import Aggfrag, Child, Connection
 from openmoat.net import Address
 from openmoat.policy.selectors import Selectors, format_selectors, intersect
 
@@ -184,7 +184,7 @@ def compare(failure: NegotiationFailed, proposals: tuple[Proposal, ...], connect
         if difference is not None:
             return Candidate(connection.name, *difference, agreed)
         agreed += 1
-    for compare_children in (compare_proposals, compare_selectors):
+    for compare_children in (compare_proposals, compare_selectors, compare_aggfrag):
         difference = compare_children(failure, proposals, connection)
         if difference is not None:
             return Candidate(connection.name, *difference, agreed)
@@ -257,6 +257,19 @@ def compare_selectors(
     return next(difference for difference in differences if difference is not None)
 
 
+def compare_aggfrag(
+    failure: NegotiationFailed, proposals: tuple[Proposal, ...], connection: Connection
+) -> Difference | None:
+    """AGGFRAG, where each child that shares the traffic requires it and the peer cannot."""
+    del proposals
+    if not failure.aggfrag_obstacle:
+        return None
+    fitting = [child for child in connection.children if child_difference(failure, child) is None]
+    if not fitting or any(child.aggfrag is not Aggfrag.REQUIRE for child in fitting):
+        return None
+    return f"aggfrag of child {fitting[0].name}", Aggfrag.REQUIRE.value, failure.aggfrag_obstacle
+
+
 def child_difference(failure: NegotiationFailed, child: Child) -> Difference | None:
     """Which side of the traffic has nothing in common with a child."""
     sides = (("remote", child.remote, peer_side(failure)), ("local", child.local, our_side(failure)))
@@ -268,7 +281,10 @@ def child_difference(failure: NegotiationFailed, child: Child) -> Difference | N
 
 
 RECEIVED_ADVICE = {
-    NotifyType.NO_PROPOSAL_CHOSEN: "the peer accepts none of our algorithms: compare proposals on both sides",
+    NotifyType.NO_PROPOSAL_CHOSEN: (
+        "the peer accepts none of our algorithms, or requires AGGFRAG where we do not offer it: compare proposals and "
+        "aggfrag on both sides"
+    ),
     NotifyType.AUTHENTICATION_FAILED: (
         "the peer does not accept our proof of identity: compare our identity, and the key or secret it holds for us; "
         "its log says which"

@@ -8,7 +8,7 @@ from openmoat.crypto.numbers import AuthMethod
 from openmoat.ike.child_sa import LiveChild
 from openmoat.ike.context import Timer
 from openmoat.ike.events import ActivateOutbound, ChildSaDown, ChildSaUp, DownReason, RemoveChildSa
-from openmoat.model.connection import Connection
+from openmoat.model.connection import Aggfrag, Child, Connection
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
@@ -24,6 +24,7 @@ class Lineage:
         "carrier",
         "children",
         "connection",
+        "demanding",
         "is_ours",
         "nonces",
         "own_method",
@@ -57,6 +58,14 @@ class Lineage:
         """By our inbound SPI."""
         self.by_remote: dict[int, int] = {}
         """The peer's inbound SPI to ours."""
+        self.demanding: set[str] = set()
+        """Children for which the peer wants AGGFRAG only with what we cannot do."""
+
+    def offered(self, spec: Child) -> Child:
+        """The child as it is offered to this peer: what is only preferred, and cannot be had, is not asked for again."""
+        if spec.aggfrag is Aggfrag.PREFER and spec.name in self.demanding:
+            return replace(spec, aggfrag=Aggfrag.NEVER)
+        return spec
 
     def add(self, child: LiveChild) -> None:
         """A Child SA was installed."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from openmoat.ike.aggfrag import peer_aggfrag
 from openmoat.ike.config import Count
 from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.ike.message import Message
@@ -41,6 +42,7 @@ def facts_of(message: Message | None, counts: Counter[Count]) -> dict[str, Any]:
         facts["asked_identity"] = asked.identity
     if tsi is not None and tsr is not None:
         facts["selectors"] = (tsi.selectors, tsr.selectors)
+        facts["aggfrag_obstacle"] = peer_aggfrag(message).obstacle
     return facts
 
 

@@ -210,6 +210,7 @@ class Upkeep:
         if not missing:
             record.failures = 0
             self._settle_phase(record, carriers)
+            self._tell_unkept(record, there)
             return
         if not record.connection.peer.addresses:
             record.asked.clear()
@@ -232,6 +233,17 @@ class Upkeep:
                 connection=record.connection,
             )
             sa_init.begin(sa, state)
+
+    def _tell_unkept(self, record: Record, there: set[str]) -> None:
+        """Children that are wanted, and that nobody is asked for since the data plane could not keep them."""
+        unkept = {c.name for c in record.connection.children} - {
+            c.name for c in self.connections.children(record.connection.name)
+        }
+        lost = sorted((record.wanted | record.asked) & unkept - there)
+        record.asked -= unkept
+        if lost:
+            text = f'child "{lost[0]}": the data plane has none of its algorithms, or no AGGFRAG, which it requires'
+            self._enter(record, Phase.FAILED, DownReason.LOCAL, text)
 
     def _settle_phase(self, record: Record, carriers: Iterable[IkeSa]) -> None:
         phase = Phase.UP if any(sa.lineage and sa.lineage.children for sa in carriers) else Phase.IDLE

@@ -19,6 +19,7 @@ __all__ = [
     "MAX_ADDRESSES",
     "MAX_CHILDREN",
     "MAX_REPLAY_WINDOW",
+    "Aggfrag",
     "Authority",
     "Child",
     "ChildLifetimes",
@@ -57,6 +58,16 @@ class Start(Enum):
     """When the first packet wants it."""
     NONE = "none"
     """Only by `moat up`, or by the peer."""
+
+
+class Aggfrag(Enum):
+    """Whether inner packets may be sliced and packed into ESP payloads (RFC 9347), by the word of the configuration."""
+
+    PREFER = "prefer"
+    """Where the peer does it too; else plain tunnel mode."""
+    REQUIRE = "require"
+    """There is no Child SA without."""
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,7 @@ class Child:
     mss: Mss | None = None
     """None: as the policy has it."""
     copy_dscp: bool = True
+    aggfrag: Aggfrag = Aggfrag.PREFER
 
     def __post_init__(self) -> None:
         _check_name(self.name)

@@ -66,6 +66,8 @@ def peer(*, is_rekeying: bool = False) -> PeerStatus:
         remote_spi="0badcafe",
         suite="aes256gcm16-esn",
         encapsulation="udp",
+        aggfrag=True,
+        takes_slices=not is_rekeying,
         local="10.1.0.0/24",
         remote="10.2.0.0/16",
         since=NOW - 2400,
@@ -160,7 +162,7 @@ office: up for 2 h 10 min, since 2001-09-08 23:36:40
            we by SIGNATURE, peer by SIGNATURE; since 2001-09-08 23:36:40; rekey
            in 1 h 40 min
   child    lan: 10.1.0.0/24 = 10.2.0.0/16
-           c0ffee01 - 0badcafe, ESP in UDP, aes256gcm16-esn
+           c0ffee01 - 0badcafe, ESP in UDP, aes256gcm16-esn, AGGFRAG
            for 40 min
   traffic  in 812345 packets, 1.2 GB; out 7 packets, 420 B
   file     /etc/openmoat/moat.toml""",
@@ -239,7 +241,8 @@ office: rekeying for 2 h 10 min, since 2001-09-08 23:36:40
            we by SIGNATURE, peer by SIGNATURE; since 2001-09-08 23:36:40; rekey
            in 1 h 40 min
   child    lan: 10.1.0.0/24 = 10.2.0.0/16
-           c0ffee01 - 0badcafe, ESP in UDP, aes256gcm16-esn
+           c0ffee01 - 0badcafe, ESP in UDP, aes256gcm16-esn, AGGFRAG without
+           slices
            for 40 min, being rekeyed
   traffic  in 812345 packets, 1.2 GB; out 7 packets, 420 B
   file     /etc/openmoat/moat.toml""",

@@ -27,7 +27,7 @@ from openmoat.ike.events import (
     RemoveChildSa,
 )
 from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
-from openmoat.mtu.plan import Outside, Rung
+from openmoat.mtu.plan import Framing, Outside, Rung
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors, parse_selectors
 from openmoat.policy.spd import Action
@@ -340,3 +340,32 @@ def test_a_configured_size_is_not_discovered() -> None:
     outbound = site.backend.pairs[sa.local_spi].outbound
     assert outbound is not None
     assert outbound.plan.outer_size == 1400
+
+
+@pytest.mark.parametrize("takes_slices", [True, False])
+def test_a_child_sa_with_aggfrag_is_framed_so_both_ways(site: Bench, takes_slices: bool) -> None:
+    (spi,) = site.installer.reserve(AskSpis(1, 1)).spis
+    plain = child_sa(spi, "office", HOME_A, parse_selectors(["10.2.0.0/16"]), parse_selectors(["10.1.0.0/16"]))
+    sa = replace(plain, aggfrag=True, takes_slices=takes_slices)
+    assert site.installer.install(AskInstall(7, sa, KEYS)) == Installed(7)
+    pair = site.backend.pairs[spi]
+    assert pair.outbound is not None
+    assert (pair.inbound.framing, pair.outbound.plan.framing) == (Framing.AGGFRAG, Framing.AGGFRAG)
+    assert pair.outbound.plan.slices is takes_slices
+    (protected,) = site.policies.protected()
+    assert protected.plan == pair.outbound.plan
+
+
+def test_routes_are_sized_for_the_successor_of_a_pair_that_was_framed_otherwise(site: Bench) -> None:
+    plain = child_sa(0, "office", HOME_A, parse_selectors(["10.2.0.0/16"]), parse_selectors(["10.1.0.0/16"]))
+    first, second = site.installer.reserve(AskSpis(1, 2)).spis
+    old, new = replace(plain, local_spi=first, aggfrag=True), replace(plain, local_spi=second, replaces=first)
+    for sa in (old, new):
+        assert site.installer.install(AskInstall(7, sa, KEYS)) == Installed(7)
+    site.sizes[1] = 1400
+    site.installer.resize(1)
+    (protected,) = site.policies.protected()
+    assert (protected.plan.framing, protected.plan.outer_size) == (Framing.WHOLE, 1400)
+    outbound = site.backend.pairs[first].outbound
+    assert outbound is not None
+    assert (outbound.plan.framing, outbound.plan.outer_size) == (Framing.AGGFRAG, 1400)

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from openmoat.crypto.identities import Identity
+from openmoat.crypto.suites import AES_128_GCM_16, EspSuite
 from openmoat.daemon import journal
 from openmoat.daemon.journal import MAX_ENTRIES, Journal
-from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed, PeerMoved
+from openmoat.ike.events import ChildSa, ChildSaUp, DownReason, IkeSaDown, NegotiationFailed, PeerMoved
 from openmoat.net import HostPort, Path
+from openmoat.policy.selectors import parse_selectors
 
 PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), 4500))
 
@@ -75,3 +78,36 @@ def test_the_newest_entries_are_kept_up_to_the_bound() -> None:
     journal.note("test", logging.DEBUG, "one more")
     kept = journal.entries()
     assert (len(kept), kept[0].text, kept[-1].text) == (MAX_ENTRIES, "1", "one more")
+
+
+@pytest.mark.parametrize(
+    ("aggfrag", "has_changed", "level", "words"),
+    [
+        (True, False, logging.INFO, "ESP in UDP, AGGFRAG"),
+        (True, True, logging.INFO, "AGGFRAG; new with this rekey"),
+        (False, True, logging.WARNING, "ESP in UDP; AGGFRAG has ended with this rekey"),
+        (False, False, logging.INFO, "ESP in UDP"),
+    ],
+)
+def test_a_rekey_that_ends_aggfrag_is_told_as_a_warning(
+    aggfrag: bool, has_changed: bool, level: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    child = ChildSa(
+        connection="home",
+        child="lan",
+        peer=Identity.parse("home.example"),
+        ike=1,
+        local_spi=0x1000,
+        remote_spi=0x2000,
+        suite=EspSuite(AES_128_GCM_16, None),
+        local=parse_selectors(["10.2.0.0/16"]),
+        remote=parse_selectors(["10.1.0.0/16"]),
+        path=PATH,
+        udp=True,
+        keepalive=False,
+        aggfrag=aggfrag,
+        has_changed_mode=has_changed,
+    )
+    Journal(lambda: 0.0).tell(ChildSaUp(child))
+    assert (caplog.records[0].levelno, caplog.messages[0].partition(" conn=")[0].endswith(words)) == (level, True)

@@ -14,7 +14,7 @@ from openmoat.ike.explain import (
 )
 from openmoat.ike.numbers import ExchangeType, NotifyType
 from openmoat.ike.proposals import emit_proposals
-from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
+from openmoat.model.connection import Aggfrag, Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import parse_selectors
 
@@ -163,3 +163,18 @@ def test_our_side_of_the_traffic_is_compared_too() -> None:
 def test_where_all_that_is_known_fits_it_says_so() -> None:
     candidate = explain(replace(AUTH, reason=DownReason.PEER_MISBEHAVED), [connection("cabin")]).candidates[0]
     assert str(candidate) == "cabin: everything that is known fits"
+
+
+def test_aggfrag_that_a_child_requires_is_named_where_everything_else_fits() -> None:
+    row = connection("cabin")
+    strict = replace(row, children=(replace(row.children[0], aggfrag=Aggfrag.REQUIRE),))
+    failure = replace(
+        INIT,
+        exchange=ExchangeType.IKE_AUTH,
+        proposals=emit_proposals(offer_esp((ESP,), b"\0\0\1\0", with_key_exchange=False)),
+        selectors=(row.children[0].remote, row.children[0].local),
+        aggfrag_obstacle="not offered",
+    )
+    (candidate,) = explain(failure, [strict]).candidates
+    assert (candidate.field, candidate.ours, candidate.received) == ("aggfrag of child lan", "require", "not offered")
+    assert explain(failure, [row]).candidates[0].field == "none"

@@ -81,7 +81,7 @@ def _on_own_auth(sa: "IkeSa", initials: Initials, child: Child | None, answer: A
         sa.forget(DownReason.LOCAL, text)
         return
     connection = connection_of(sa)
-    spi = sa.context.take_spi() if child is not None and child.proposals else None
+    spi = sa.context.take_spi() if child is not None else None
     payloads: list[Payload] = [IdInitiator(connection.local_identity)]
     payloads += _certificates(answer)
     payloads += _certificate_requests(connection)

@@ -22,7 +22,7 @@ from openmoat.ike.errors import (
     Busy,
     MalformedMessage,
     NoAdditionalSas,
-    NoCommonSelectors,
+    NoCommonGround,
     PeerMisbehaved,
     ProtocolError,
     WrongKeyExchange,
@@ -44,8 +44,11 @@ from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteChildren
 from openmoat.ike.exchanges.installation import (
     ask_install,
+    check_fault,
     check_owner,
     child_sa,
+    close_old,
+    give_up,
     lineage_of,
     reason_of_notify,
     refreshed,
@@ -55,7 +58,7 @@ from openmoat.ike.exchanges.installation import (
 from openmoat.ike.message import Message
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import KeyExchange, Nonce, Notify, Payload
-from openmoat.model.connection import Child
+from openmoat.model.connection import Aggfrag, Child
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
@@ -103,15 +106,28 @@ class Creation(Exchange):
             raise ValueError("IKE SA: no keys")
         try:
             check_owner(sa, terms)
-        except NoCommonSelectors as error:
+            check_fault(terms)
+        except NoCommonGround as error:
             # A responder may narrow as it likes, also to what is another's. It has the SA, and must learn that we do not.
             lineage_of(sa).carrier.want(DeleteChildren((self.spi,)), first=True)
-            self.fail(sa, DownReason.NO_COMMON_GROUND, None, str(error))
+            self._give_up(sa, terms, str(error))
             return
         keys = child_keys(terms, sa.suite.prf, sa.keymat.sk_d, nonces, shared)
         child = child_sa(sa, terms)
         self.installing = child
         ask_install(sa, child, keys, lambda a: self._on_installed(sa, terms, nonces, a), for_peer=False)
+
+    def _give_up(self, sa: "IkeSa", terms: ChildTerms, text: str) -> None:
+        """The Child SA is made at the peer, and is no good; the same without AGGFRAG may be, where that is only preferred."""
+        lineage = lineage_of(sa)
+        if terms.fault and terms.aggfrag and terms.spec.aggfrag is Aggfrag.PREFER:
+            lineage.demanding.add(terms.spec.name)
+            self.tell_failure(sa, DownReason.NO_COMMON_GROUND, None, text)
+            self._return_spi(sa)
+            sa.finish(self)
+            lineage.carrier.want(NewChild(self.spec, self.replaces))
+        else:
+            self.fail(sa, DownReason.NO_COMMON_GROUND, None, text)
 
     def _on_installed(self, sa: "IkeSa", terms: ChildTerms, nonces: tuple[bytes, bytes], answer: Answer) -> None:
         child, self.installing = self.installing, None
@@ -123,7 +139,7 @@ class Creation(Exchange):
             self.spi = 0  # the data plane has let it go with the rest
             self.fail(sa, DownReason.LOCAL, None, refusal_text(answer))
             return
-        live = LiveChild(sa=refreshed(sa, child), spec=terms.spec, nonces=nonces, is_ours=True)
+        live = LiveChild(sa=refreshed(sa, child), spec=self.spec, nonces=nonces, is_ours=True)
         self.conclude(sa, live)
 
     def conclude(self, sa: "IkeSa", child: LiveChild) -> None:
@@ -160,10 +176,14 @@ class Creation(Exchange):
         if self.is_sent and (is_successor or is_twin):
             self.rivals.append(child.nonces)
 
-    def fail(self, sa: "IkeSa", reason: DownReason, notify: int | None, text: str) -> None:
-        """Tell why, and let whoever looks after the connection try again."""
+    def tell_failure(self, sa: "IkeSa", reason: DownReason, notify: int | None, text: str) -> None:
+        """Tell why there is no such Child SA."""
         exchange = ExchangeType.IKE_AUTH if isinstance(self, FirstChild) else ExchangeType.CREATE_CHILD_SA
         sa.report_failure(exchange, notify, notify_sent=False, reason=reason, text=text)
+
+    def fail(self, sa: "IkeSa", reason: DownReason, notify: int | None, text: str) -> None:
+        """Tell why, and let whoever looks after the connection try again."""
+        self.tell_failure(sa, reason, notify, text)
         self._return_spi(sa)
         lineage = lineage_of(sa)
         if self.replaces in lineage.children:
@@ -249,7 +269,7 @@ class NewChild(Creation):
         """Whether there is still something to do when our turn comes."""
         lineage = lineage_of(sa)
         if self.replaces is None:
-            return lineage.lasting(self.spec.name) is None and bool(self.spec.proposals)
+            return lineage.lasting(self.spec.name) is None
         old = lineage.children.get(self.replaces)
         return old is not None and not old.is_closing and not old.is_replaced
 
@@ -269,11 +289,12 @@ class NewChild(Creation):
         if self.replaces is not None:
             old = self.replaces.to_bytes(4, "big")
             payloads.append(Notify(NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=old))
-        sa_payload, tsi, tsr = offer_payloads(self.spec, self.spi, with_key_exchange=True)
+        offered = lineage_of(sa).offered(self.spec)
+        sa_payload, *selectors = offer_payloads(offered, self.spi, with_key_exchange=True)
         payloads += [sa_payload, Nonce(self.nonce)]
         if public_value is not None and self.method is not None:
             payloads.append(KeyExchange(self.method, public_value))
-        sa.request(ExchangeType.CREATE_CHILD_SA, [*payloads, tsi, tsr])
+        sa.request(ExchangeType.CREATE_CHILD_SA, [*payloads, *selectors])
 
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """See `Exchange.on_response`."""
@@ -284,7 +305,8 @@ class NewChild(Creation):
         nonce = message.first(Nonce)
         if nonce is None:
             raise MalformedMessage("CREATE_CHILD_SA response: Nr must be there")
-        terms = accept_response(message, self.spec, self.spi, with_key_exchange=True, replaces=self.replaces)
+        offered = lineage_of(sa).offered(self.spec)
+        terms = accept_response(message, offered, self.spi, with_key_exchange=True, replaces=self.replaces)
         nonces = (self.nonce, nonce.octets)
         if terms.method is None:
             self.install(sa, terms, nonces)
@@ -342,14 +364,6 @@ def again(sa: "IkeSa", exchange: "NewChild") -> None:
     sa.exchange = None
     sa.queue.appendleft(exchange)
     sa.pump()
-
-
-def close_old(sa: "IkeSa", spi: int | None) -> None:
-    """The initiator of the surviving rekey deletes what it replaces (RFC 7296 2.8)."""
-    old = lineage_of(sa).children.get(spi or 0)
-    if old is not None and not old.is_closing:
-        old.is_closing = True
-        lineage_of(sa).carrier.want(DeleteChildren((old.sa.local_spi,), DownReason.REKEYED), first=True)
 
 
 # Responder.
@@ -522,11 +536,11 @@ def _on_secret(sa: "IkeSa", answering: AnswerChild, own: KeyExchange, answer: An
 
 
 def _respond(sa: "IkeSa", answering: AnswerChild, child: LiveChild, own: KeyExchange | None) -> None:
-    sa_payload, tsi, tsr = answer_payloads(answering.terms, answering.choice)
+    sa_payload, *selectors = answer_payloads(answering.terms, answering.choice)
     payloads: list[Payload] = [sa_payload, Nonce(answering.nonces[1])]
     if own is not None:
         payloads.append(own)
-    sa.respond(ExchangeType.CREATE_CHILD_SA, [*payloads, tsi, tsr])
+    sa.respond(ExchangeType.CREATE_CHILD_SA, [*payloads, *selectors])
     adopt(sa, child, is_lost=answering.is_lost)
 
 
@@ -552,12 +566,6 @@ def adopt(sa: "IkeSa", child: LiveChild, *, is_lost: bool = False) -> None:
     lineage.activate(child)
     if twin is not None and is_rival_ours:
         give_up(sa, twin)
-
-
-def give_up(sa: "IkeSa", child: LiveChild) -> None:
-    """Close a Child SA of ours that has lost against another (RFC 7296 2.8.1)."""
-    child.is_closing = child.is_lost = True
-    lineage_of(sa).carrier.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
 
 
 def answer_first(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from openmoat.ike.child_sa import ChildTerms
-from openmoat.ike.errors import NoCommonSelectors
+from openmoat.ike.child_sa import ChildTerms, LiveChild
+from openmoat.ike.errors import NoCommonProposal, NoCommonSelectors
 from openmoat.ike.events import (
     Answer,
     AskInstall,
@@ -17,6 +17,7 @@ from openmoat.ike.events import (
     WeakPublicValue,
 )
 from openmoat.ike.exchanges.exchange import Exchange
+from openmoat.ike.exchanges.informational import DeleteChildren
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.natt import esp_path
 from openmoat.ike.numbers import NotifyType
@@ -29,8 +30,11 @@ __all__ = [
     "MAX_TEMPORARY_FAILURES",
     "TEMPORARY_WAIT",
     "ask_install",
+    "check_fault",
     "check_owner",
     "child_sa",
+    "close_old",
+    "give_up",
     "lineage_of",
     "reason_of_notify",
     "refreshed",
@@ -54,6 +58,7 @@ def lineage_of(sa: "IkeSa") -> Lineage:
 def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
     """The Child SA as events tell it."""
     lineage = lineage_of(sa)
+    old = lineage.children.get(terms.replaces or 0)
     return ChildSa(
         connection=lineage.connection.name,
         child=terms.spec.name,
@@ -68,6 +73,9 @@ def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
         udp=sa.uses_udp,
         keepalive=sa.nat.own,
         replaces=terms.replaces,
+        aggfrag=terms.aggfrag,
+        takes_slices=terms.takes_slices,
+        has_changed_mode=old is not None and old.sa.aggfrag is not terms.aggfrag,
     )
 
 
@@ -84,6 +92,12 @@ def check_owner(sa: "IkeSa", terms: ChildTerms) -> None:
     owner = sa.registry.other_owner(lineage_of(sa), terms.local, terms.remote)
     if owner is not None:
         raise NoCommonSelectors(f"TS: {owner} holds a Child SA with these selectors, or some of their addresses")
+
+
+def check_fault(terms: ChildTerms) -> None:
+    """`NoCommonProposal` where the peer has made another Child SA than we can have."""
+    if terms.fault:
+        raise NoCommonProposal(terms.fault)
 
 
 def is_our_side(sa: "IkeSa", terms: ChildTerms) -> bool:
@@ -103,6 +117,20 @@ def ask_install(
 ) -> None:
     """Question with the keys; they are kept nowhere else."""
     sa.ask(lambda t: AskInstall(t, child, keys), on_answer, for_peer=for_peer)
+
+
+def close_old(sa: "IkeSa", spi: int | None) -> None:
+    """The initiator of the surviving rekey deletes what it replaces (RFC 7296 2.8)."""
+    old = lineage_of(sa).children.get(spi or 0)
+    if old is not None and not old.is_closing:
+        old.is_closing = True
+        lineage_of(sa).carrier.want(DeleteChildren((old.sa.local_spi,), DownReason.REKEYED), first=True)
+
+
+def give_up(sa: "IkeSa", child: LiveChild) -> None:
+    """Close a Child SA of ours that has lost against another (RFC 7296 2.8.1)."""
+    child.is_closing = child.is_lost = True
+    lineage_of(sa).carrier.want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION), first=True)
 
 
 def reason_of_notify(kind: NotifyType) -> DownReason:
