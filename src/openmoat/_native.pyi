@@ -198,6 +198,7 @@ class SaCounters:
     inbound_sequence: int
     outbound_sequence: int
     drops: dict[str, int]
+    deeds: dict[str, int]
 
 @final
 class SaState:

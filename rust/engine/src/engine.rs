@@ -16,6 +16,7 @@ use crate::command::{AddInbound, AddOutbound, Carriage, Command, Update};
 use crate::events::Event;
 use crate::ike::IkeDatagram;
 use crate::ike_send::{self, IkeOutgoing};
+use crate::ladder::Deed;
 use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
 use crate::tables::{Outbound, Pair, Served, Service, Settings};
@@ -76,6 +77,8 @@ pub struct Counters {
     pub outbound_sequence: u64,
     /// By reason.
     pub drops: Vec<(DropReason, u64)>,
+    /// What was done about sizes, and to how many inner packets.
+    pub deeds: Vec<(Deed, u64)>,
 }
 
 struct Control {
@@ -574,6 +577,7 @@ fn count(pair: &Pair) -> Counters {
             .map(|reason| (*reason, sum(reason)))
             .filter(|(_, packets)| *packets > 0)
             .collect(),
+        deeds: pair.deeds.done().collect(),
     }
 }
 

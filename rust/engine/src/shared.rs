@@ -12,6 +12,7 @@ use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDe
 use crate::command::Carriage;
 use crate::events::Events;
 use crate::ike::IkeQueues;
+use crate::ladder::IdentifierGuard;
 use crate::offloads::Probed;
 use crate::tables::{Pair, Sad, Tables};
 
@@ -75,6 +76,8 @@ pub struct Shared {
     pub faults: AtomicU64,
     /// See [`Config::seals`].
     pub seals: bool,
+    /// Bound on outer fragments.
+    pub identifiers: IdentifierGuard,
 }
 
 impl Shared {
@@ -102,6 +105,7 @@ impl Shared {
             offloads: Probed::new(config.offloads),
             faults: AtomicU64::new(0),
             seals: config.seals,
+            identifiers: IdentifierGuard::default(),
         })
     }
 

@@ -300,6 +300,7 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
         inbound_sequence=counters.inbound_sequence,
         outbound_sequence=counters.outbound_sequence,
         drops=counters.drops,
+        deeds=counters.deeds,
     )
 
 
