@@ -120,6 +120,7 @@ class Batch:
         remote_selectors: Sequence[Selector],
         replay_window: int,
         limits: tuple[int, int, int, int],
+        framing: str,
     ) -> None: ...
     def add_outbound(
         self,
@@ -175,6 +176,8 @@ class MtuPlan:
     def __init__(
         self,
         *,
+        framing: str,
+        slices: bool,
         outer_size: int,
         inner_room: int,
         mss_v4: int | None,
@@ -197,8 +200,12 @@ class SaCounters:
     outbound_octets: int
     inbound_sequence: int
     outbound_sequence: int
+    outbound_packed: int
+    outbound_sliced: int
+    outbound_slices: int
+    inbound_assembled: int
+    inbound_reports: int
     drops: dict[str, int]
-    deeds: dict[str, int]
 
 @final
 class SaState:

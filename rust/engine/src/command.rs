@@ -6,7 +6,7 @@ use openmoat_esp::spd::Policy;
 use openmoat_esp::suite::Suite;
 use openmoat_io::Path;
 
-use crate::plan::MtuPlan;
+use crate::plan::{Framing, MtuPlan};
 
 /// Keys of one direction; wiped when they are dropped.
 pub struct Keys {
@@ -43,6 +43,8 @@ pub struct AddInbound {
     pub replay_window: u32,
     /// When it asks and stops.
     pub limits: Limits,
+    /// How the peer lays inner packets into payloads.
+    pub framing: Framing,
 }
 
 /// The outbound half of a pair.

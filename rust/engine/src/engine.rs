@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -16,10 +16,10 @@ use crate::command::{AddInbound, AddOutbound, Carriage, Command, Update};
 use crate::events::Event;
 use crate::ike::IkeDatagram;
 use crate::ike_send::{self, IkeOutgoing};
-use crate::ladder::Deed;
+use crate::plan::Framing;
 use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
-use crate::tables::{Outbound, Pair, Served, Service, Settings};
+use crate::tables::{Assembly, Outbound, Packed, Pair, Served, Service, Settings};
 use crate::turnstile::Turnstile;
 use crate::workers;
 
@@ -41,6 +41,9 @@ pub enum EngineError {
     /// The pair has no outbound half yet.
     #[error("SA {0:08x} has no outbound half to activate")]
     IsIncomplete(u32),
+    /// Its packets would lie otherwise in payloads than was agreed.
+    #[error("SA {0:08x}: framing was agreed with the peer, and cannot change")]
+    OtherFraming(u32),
     /// No descriptor carries ESP so.
     #[error("SA {handle:08x}: no socket for ESP from {local} {how}")]
     NoSocket {
@@ -77,8 +80,12 @@ pub struct Counters {
     pub outbound_sequence: u64,
     /// By reason.
     pub drops: Vec<(DropReason, u64)>,
-    /// What was done about sizes, and to how many inner packets.
-    pub deeds: Vec<(Deed, u64)>,
+    /// Inner packets that left whole beside others in one payload, that left in slices, and slices.
+    pub outbound_packed: (u64, u64, u64),
+    /// Inner packets that were put together from slices.
+    pub inbound_assembled: u64,
+    /// AGGFRAG payloads in which the peer said something of the path.
+    pub inbound_reports: u64,
 }
 
 struct Control {
@@ -241,9 +248,14 @@ impl Engine {
         if !control.spis.install(spi) {
             return Err(EngineError::NotReserved(spi));
         }
+        let assembly = match command.framing {
+            Framing::Whole => None,
+            Framing::Aggfrag => Some(Assembly::new(&self.shared.budget)),
+        };
         self.shared.sad.insert(Arc::new(Pair::new(
             spi,
             inbound,
+            assembly,
             command.keys.has_esn,
             command.carriage.path,
         )));
@@ -278,6 +290,7 @@ impl Engine {
             settings: ArcSwap::from_pointee(settings),
             last_sent: monotonic().into(),
             turnstile: Turnstile::default(),
+            packed: Packed::default(),
         };
         pair.outbound
             .set(outbound)
@@ -350,6 +363,9 @@ impl Engine {
         self.check_carriage(change.handle, &carriage)?;
         let keepalive = change.keepalive.unwrap_or(old.keepalive);
         let plan = change.plan.unwrap_or_else(|| old.plan.clone());
+        if plan.framing != old.plan.framing {
+            return Err(EngineError::OtherFraming(change.handle));
+        }
         outbound.settings.store(Arc::new(Settings {
             carriage,
             plan,
@@ -376,6 +392,10 @@ impl Engine {
     }
 
     fn retire(&self, control: &mut Control, pair: &Pair) -> Counters {
+        if let Some(assembly) = &pair.assembly {
+            // What still waits for others waits no more, and is counted.
+            locked(&assembly.reassembler).expire(u64::MAX, pair.inbound.drops());
+        }
         let counters = count(pair);
         for (reason, packets) in &counters.drops {
             self.retired.count_many(*reason, *packets);
@@ -566,10 +586,27 @@ fn count(pair: &Pair) -> Counters {
             .map(|drops| drops.read(*reason))
             .sum::<u64>()
     };
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let assembly = pair.assembly.as_deref();
+    let packed = |outbound: &Outbound| {
+        let Packed {
+            packed,
+            sliced,
+            slices,
+            ..
+        } = &outbound.packed;
+        (read(packed), read(sliced), read(slices))
+    };
     Counters {
         handle: pair.handle,
-        inbound: pair.inbound.carried(),
-        outbound: outbound.map_or((0, 0), |outbound| outbound.sa.carried()),
+        inbound: assembly.map_or_else(
+            || pair.inbound.carried(),
+            |assembly| (read(&assembly.packets), read(&assembly.octets)),
+        ),
+        outbound: outbound.map_or((0, 0), Outbound::carried),
+        outbound_packed: outbound.map_or((0, 0, 0), packed),
+        inbound_assembled: assembly.map_or(0, |assembly| read(&assembly.assembled)),
+        inbound_reports: assembly.map_or(0, |assembly| read(&assembly.reports)),
         inbound_sequence: pair.inbound.highest_sequence(),
         outbound_sequence: outbound.map_or(0, |outbound| outbound.sa.last_sequence()),
         drops: DropReason::ALL
@@ -577,7 +614,6 @@ fn count(pair: &Pair) -> Counters {
             .map(|reason| (*reason, sum(reason)))
             .filter(|(_, packets)| *packets > 0)
             .collect(),
-        deeds: pair.deeds.done().collect(),
     }
 }
 

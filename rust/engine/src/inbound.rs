@@ -4,6 +4,7 @@
 //! 2. `sort`: keep-alive, IKE behind its marker, or ESP (RFC 3948 2)
 //! 3. `find`: the pair by its SPI, remembered from packet to packet
 //! 4. `InboundSa::open`: size, window, ICV, window again, padding, inner lengths, selectors, ECN (RFC 4303 3.4)
+//!    or `InboundSa::open_payload` and what is in it, packet by packet (`unpacking`): RFC 9347
 //! 5. `note`: flags and path, for authentic packets only
 //! 6. `deliver`: MSS clamp, then a place in the list for the host, as part of a super-packet where neighbours join
 //! 7. `flush`: one write per packet or super-packet
@@ -15,18 +16,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use openmoat_esp::aggfrag::Congestion;
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
-use openmoat_esp::sa::{Inner, Opened, Usage};
-use openmoat_esp::wire;
+use openmoat_esp::sa::{Opened, Usage};
+use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
 use crate::join::Joiner;
-use crate::ladder::Deed;
 use crate::shared::{NATT_PORT, Shared};
-use crate::tables::{Found, Pair};
+use crate::tables::{Assembly, Found, Pair};
+use crate::unpacking::{Unpacking, Whence};
 
 const KEEPALIVE: u8 = 0xff;
 
@@ -45,6 +47,7 @@ pub struct InboundWorker {
     batch: ReceiveBatch,
     list: PacketList,
     joiner: Joiner,
+    unpacking: Unpacking,
     last: Option<Found>,
     now: u64,
 }
@@ -59,6 +62,7 @@ impl InboundWorker {
             batch: ReceiveBatch::new(),
             list: PacketList::new(),
             joiner,
+            unpacking: Unpacking::default(),
             last: None,
             now: 0,
         }
@@ -90,6 +94,7 @@ impl InboundWorker {
             }
         }
         self.flush();
+        self.unpacking.clear();
         // What is not in a table any more must not be kept alive between turns.
         self.last = None;
     }
@@ -110,22 +115,80 @@ impl InboundWorker {
         let Some(pair) = found.as_ref() else {
             return;
         };
-        match pair
-            .inbound
-            .open(&mut self.batch.arena()[range.clone()], tos)
-        {
-            Ok(opened) => {
-                note(&self.shared, pair, &opened, path);
-                if let Ok(inner) = opened.inner {
-                    self.deliver(pair, range.start, &inner);
-                }
-            }
-            Err(DropReason::HardLimit) => {
-                self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT)
-            }
-            Err(_) => {} // counted at the pair
+        let carried = match &pair.assembly {
+            None => self.open(pair, range, path, tos),
+            Some(assembly) => self.open_payload(pair, assembly, range, path),
+        };
+        if carried == Err(DropReason::HardLimit) {
+            self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
         }
         self.last = Some(found);
+    }
+
+    /// Carry the one inner packet of an ESP packet. Drops are counted at the pair.
+    fn open(
+        &mut self,
+        pair: &Pair,
+        range: Range<usize>,
+        path: Path,
+        tos: u8,
+    ) -> Result<(), DropReason> {
+        let packet = &mut self.batch.arena()[range.clone()];
+        let opened = pair.inbound.open(packet, tos)?;
+        note(&self.shared, pair, &opened, path);
+        let inner = opened.inner?;
+        let octets = range.start + inner.range.start..range.start + inner.range.end;
+        self.deliver(pair, octets, &inner.packet);
+        Ok(())
+    }
+
+    /// Carry what an AGGFRAG payload completes, each packet checked as if it had come alone (RFC 9347 2.5).
+    fn open_payload(
+        &mut self,
+        pair: &Pair,
+        assembly: &Assembly,
+        range: Range<usize>,
+        path: Path,
+    ) -> Result<(), DropReason> {
+        let packet = &mut self.batch.arena()[range.clone()];
+        let opened = pair.inbound.open_payload(packet)?;
+        note(&self.shared, pair, &opened, path);
+        let payload = opened.inner?;
+        let whence = Whence {
+            pair,
+            assembly,
+            sequence: opened.sequence,
+            now: self.now,
+        };
+        if !self.unpacking.has_room(&mut self.batch) {
+            self.flush();
+            self.unpacking.clear();
+        }
+        let payload = range.start + payload.start..range.start + payload.end;
+        if let Some(report) = self.unpacking.unpack(&mut self.batch, payload, &whence)? {
+            hear(assembly, &report);
+        }
+        let (mut packets, mut size) = (0, 0);
+        while let Some(octets) = self.unpacking.next() {
+            let Ok(packet) = pair.inbound.admit(&self.batch.arena()[octets.clone()]) else {
+                continue; // counted at the pair
+            };
+            (packets, size) = (packets + 1, size + octets.len() as u64);
+            self.deliver(pair, octets, &packet);
+        }
+        assembly.packets.fetch_add(packets, Ordering::Relaxed);
+        assembly.octets.fetch_add(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// When pieces may have waited long enough for others.
+    pub fn deadline(&self) -> Option<u64> {
+        self.unpacking.deadline()
+    }
+
+    /// Drop pieces that have waited long enough.
+    pub fn look_after(&mut self, now: u64) {
+        self.unpacking.look_after(&self.shared.sad, now);
     }
 
     /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
@@ -149,22 +212,23 @@ impl InboundWorker {
         None
     }
 
-    fn deliver(&mut self, pair: &Pair, start: usize, inner: &Inner) {
+    fn deliver(&mut self, pair: &Pair, range: Range<usize>, packet: &IpPacket) {
         if !self.list.has_room() {
             self.flush();
         }
-        let range = start + inner.range.start..start + inner.range.end;
         let octets = &self.batch.arena()[range.clone()];
-        if let (true, Some(outbound)) = (mss::is_syn(octets, &inner.packet), pair.outbound.get()) {
+        if let (true, Some(outbound)) = (mss::is_syn(octets, packet), pair.outbound.get()) {
             let bounds = outbound.settings.load().plan.mss;
-            let syn = &mut self.batch.arena()[range.clone()];
-            if mss::clamp(syn, &inner.packet, bounds, Checksum::Whole).is_some() {
-                pair.deeds.count(Deed::Clamp, 1);
-            }
+            mss::clamp(
+                &mut self.batch.arena()[range.clone()],
+                packet,
+                bounds,
+                Checksum::Whole,
+            );
         }
         let arena = self.batch.arena();
         self.joiner
-            .add(arena, range, &inner.packet, pair.handle, &mut self.list);
+            .add(arena, range, packet, pair.handle, &mut self.list);
     }
 
     fn flush(&mut self) {
@@ -193,7 +257,7 @@ fn sort(kind: SocketKind, octets: &[u8]) -> Sort {
 }
 
 /// Let the daemon know what an authentic packet says of its pair.
-fn note(shared: &Shared, pair: &Pair, opened: &Opened, path: Path) {
+fn note<T>(shared: &Shared, pair: &Pair, opened: &Opened<T>, path: Path) {
     let mut flags = flag::FIRST_PACKET;
     if opened.usage == Usage::Soft {
         flags |= flag::SOFT_LIMIT;
@@ -203,6 +267,11 @@ fn note(shared: &Shared, pair: &Pair, opened: &Opened, path: Path) {
     if opened.is_newest {
         follow(shared, pair, path);
     }
+}
+
+/// What the peer says of the path (RFC 9347 3). Nothing follows from it here: rates are left to those who send.
+fn hear(assembly: &Assembly, _report: &Congestion) {
+    assembly.reports.fetch_add(1, Ordering::Relaxed);
 }
 
 fn follow(shared: &Shared, pair: &Pair, path: Path) {

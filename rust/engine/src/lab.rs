@@ -195,6 +195,7 @@ impl Gateway {
             selectors: self.selectors(),
             replay_window: 1024,
             limits: options.limits,
+            framing: options.plan.framing,
         }))
     }
 

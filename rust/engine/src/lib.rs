@@ -7,6 +7,8 @@
 #[cfg(test)]
 extern crate self as openmoat_engine; // `lab.rs` is also part of tests outside
 
+#[cfg(test)]
+mod aggfrag_tests;
 mod answers;
 mod bundle;
 pub mod command;
@@ -23,13 +25,11 @@ mod join;
 mod keepalive;
 #[cfg(test)]
 mod lab;
-pub mod ladder;
-#[cfg(test)]
-mod ladder_tests;
 mod offloads;
 #[cfg(test)]
 mod oracle;
 mod outbound;
+mod packing;
 #[cfg(test)]
 mod peer_tests;
 pub mod plan;
@@ -42,6 +42,7 @@ mod tables;
 #[cfg(test)]
 mod train_tests;
 mod turnstile;
+mod unpacking;
 mod workers;
 
 pub use engine::{Counters, Engine, EngineError};

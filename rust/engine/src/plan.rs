@@ -4,8 +4,6 @@ use std::net::IpAddr;
 
 use openmoat_esp::mss::MssBounds;
 
-use crate::ladder::Rung;
-
 /// Don't Fragment of the outer IPv4 header (RFC 4301 8.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OuterDf {
@@ -18,12 +16,37 @@ pub enum OuterDf {
     Copy,
 }
 
+/// How inner packets lie in ESP payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// One in each: plain tunnel mode.
+    #[default]
+    Whole,
+    /// Sliced and packed (RFC 9347).
+    Aggfrag,
+}
+
+/// What may be done to an inner packet larger than `inner_room`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// Fragment before ESP: IPv4 without DF only.
+    FragmentInner,
+    /// Send it whole with outer DF clear.
+    FragmentOuter,
+    /// Drop it and say how much fits.
+    Refuse,
+}
+
 /// Sizes of one outbound SA, in octets of IP packets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MtuPlan {
+    /// What was agreed with the peer.
+    pub framing: Framing,
+    /// With AGGFRAG: larger packets are sliced, whatever stands in `oversize`.
+    pub slices: bool,
     /// Largest outer packet sent in one piece.
     pub outer_size: usize,
-    /// Largest inner packet that travels in one outer packet of that size.
+    /// Largest inner packet that travels in one outer packet of that size, or all that AGGFRAG packs into one.
     pub inner_room: usize,
     /// Upper bounds for the MSS option of TCP SYNs, both ways.
     pub mss: MssBounds,
@@ -42,6 +65,8 @@ pub struct MtuPlan {
 impl Default for MtuPlan {
     fn default() -> Self {
         Self {
+            framing: Framing::Whole,
+            slices: false,
             outer_size: 1500,
             inner_room: 1422,
             mss: MssBounds::default(),

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openmoat_esp::drops::DropCounters;
+use openmoat_esp::reassembly::{Budget, MAX_HELD_BY_ALL};
 use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
 use crate::events::Events;
 use crate::ike::IkeQueues;
-use crate::ladder::IdentifierGuard;
 use crate::offloads::Probed;
 use crate::tables::{Pair, Sad, Tables};
 
@@ -76,8 +76,8 @@ pub struct Shared {
     pub faults: AtomicU64,
     /// See [`Config::seals`].
     pub seals: bool,
-    /// Bound on outer fragments.
-    pub identifiers: IdentifierGuard,
+    /// Memory of all pieces of AGGFRAG that wait for others.
+    pub budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -105,7 +105,7 @@ impl Shared {
             offloads: Probed::new(config.offloads),
             faults: AtomicU64::new(0),
             seals: config.seals,
-            identifiers: IdentifierGuard::default(),
+            budget: Arc::new(Budget::new(MAX_HELD_BY_ALL)),
         })
     }
 

@@ -2,19 +2,19 @@
 //!
 //! Each slot and each snapshot is one atomic pointer. Python's thread writes, packet threads read; nothing waits.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use openmoat_esp::drops::DropCounters;
+use openmoat_esp::reassembly::{Budget, Reassembler};
 use openmoat_esp::sa::{InboundSa, OutboundSa};
 use openmoat_esp::spd::{Policy, Spd};
 use openmoat_io::Path;
 
 use crate::command::Carriage;
 use crate::events::flag;
-use crate::ladder::DeedCounters;
-use crate::plan::MtuPlan;
+use crate::plan::{Framing, MtuPlan};
 use crate::turnstile::Turnstile;
 
 /// What may change on a live outbound half; replaced whole.
@@ -25,6 +25,21 @@ pub struct Settings {
     pub plan: MtuPlan,
     /// Nanoseconds of silence before a keep-alive; 0: never.
     pub keepalive: u64,
+}
+
+/// What AGGFRAG made of inner packets on one SA. Who writes is alone with it: see [`Turnstile`].
+#[derive(Default)]
+pub struct Packed {
+    /// Packets that left.
+    pub packets: AtomicU64,
+    /// Their octets.
+    pub octets: AtomicU64,
+    /// Those that left whole beside others.
+    pub packed: AtomicU64,
+    /// Those that left in slices.
+    pub sliced: AtomicU64,
+    /// Slices of them.
+    pub slices: AtomicU64,
 }
 
 /// The outbound half of a pair.
@@ -39,6 +54,52 @@ pub struct Outbound {
     pub last_sent: AtomicU64,
     /// Keeps numbers in order where there are several outbound workers.
     pub turnstile: Turnstile,
+    /// With AGGFRAG.
+    pub packed: Packed,
+}
+
+impl Outbound {
+    /// Inner packets and their octets that left by it.
+    pub fn carried(&self) -> (u64, u64) {
+        match self.settings.load().plan.framing {
+            Framing::Whole => self.sa.carried(),
+            Framing::Aggfrag => (
+                self.packed.packets.load(Ordering::Relaxed),
+                self.packed.octets.load(Ordering::Relaxed),
+            ),
+        }
+    }
+}
+
+/// What AGGFRAG needs on receipt.
+pub struct Assembly {
+    /// Pieces that wait for others. Whoever steers packets lets those of one SA come to one worker, so that nobody ever
+    /// waits for this lock.
+    pub reassembler: Mutex<Reassembler>,
+    /// A worker looks after what is held.
+    pub is_looked_after: AtomicBool,
+    /// Inner packets that came out.
+    pub packets: AtomicU64,
+    /// Their octets.
+    pub octets: AtomicU64,
+    /// Those that were put together.
+    pub assembled: AtomicU64,
+    /// Payloads in which the peer said something of the path.
+    pub reports: AtomicU64,
+}
+
+impl Assembly {
+    /// Nothing has come yet.
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            reassembler: Mutex::new(Reassembler::new(Arc::clone(budget))),
+            is_looked_after: AtomicBool::new(false),
+            packets: AtomicU64::new(0),
+            octets: AtomicU64::new(0),
+            assembled: AtomicU64::new(0),
+            reports: AtomicU64::new(0),
+        }
+    }
 }
 
 /// The next odd value of [`Pair::usual`].
@@ -50,6 +111,8 @@ pub struct Pair {
     pub handle: u32,
     /// The inbound half.
     pub inbound: InboundSa,
+    /// With AGGFRAG, and only then.
+    pub assembly: Option<Box<Assembly>>,
     /// Whether sequence numbers have 64 bits.
     pub has_esn: bool,
     /// The outbound half, once it is there.
@@ -64,18 +127,21 @@ pub struct Pair {
     pub usual: AtomicU64,
     /// Drops of neither half: rate limits, queues, the network.
     pub drops: DropCounters,
-    /// What was done about sizes.
-    pub deeds: DeedCounters,
-    /// Next identification for packets whose own says nothing.
-    identification: AtomicU32,
 }
 
 impl Pair {
-    /// A pair that receives.
-    pub fn new(handle: u32, inbound: InboundSa, has_esn: bool, expected: Path) -> Self {
+    /// A pair that receives, AGGFRAG payloads if it has an assembly.
+    pub fn new(
+        handle: u32,
+        inbound: InboundSa,
+        assembly: Option<Assembly>,
+        has_esn: bool,
+        expected: Path,
+    ) -> Self {
         Self {
             handle,
             inbound,
+            assembly: assembly.map(Box::new),
             has_esn,
             outbound: std::sync::OnceLock::new(),
             flags: AtomicU32::new(0),
@@ -83,15 +149,7 @@ impl Pair {
             new_path: ArcSwapOption::empty(),
             usual: AtomicU64::new(1),
             drops: DropCounters::default(),
-            deeds: DeedCounters::default(),
-            identification: AtomicU32::new(handle), // as good as chance, and another one after a rekey
         }
-    }
-
-    /// Identifications for so many packets that are fragmented before ESP; answers the first.
-    pub fn identify(&self, packets: usize) -> u16 {
-        self.identification
-            .fetch_add(packets as u32, Ordering::Relaxed) as u16
     }
 
     /// Set flags; answers whether one of them is new.

@@ -124,10 +124,14 @@ fn run_inbound(shared: Arc<Shared>, number: usize) {
     descriptors.extend(sockets.iter().map(|socket| socket.readable().as_raw_fd()));
     let mut readiness = Readiness::new(&descriptors);
     while !shared.is_stopping.load(Ordering::SeqCst) {
-        if readiness.wait(-1).is_err() {
+        if readiness.wait(patience(worker.deadline())).is_err() {
             break;
         }
         bell.wake.clear();
+        let now = monotonic();
+        if worker.deadline().is_some_and(|due| due <= now) {
+            in_turn(&shared, bell, || worker.look_after(now));
+        }
         let waiting = sockets
             .iter()
             .enumerate()

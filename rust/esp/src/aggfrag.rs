@@ -177,6 +177,24 @@ impl Packer {
         taken
     }
 
+    /// Where in the payload a packet of `length` octets goes, whole, that the caller then writes there; None if there is no
+    /// room for it, which `put` deals with. No other packet is begun and not ended.
+    pub fn place(&mut self, length: usize) -> Option<usize> {
+        if self.is_inside || length > self.room - self.filled {
+            return None;
+        }
+        let at = HEADER + self.filled;
+        self.filled += length;
+        Some(at)
+    }
+
+    /// Payloads, and octets of them, that are needed at most until a packet of `length` octets more has left, with what is
+    /// in the open one.
+    pub fn with(&self, length: usize) -> (u64, usize) {
+        let payloads = (self.filled + length).div_ceil(self.room) + 1;
+        (payloads as u64, self.filled + length + payloads * HEADER)
+    }
+
     /// Write the header of the open payload; the answer is its octets, header among them, or None if nothing is in it.
     pub fn finish(&mut self, payload: &mut [u8]) -> Option<usize> {
         if self.filled == 0 {

@@ -32,7 +32,8 @@ drop_reasons! {
     BadIcv = "bad-icv",
     /// Authentic, but pad length or pad octets are not those of RFC 4303 2.4.
     BadPadding = "bad-padding",
-    /// Authentic, but carries neither IPv4 nor IPv6 (RFC 4303 2.6).
+    /// Authentic, but carries neither IPv4 nor IPv6 (RFC 4303 2.6), or anything but AGGFRAG where that was agreed
+    /// (RFC 9347 2.3).
     BadNextHeader = "bad-next-header",
     /// An inner packet whose own version or lengths do not hold.
     MalformedInner = "malformed-inner",
@@ -76,6 +77,8 @@ drop_reasons! {
     DeviceFull = "device-full",
     /// A buffer too small for what was to be written: our own fault, never the peer's.
     NoRoom = "no-room",
+    /// An AGGFRAG payload for an SA on which that was not agreed.
+    AggfragUnexpected = "aggfrag-unexpected",
     /// An AGGFRAG payload without a whole header (RFC 9347 6.1).
     AggfragTooShort = "aggfrag-too-short",
     /// An AGGFRAG payload of a sub-type that is not assigned.

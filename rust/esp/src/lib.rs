@@ -2,7 +2,8 @@
 //!
 //! The way of an outbound packet: `Flow::of` → `Spd::outbound` → `mss::clamp` → `OutboundSa::seal`. Inbound:
 //! `InboundSa::open`, which does everything from the SPI to the selector check. Neither allocates, locks or logs.
-//! AGGFRAG payloads are packed by `aggfrag::Packer` and taken apart by `reassembly::Reassembler`; no SA carries them yet.
+//! With AGGFRAG: `aggfrag::Packer` → `OutboundSa::seal_payload`, and back `InboundSa::open_payload` →
+//! `reassembly::Reassembler` → `InboundSa::admit`.
 //! TTL and hop limit are left alone: the host's own forwarding to and from the TUN device counts them down
 //! (RFC 4301 5.1.2.1 asks for one decrement per forwarding step, and that is where the step is).
 #![forbid(unsafe_code)]

@@ -63,22 +63,35 @@ impl Budget {
     }
 }
 
-/// Where packets are put together: one for each thread.
-pub struct Workbench(Box<[u8]>);
+/// Where packets are put together, one before the other from the end on: what is there stays until somebody says otherwise.
+pub struct Workbench<'a> {
+    octets: &'a mut [u8],
+    free: usize,
+}
 
-impl Default for Workbench {
-    fn default() -> Self {
-        Self(vec![0; MAX_INNER].into())
+impl<'a> Workbench<'a> {
+    /// Octets that one payload may need: a packet ends in it, and another may go on behind it that was complete but for it.
+    pub const NEEDED: usize = 2 * MAX_INNER;
+
+    /// On the first `free` of these octets.
+    pub fn new(octets: &'a mut [u8], free: usize) -> Self {
+        let free = free.min(octets.len());
+        Self { octets, free }
+    }
+
+    /// Octets at the front on which nothing lies yet.
+    pub fn free(&self) -> usize {
+        self.free
     }
 }
 
 /// An inner packet that leaves, byte for byte as its sender had it.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Delivery<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
     /// At this place of the payload.
     Whole(Range<usize>),
-    /// Put together from several payloads.
-    Assembled(&'a [u8]),
+    /// Put together from several payloads, at this place of the workbench.
+    Assembled(Range<usize>),
 }
 
 /// How much of a packet follows after a payload.
@@ -175,7 +188,8 @@ impl Reassembler {
     }
 
     /// Take the payload of one ESP packet, at `now` nanoseconds of any steady clock, and deliver what is complete: the
-    /// packet that ends here first, then whole ones in their order, then the one that begins here.
+    /// packet that ends here first, then whole ones in their order, then the one that begins here. The bench has room for
+    /// `Workbench::NEEDED`.
     ///
     /// An error is for a payload of which nothing was used. Every other fault is counted in `drops`: once for each
     /// piece, once for what remains of a payload behind a block that makes no sense.
@@ -184,8 +198,8 @@ impl Reassembler {
         (sequence, now): (u64, u64),
         payload: &[u8],
         drops: &DropCounters,
-        bench: &mut Workbench,
-        mut deliver: impl FnMut(Delivery<'_>),
+        bench: &mut Workbench<'_>,
+        mut deliver: impl FnMut(Delivery),
     ) -> Result<Option<Congestion>, DropReason> {
         let header = Header::parse(payload)?;
         if header.block_offset > 0 && payload.len() == header.size {
@@ -417,8 +431,8 @@ impl Reassembler {
         &mut self,
         tail: u64,
         drops: &DropCounters,
-        bench: &mut Workbench,
-        deliver: &mut impl FnMut(Delivery<'_>),
+        bench: &mut Workbench<'_>,
+        deliver: &mut impl FnMut(Delivery),
     ) {
         let has_tail = |slot: &Slot| slot.lead > 0 && !slot.is_middle();
         if !self.slot(tail).is_some_and(has_tail) {
@@ -427,8 +441,8 @@ impl Reassembler {
         let Some(head) = self.head_before(tail) else {
             return;
         };
-        match self.assemble(head, tail, &mut bench.0) {
-            Ok(packet) => deliver(Delivery::Assembled(&bench.0[packet])),
+        match self.assemble(head, tail, bench) {
+            Ok(packet) => deliver(Delivery::Assembled(packet)),
             Err(reason) => drops.count(reason),
         }
     }
@@ -449,21 +463,24 @@ impl Reassembler {
         None
     }
 
-    /// Move all pieces from `head` to `tail` to the end of the workbench: each says how far from the end it belongs.
+    /// Move all pieces from `head` to `tail` to the end of what is free of the workbench: each says how far from the end it
+    /// belongs.
     fn assemble(
         &mut self,
         head: u64,
         tail: u64,
-        bench: &mut [u8],
+        bench: &mut Workbench<'_>,
     ) -> Result<Range<usize>, DropReason> {
-        let (end, mut first) = (bench.len(), 0);
+        let (end, mut first) = (bench.free, 0);
+        let octets = bench.octets.get_mut(..end).filter(|_| end >= MAX_INNER);
+        let bench_octets = octets.ok_or(DropReason::NoRoom)?;
         for sequence in (head + 1..=tail).rev() {
             let index = index_of(sequence);
             let slot = &self.slots[index];
             if slot.lead > 0 {
-                // `agree` has seen that these offsets follow each other; an offset is smaller than the workbench.
+                // `agree` has seen that these offsets follow each other; an offset is smaller than a packet can be.
                 first = end - slot.block_offset;
-                bench[first..first + slot.lead].copy_from_slice(&slot.octets[..slot.lead]);
+                bench_octets[first..first + slot.lead].copy_from_slice(&slot.octets[..slot.lead]);
                 self.drop_lead(index);
             }
         }
@@ -472,12 +489,15 @@ impl Reassembler {
         let octets = &slot.octets[slot.head..];
         let start = first.checked_sub(octets.len());
         if let Some(start) = start {
-            bench[start..first].copy_from_slice(octets);
+            bench_octets[start..first].copy_from_slice(octets);
         }
         self.drop_open(index);
         let start = start.ok_or(DropReason::AggfragBadLength)?;
-        match Block::of(&bench[start..])? {
-            Block::Packet(length) if length == end - start => Ok(start..end),
+        match Block::of(&bench_octets[start..])? {
+            Block::Packet(length) if length == end - start => {
+                bench.free = start;
+                Ok(start..end)
+            }
             _ => Err(DropReason::AggfragBadOffset),
         }
     }

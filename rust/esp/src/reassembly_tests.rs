@@ -8,7 +8,7 @@ use crate::replay::ReplayWindow;
 struct Receiver {
     reassembler: Reassembler,
     drops: DropCounters,
-    bench: Workbench,
+    bench: Vec<u8>,
     delivered: Vec<Vec<u8>>,
 }
 
@@ -17,7 +17,7 @@ impl Receiver {
         Self {
             reassembler: Reassembler::new(Arc::new(Budget::new(limit))),
             drops: DropCounters::default(),
-            bench: Workbench::default(),
+            bench: vec![0; Workbench::NEEDED],
             delivered: Vec::new(),
         }
     }
@@ -27,20 +27,20 @@ impl Receiver {
     }
 
     fn take(&mut self, sequence: u64, payload: &[u8]) -> Result<Option<Congestion>, DropReason> {
-        let delivered = &mut self.delivered;
-        let deliver = |delivery: Delivery<'_>| {
-            delivered.push(match delivery {
-                Delivery::Whole(range) => payload[range].to_vec(),
-                Delivery::Assembled(octets) => octets.to_vec(),
-            });
-        };
-        self.reassembler.accept(
+        let mut delivered = Vec::new();
+        let accepted = self.reassembler.accept(
             (sequence, 0),
             payload,
             &self.drops,
-            &mut self.bench,
-            deliver,
-        )
+            &mut Workbench::new(&mut self.bench, usize::MAX),
+            |delivery| delivered.push(delivery),
+        );
+        self.delivered
+            .extend(delivered.into_iter().map(|delivery| match delivery {
+                Delivery::Whole(range) => payload[range].to_vec(),
+                Delivery::Assembled(range) => self.bench[range].to_vec(),
+            }));
+        accepted
     }
 
     fn take_all(&mut self, payloads: &[(u64, Vec<u8>)]) {

@@ -5,12 +5,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::aggfrag;
 use crate::drops::{DropCounters, DropReason};
 use crate::ecn;
 use crate::replay::{ReplayWindow, WindowError};
 use crate::selectors::SelectorPair;
 use crate::suite::{PacketKey, Suite, SuiteError};
-use crate::wire::{self, ESP_TRAILER, Flow, IpPacket, protocol};
+use crate::wire::{self, ESP_TRAILER, IpPacket, protocol};
 
 /// The last sequence number without ESN.
 pub const MAX_SHORT_SEQUENCE: u64 = u32::MAX as u64;
@@ -34,7 +35,8 @@ pub enum SaError {
     Window(#[from] WindowError),
 }
 
-/// Octets of inner packets, and packets, after which an SA asks for its replacement (soft) or stops (hard); 0 is none.
+/// Octets and packets after which an SA asks for its replacement (soft) or stops (hard); 0 is none. They are those of inner
+/// packets, or of payloads where these are AGGFRAG's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Ask for a replacement after so many octets.
@@ -146,6 +148,15 @@ impl Meter {
             && self.packets.load(Ordering::Relaxed) < self.hard_packets.load(Ordering::Relaxed)
     }
 
+    fn has_room_for(&self, packets: u64, octets: u64) -> bool {
+        let fits = |used: &AtomicU64, more: u64, hard: &AtomicU64| {
+            let total = used.load(Ordering::Relaxed).checked_add(more);
+            total.is_some_and(|total| total <= hard.load(Ordering::Relaxed))
+        };
+        fits(&self.octets, octets, &self.hard_octets)
+            && fits(&self.packets, packets, &self.hard_packets)
+    }
+
     fn count(&self, octets: usize) -> Usage {
         let octets = self.octets.fetch_add(octets as u64, Ordering::Relaxed) + octets as u64;
         let packets = self.packets.fetch_add(1, Ordering::Relaxed) + 1;
@@ -218,13 +229,53 @@ impl OutboundSa {
         if !self.meter.has_room() {
             return Err(DropReason::HardLimit);
         }
+        let sealed = self.number_and_seal(packet, size, next_header)?;
+        Ok(Sealed {
+            outer_tos: ecn::outer_tos(tos, self.copies_dscp),
+            is_inner_df,
+            ..sealed
+        })
+    }
+
+    /// Seal the AGGFRAG payload that stands at `buffer[headroom..headroom + size]`, as `seal` does with a packet.
+    ///
+    /// Limits are not looked at: a packet once begun must be sent to its end (RFC 9347 2.2.3), so that the caller asks
+    /// `has_room_for` before. Nothing of inner headers is shown outside (RFC 9347 2.2.5, 3.1).
+    pub fn seal_payload(&self, buffer: &mut [u8], size: usize) -> Result<Sealed, DropReason> {
+        buffer
+            .get_mut(..self.suite().sealed_size(size))
+            .ok_or(DropReason::NoRoom)
+            .and_then(|packet| self.number_and_seal(packet, size, aggfrag::NEXT_HEADER))
+            .inspect_err(|&reason| self.drops.count(reason))
+    }
+
+    /// Whether limits and sequence numbers leave room for so many payloads with so many octets in all. The caller is the
+    /// only one who seals, until they are sealed. A drop is counted here, too.
+    pub fn has_room_for(&self, payloads: u64, octets: u64) -> Result<(), DropReason> {
+        let last = self.last_sequence().checked_add(payloads);
+        let answer = if !self.meter.has_room_for(payloads, octets) {
+            Err(DropReason::HardLimit)
+        } else if last.is_none_or(|last| last > self.max_sequence) {
+            Err(DropReason::SequenceExhausted)
+        } else {
+            Ok(())
+        };
+        answer.inspect_err(|&reason| self.drops.count(reason))
+    }
+
+    fn number_and_seal(
+        &self,
+        packet: &mut [u8],
+        size: usize,
+        next_header: u8,
+    ) -> Result<Sealed, DropReason> {
         let sequence = self.take_sequence()?;
         self.seal_text(packet, size, next_header, sequence)?;
         Ok(Sealed {
             size: packet.len(),
             sequence,
-            outer_tos: ecn::outer_tos(tos, self.copies_dscp),
-            is_inner_df,
+            outer_tos: 0,
+            is_inner_df: true,
             usage: self.meter.count(size),
         })
     }
@@ -323,15 +374,15 @@ pub struct Inner {
     pub packet: IpPacket,
 }
 
-/// A packet that is authentic and new.
+/// A packet that is authentic and new, with what is in it: one inner packet, or where the AGGFRAG payload stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct Opened<T = Inner> {
     /// Its full sequence number.
     pub sequence: u64,
     /// Whether it is the newest so far: only then may the path follow it (RFC 7296 2.23).
     pub is_newest: bool,
-    /// The inner packet, or why it goes no further although it is authentic.
-    pub inner: Result<Inner, DropReason>,
+    /// What is in it, or why that goes no further although it is authentic.
+    pub inner: Result<T, DropReason>,
     /// Where the SA stands.
     pub usage: Usage,
 }
@@ -371,19 +422,59 @@ impl InboundSa {
             .authenticate(packet)
             .inspect_err(|&reason| self.drops.count(reason))?;
         let inner = self.decapsulate(packet, text, outer_tos);
-        let usage = match &inner {
-            Ok(inner) => self.meter.count(inner.range.len()),
-            Err(reason) => {
-                self.drops.count(*reason);
-                Usage::Fresh
-            }
+        Ok(Opened {
+            sequence,
+            is_newest,
+            usage: self.meter_opened(inner.as_ref().map(|inner| inner.range.len())),
+            inner,
+        })
+    }
+
+    /// The same for an SA whose payloads are AGGFRAG's, up to where the payload stands; no other next header is taken
+    /// (RFC 9347 2.3). What is in it has still to pass `admit`, packet by packet.
+    pub fn open_payload(&self, packet: &mut [u8]) -> Result<Opened<Range<usize>>, DropReason> {
+        let (sequence, is_newest, text) = self
+            .authenticate(packet)
+            .inspect_err(|&reason| self.drops.count(reason))?;
+        let inner = match strip_trailer(packet, text) {
+            Ok((aggfrag::NEXT_HEADER, payload)) => Ok(payload),
+            Ok(_) => Err(DropReason::BadNextHeader),
+            Err(reason) => Err(reason),
         };
         Ok(Opened {
             sequence,
             is_newest,
+            usage: self.meter_opened(inner.as_ref().map(Range::len)),
             inner,
-            usage,
         })
+    }
+
+    /// Read an inner packet out of an AGGFRAG payload, and check it against the selectors (RFC 4301 5.2, step 4).
+    ///
+    /// A mark of congestion outside says nothing of any one inner packet (RFC 9347 3.1). A drop is counted here, too.
+    pub fn admit(&self, octets: &[u8]) -> Result<IpPacket, DropReason> {
+        IpPacket::parse(octets)
+            .and_then(|inner| self.check_selectors(inner))
+            .inspect_err(|&reason| self.drops.count(reason))
+    }
+
+    fn check_selectors(&self, inner: IpPacket) -> Result<IpPacket, DropReason> {
+        if self.selectors.takes_inbound(&inner.flow) {
+            Ok(inner)
+        } else {
+            Err(DropReason::OutsideSelectors)
+        }
+    }
+
+    /// Count the octets of what an authentic packet held, or why it was dropped.
+    fn meter_opened(&self, octets: Result<usize, &DropReason>) -> Usage {
+        match octets {
+            Ok(octets) => self.meter.count(octets),
+            Err(reason) => {
+                self.drops.count(*reason);
+                Usage::Fresh
+            }
+        }
     }
 
     fn authenticate(&self, packet: &mut [u8]) -> Result<(u64, bool, Range<usize>), DropReason> {
@@ -408,15 +499,14 @@ impl InboundSa {
         match next_header {
             protocol::NONE => return Err(DropReason::Dummy),
             protocol::IPV4 | protocol::IPV6 => {}
+            aggfrag::NEXT_HEADER => return Err(DropReason::AggfragUnexpected),
             _ => return Err(DropReason::BadNextHeader),
         }
         let inner = IpPacket::parse(&packet[payload.clone()])?;
         if inner.next_header() != next_header {
             return Err(DropReason::MalformedInner);
         }
-        if !self.selectors.takes_inbound(&inner.flow) {
-            return Err(DropReason::OutsideSelectors);
-        }
+        let inner = self.check_selectors(inner)?;
         let tos = ecn::inner_tos(inner.tos, outer_tos)?;
         // RFC 4303 2.7: what follows the inner packet's own length is padding for traffic flow confidentiality.
         let range = payload.start..payload.start + inner.length;
@@ -442,11 +532,6 @@ impl InboundSa {
     /// What may come out of it.
     pub fn selectors(&self) -> &SelectorPair {
         &self.selectors
-    }
-
-    /// Whether an inner packet may come out of it, for packets put together elsewhere.
-    pub fn takes(&self, flow: &Flow) -> bool {
-        self.selectors.takes_inbound(flow)
     }
 
     /// Highest sequence number authenticated.

@@ -186,12 +186,57 @@ fn dummies_and_strange_next_headers_are_told_apart() {
         Err(DropReason::Dummy)
     );
     assert_eq!(fate(&[0, 59]), Err(DropReason::Dummy));
-    for next_header in [0, 6, 17, 50, 144, 255] {
+    for next_header in [0, 6, 17, 50, 255] {
         assert_eq!(
             fate(&with_trailer(&small(), &[0, next_header])),
             Err(DropReason::BadNextHeader)
         );
     }
+    assert_eq!(
+        fate(&with_trailer(&small(), &[0, 144])),
+        Err(DropReason::AggfragUnexpected)
+    );
+}
+
+#[test]
+fn an_sa_for_aggfrag_takes_nothing_else() {
+    let (outbound, inbound) = pair(gcm(), false);
+    let payload = [&[0, 0, 0, 0][..], &small()].concat();
+    let headroom = outbound.suite().headroom();
+    let mut packet = vec![0; outbound.suite().sealed_size(payload.len())];
+    packet[headroom..][..payload.len()].copy_from_slice(&payload);
+    let sealed = outbound.seal_payload(&mut packet, payload.len()).unwrap();
+    assert_eq!((sealed.size, sealed.outer_tos), (packet.len(), 0));
+    let opened = inbound.open_payload(&mut packet).unwrap();
+    assert_eq!(packet[opened.inner.unwrap()], payload);
+    let opened = inbound
+        .open_payload(&mut seal(&outbound, &small()))
+        .unwrap();
+    assert_eq!(opened.inner, Err(DropReason::BadNextHeader));
+    assert_eq!(inbound.drops().read(DropReason::BadNextHeader), 1);
+}
+
+#[test]
+fn room_for_a_packet_is_promised_only_where_all_of_it_can_leave() {
+    let limits = Limits {
+        hard_octets: 1_000,
+        hard_packets: 10,
+        ..Limits::default()
+    };
+    let config = SaConfig {
+        limits,
+        last_sequence: MAX_SHORT_SEQUENCE - 5,
+        ..config(gcm(), false)
+    };
+    let sa = OutboundSa::new(config, false).unwrap();
+    assert_eq!(sa.has_room_for(5, 1_000), Ok(()));
+    assert_eq!(sa.has_room_for(5, 1_001), Err(DropReason::HardLimit));
+    assert_eq!(sa.has_room_for(6, 1), Err(DropReason::SequenceExhausted));
+    assert_eq!(sa.has_room_for(11, 1), Err(DropReason::HardLimit));
+    assert_eq!(
+        sa.has_room_for(u64::MAX, u64::MAX),
+        Err(DropReason::HardLimit)
+    );
 }
 
 #[test]

@@ -201,6 +201,9 @@ impl PacketList {
     }
 }
 
+/// Octets behind the datagrams of a [`ReceiveBatch`], for what is made of them: eight packets of any size at least.
+const ANNEX: usize = 8 * 65_536;
+
 /// What is known of one datagram of a [`ReceiveBatch`].
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
@@ -246,7 +249,7 @@ impl ReceiveBatch {
     /// An empty one.
     pub fn new() -> Self {
         Self {
-            arena: vec![0; BATCH * STRIDE],
+            arena: vec![0; BATCH * STRIDE + ANNEX],
             datagrams: Vec::with_capacity(BATCH),
         }
     }
@@ -257,9 +260,14 @@ impl ReceiveBatch {
         (start, &mut self.arena[start..start + MAX_PACKET + 1])
     }
 
-    /// All octets; `Received::segments` and `PacketList` name parts of them.
+    /// All octets, the annex among them; `Received::segments` and `PacketList` name parts of them.
     pub fn arena(&mut self) -> &mut [u8] {
         &mut self.arena
+    }
+
+    /// The octets of the datagrams, and behind them the annex, which is the caller's.
+    pub fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.arena.split_at_mut(BATCH * STRIDE)
     }
 }
 
@@ -276,8 +284,6 @@ pub struct Outgoing {
     pub tos: u8,
     /// Forbid fragmentation, here and on the way.
     pub df: bool,
-    /// IPv6 without `df`: octets of the largest fragment, 1280 at least; 0: what the link takes.
-    pub fragment_size: u16,
     /// Octets of each datagram but the last; 0: it is one datagram.
     pub segment: u16,
     /// Whatever the sender wants to know when it is lost.

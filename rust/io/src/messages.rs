@@ -155,7 +155,6 @@ fn header_length_v4(packet: &[u8]) -> Option<usize> {
 pub(crate) struct Sender {
     headers: Headers,
     df: bool,
-    fragment_size: u16,
 }
 
 // SAFETY: as for `Receiver`.
@@ -166,15 +165,6 @@ impl Sender {
         Self {
             headers: Headers::new(),
             df: false,
-            fragment_size: 0,
-        }
-    }
-
-    /// Change the setting of an IPv6 socket; a new one has 0.
-    pub(crate) fn set_fragment_size(&mut self, fd: &OwnedFd, size: u16) {
-        let is_same = self.fragment_size == size;
-        if !is_same && set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, size.into()).is_ok() {
-            self.fragment_size = size;
         }
     }
 
@@ -183,11 +173,11 @@ impl Sender {
         if self.df == df {
             return;
         }
-        // Neither believes what ICMP said of the path, which anybody could have sent.
+        // PROBE sets DF and does not believe what ICMP said of the path, which anybody could have sent.
         let mode = if df {
             libc::IP_PMTUDISC_PROBE
         } else {
-            libc::IP_PMTUDISC_OMIT
+            libc::IP_PMTUDISC_DONT
         };
         if set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode).is_ok() {
             self.df = df;

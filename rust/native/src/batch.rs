@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors::{dataplane_error, misuse};
-use crate::types::{HostPort, MtuPlan, SelectorTuple, path, selectors};
+use crate::types::{HostPort, MtuPlan, SelectorTuple, framing_of, path, selectors};
 
 const NANOSECONDS: f64 = 1e9;
 
@@ -39,7 +39,7 @@ impl Batch {
         Self(Mutex::default())
     }
 
-    #[pyo3(signature = (*, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, replay_window, limits))]
+    #[pyo3(signature = (*, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, replay_window, limits, framing))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn add_inbound(
         &self,
@@ -58,6 +58,7 @@ impl Batch {
         remote_selectors: Vec<SelectorTuple<'_>>,
         replay_window: u32,
         limits: LimitsTuple,
+        framing: &str,
     ) -> PyResult<()> {
         let command = AddInbound {
             spi,
@@ -75,6 +76,7 @@ impl Batch {
             selectors: selectors(&local_selectors, &remote_selectors)?,
             replay_window,
             limits: to_limits(limits),
+            framing: framing_of(framing)?,
         };
         self.commands().push(Command::AddInbound(Box::new(command)));
         Ok(())

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use openmoat_engine::Counters;
 use openmoat_engine::events::Event;
-use openmoat_engine::ladder::Rung;
-use openmoat_engine::plan::{self, OuterDf};
+use openmoat_engine::plan::{self, Framing, OuterDf, Rung};
+use openmoat_esp::aggfrag::MIN_ROOM;
 use openmoat_esp::mss::MssBounds;
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_io::Path;
@@ -100,9 +100,11 @@ pub struct MtuPlan(pub plan::MtuPlan);
 #[pymethods]
 impl MtuPlan {
     #[new]
-    #[pyo3(signature = (*, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, too_big_per_second, icmp_source_v4, icmp_source_v6))]
+    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, too_big_per_second, icmp_source_v4, icmp_source_v6))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn new(
+        framing: &str,
+        slices: bool,
         outer_size: usize,
         inner_room: usize,
         mss_v4: Option<u16>,
@@ -114,7 +116,15 @@ impl MtuPlan {
         icmp_source_v6: Option<Bound<'_, PyBytes>>,
     ) -> PyResult<Self> {
         let source = |octets: Option<Bound<'_, PyBytes>>| octets.as_ref().map(address).transpose();
+        let framing = framing_of(framing)?;
+        if framing == Framing::Aggfrag && inner_room < MIN_ROOM {
+            return Err(misuse(format!(
+                "inner_room: AGGFRAG needs {MIN_ROOM} octets, got {inner_room}"
+            )));
+        }
         Ok(Self(plan::MtuPlan {
+            framing,
+            slices,
             outer_size,
             inner_room,
             mss: MssBounds {
@@ -133,6 +143,15 @@ impl MtuPlan {
     }
 }
 
+/// How packets lie in payloads.
+pub fn framing_of(word: &str) -> PyResult<Framing> {
+    match word {
+        "whole" => Ok(Framing::Whole),
+        "aggfrag" => Ok(Framing::Aggfrag),
+        _ => Err(misuse(format!("framing: whole or aggfrag, got {word:?}"))),
+    }
+}
+
 fn outer_df_of(word: &str) -> PyResult<OuterDf> {
     match word {
         "clear" => Ok(OuterDf::Clear),
@@ -147,11 +166,11 @@ fn outer_df_of(word: &str) -> PyResult<OuterDf> {
 fn rung_of(word: &str) -> PyResult<Rung> {
     match word {
         "fragment-inner" => Ok(Rung::FragmentInner),
-        "minimum-outer" => Ok(Rung::MinimumOuter),
         "fragment-outer" => Ok(Rung::FragmentOuter),
-        "fragment-anyway" => Ok(Rung::FragmentAnyway),
         "refuse" => Ok(Rung::Refuse),
-        _ => Err(misuse(format!("oversize: a rung, got {word:?}"))),
+        _ => Err(misuse(format!(
+            "oversize: fragment-inner, fragment-outer or refuse, got {word:?}"
+        ))),
     }
 }
 
@@ -165,8 +184,12 @@ pub struct SaCounters {
     outbound_octets: u64,
     inbound_sequence: u64,
     outbound_sequence: u64,
+    outbound_packed: u64,
+    outbound_sliced: u64,
+    outbound_slices: u64,
+    inbound_assembled: u64,
+    inbound_reports: u64,
     drops: BTreeMap<&'static str, u64>,
-    deeds: BTreeMap<&'static str, u64>,
 }
 
 impl From<Counters> for SaCounters {
@@ -179,15 +202,15 @@ impl From<Counters> for SaCounters {
             outbound_octets: counters.outbound.1,
             inbound_sequence: counters.inbound_sequence,
             outbound_sequence: counters.outbound_sequence,
+            outbound_packed: counters.outbound_packed.0,
+            outbound_sliced: counters.outbound_packed.1,
+            outbound_slices: counters.outbound_packed.2,
+            inbound_assembled: counters.inbound_assembled,
+            inbound_reports: counters.inbound_reports,
             drops: counters
                 .drops
                 .iter()
                 .map(|(reason, packets)| (reason.name(), *packets))
-                .collect(),
-            deeds: counters
-                .deeds
-                .iter()
-                .map(|(deed, packets)| (deed.name(), *packets))
                 .collect(),
         }
     }

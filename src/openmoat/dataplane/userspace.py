@@ -97,7 +97,7 @@ class UserspaceBackend:
         return Capabilities(
             suites=frozenset(_suites()),
             encapsulations=frozenset(Encapsulation),
-            framings=frozenset({Framing.WHOLE}),
+            framings=frozenset(Framing),
             rungs=frozenset(Rung),
             max_replay_window=MAX_REPLAY_WINDOW,
         )
@@ -183,7 +183,6 @@ def _add(batch: _native.Batch, command: Command) -> None:
 
 
 def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
-    _check_framing(command.framing)
     with _misuse_named(command.spi):
         batch.add_inbound(
             spi=command.spi,
@@ -200,6 +199,7 @@ def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
             remote_selectors=_selectors(command.remote),
             replay_window=command.replay_window,
             limits=_limits(command.limits),
+            framing=command.framing.value,
         )
 
 
@@ -271,8 +271,9 @@ def _limits(limits: Limits) -> tuple[int, int, int, int]:
 
 
 def _plan(plan: MtuPlan) -> _native.MtuPlan:
-    _check_framing(plan.framing)
     return _native.MtuPlan(
+        framing=plan.framing.value,
+        slices=plan.slices,
         outer_size=plan.outer_size,
         inner_room=plan.inner_room,
         mss_v4=plan.mss_v4,
@@ -285,11 +286,6 @@ def _plan(plan: MtuPlan) -> _native.MtuPlan:
     )
 
 
-def _check_framing(framing: Framing) -> None:
-    if framing is not Framing.WHOLE:
-        raise DataplaneError(f"framing: the engine frames packets whole, got {framing.value}")
-
-
 def _counters(counters: _native.SaCounters) -> SaCounters:
     return SaCounters(
         handle=counters.handle,
@@ -299,8 +295,12 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
         outbound_octets=counters.outbound_octets,
         inbound_sequence=counters.inbound_sequence,
         outbound_sequence=counters.outbound_sequence,
+        outbound_packed=counters.outbound_packed,
+        outbound_sliced=counters.outbound_sliced,
+        outbound_slices=counters.outbound_slices,
+        inbound_assembled=counters.inbound_assembled,
+        inbound_reports=counters.inbound_reports,
         drops=counters.drops,
-        deeds=counters.deeds,
     )
 
 

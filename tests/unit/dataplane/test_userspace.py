@@ -116,10 +116,15 @@ def test_what_the_engine_cannot_keep_is_refused_by_name(backend: UserspaceBacken
     [spi] = backend.reserve_spis(1)
     with pytest.raises(DataplaneError, match="replay window"):
         backend.apply([inbound(spi, window=100)])
-    with pytest.raises(DataplaneError, match="aggfrag"):
-        backend.apply([outbound(spi, MtuPlan(framing=Framing.AGGFRAG, outer_size=1500, inner_room=1400))])
-    with pytest.raises(DataplaneError, match="aggfrag"):
-        backend.apply([replace(inbound(spi), framing=Framing.AGGFRAG)])
+    with pytest.raises(DataplaneError, match="AGGFRAG needs 64 octets, got 63"):
+        backend.apply([outbound(spi, MtuPlan(framing=Framing.AGGFRAG, slices=True, outer_size=1500, inner_room=63))])
+
+
+def test_both_framings_can_be_installed(backend: UserspaceBackend) -> None:
+    assert backend.capabilities().framings == frozenset(Framing)
+    spis = backend.reserve_spis(2)
+    backend.apply([replace(inbound(spi), framing=framing) for spi, framing in zip(spis, Framing, strict=True)])
+    assert {counters.handle for counters in backend.read_counters()} == set(spis)
 
 
 def test_a_replay_window_is_as_wide_as_is_told_and_not_one_step_wider(backend: UserspaceBackend) -> None:

@@ -44,6 +44,8 @@ pub struct Work {
     pub warm_up: usize,
     /// What counts.
     pub meter: Meter,
+    /// Sizes, and how packets are framed.
+    pub plan: MtuPlan,
 }
 
 impl Work {
@@ -56,8 +58,8 @@ impl Work {
             sender.engine.reserve_spis(self.sas),
             receiver.engine.reserve_spis(self.sas),
         );
-        sender.install(&handles.0, &handles.1)?;
-        receiver.install(&handles.1, &handles.0)?;
+        sender.install(&handles.0, &handles.1, &self.plan)?;
+        receiver.install(&handles.1, &handles.0, &self.plan)?;
         line.is_recorded.store(is_inbound, Ordering::Relaxed);
         sender.engine.start()?;
         let out = sender.tun.clock.wait()?;
@@ -116,7 +118,7 @@ struct Gateway {
 
 impl Gateway {
     /// A policy and an SA for each of the networks.
-    fn install(&self, ours: &[u32], theirs: &[u32]) -> Result<(), Failure> {
+    fn install(&self, ours: &[u32], theirs: &[u32], plan: &MtuPlan) -> Result<(), Failure> {
         let (mut policies, mut pairs) = (Vec::new(), Vec::new());
         for (number, (inbound, outbound)) in ours.iter().zip(theirs).enumerate() {
             let here: Box<[Selector]> = [range([10, 0, 0, 0], [10, 0, 255, 255])?].into();
@@ -135,7 +137,7 @@ impl Gateway {
                 missing: Missing::Drop,
                 selectors: selectors.clone(),
             })));
-            pairs.extend(self.pair(number as u32 + 1, *inbound, *outbound, selectors)?);
+            pairs.extend(self.pair(number as u32 + 1, *inbound, *outbound, selectors, plan)?);
         }
         self.engine.apply(policies)?;
         self.engine.apply(pairs)?;
@@ -148,6 +150,7 @@ impl Gateway {
         inbound: u32,
         outbound: u32,
         selectors: SelectorPair,
+        plan: &MtuPlan,
     ) -> Result<[Command; 3], Failure> {
         let carriage = Carriage {
             path: Path {
@@ -163,6 +166,7 @@ impl Gateway {
             selectors: selectors.clone(),
             replay_window: 1024,
             limits: Limits::default(),
+            framing: plan.framing,
         };
         let add_outbound = AddOutbound {
             handle: inbound,
@@ -171,7 +175,7 @@ impl Gateway {
             carriage,
             selectors,
             policy,
-            plan: MtuPlan::default(),
+            plan: plan.clone(),
             limits: Limits::default(),
             copies_dscp: true,
             keepalive: 0,
@@ -289,13 +293,13 @@ impl TunDevice for Host {
             return Ok(0);
         }
         let sent = self.sent.load(Ordering::Relaxed);
-        let count = left.min(BATCH);
-        for number in sent..sent + count {
-            let octets = &self.templates[number / self.burst % self.templates.len()];
-            if let Some(room) = batch.room() {
-                room[..octets.len()].copy_from_slice(octets);
-                batch.push(VnetHeader::default(), octets.len());
-            }
+        let mut count = 0;
+        while let Some(room) = batch.room().filter(|_| count < left) {
+            let number = (sent + count) / self.burst % self.templates.len();
+            let octets = &self.templates[number];
+            room[..octets.len()].copy_from_slice(octets);
+            batch.push(VnetHeader::default(), octets.len());
+            count += 1;
         }
         self.sent.store(sent + count, Ordering::Relaxed);
         self.left.store(left - count, Ordering::Relaxed);

@@ -1,0 +1,519 @@
+//! AGGFRAG (RFC 9347) from one engine to the other: whatever goes in comes out octet for octet, or not at all.
+
+use std::collections::{HashMap, HashSet};
+
+use openmoat_esp::aggfrag::NEXT_HEADER;
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::sa::{Limits, OutboundSa, SaConfig};
+use openmoat_io::VnetHeader;
+use openmoat_io::memory::Datagram;
+use proptest::prelude::*;
+
+use crate::command::Command;
+use crate::engine::Counters;
+use crate::lab::{
+    Gateway, Options, PATIENCE, WAYS, connect, gateways, gateways_with, keys, with_offloads,
+};
+use crate::oracle;
+use crate::plan::{Framing, MtuPlan, OuterDf, Rung};
+use crate::samples::{back, ip, tcp_super_packet, udp, udp_super_packet};
+use crate::shared::Config;
+
+/// A plan for an outer path that leaves so much room for data blocks.
+fn plan(room: usize) -> MtuPlan {
+    MtuPlan {
+        framing: Framing::Aggfrag,
+        slices: true,
+        outer_size: room + 66,
+        inner_room: room,
+        outer_df: OuterDf::Set,
+        oversize: vec![],
+        ..MtuPlan::default()
+    }
+}
+
+/// What an outer path of 1280 octets leaves.
+const ROOM: usize = 1214;
+
+fn options() -> Options {
+    Options {
+        plan: plan(ROOM),
+        ..Options::default()
+    }
+}
+
+/// A packet of `size` octets that is told from others by `number`, and is joined with none.
+fn numbered(is_v6: bool, number: usize, size: usize) -> Vec<u8> {
+    let header = if is_v6 { 40 } else { 20 };
+    let payload: Vec<u8> = (header..size).map(|at| (at * 7 + number) as u8).collect();
+    let mut packet = ip(is_v6, 253, &payload);
+    if !is_v6 {
+        packet[4..6].copy_from_slice(&(number as u16).to_be_bytes());
+        crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+    }
+    packet
+}
+
+fn send_all(gateway: &Gateway, packets: &[Vec<u8>]) {
+    let packets = packets.iter().cloned();
+    gateway
+        .tun
+        .send(packets.map(|packet| (VnetHeader::default(), packet)));
+}
+
+#[test]
+fn packets_of_every_size_and_family_come_out_as_they_went_in() {
+    for offloads in WAYS {
+        with_offloads(offloads, || {
+            for (is_udp, suite) in [(true, "aes128gcm16"), (false, "aes256-sha512")] {
+                let (first, second) = gateways();
+                let options = Options {
+                    suite,
+                    is_udp,
+                    ..options()
+                };
+                connect(&first, &second, &options);
+                let sizes = [
+                    40, 41, 1_213, 1_214, 1_215, 1_500, 2_428, 9_000, 65_534, 65_535,
+                ];
+                let packets: Vec<_> = (0..40)
+                    .map(|n| numbered(n % 3 == 0, n, sizes[n * 7 % sizes.len()]))
+                    .collect();
+                send_all(&first, &packets);
+                for packet in &packets {
+                    assert_eq!(&second.expect(), packet);
+                }
+                second.send(back(packets[3].clone()));
+                assert_eq!(first.expect(), back(packets[3].clone()));
+            }
+        });
+    }
+}
+
+#[test]
+fn super_packets_are_cut_at_their_own_size_and_their_segments_packed() {
+    for offloads in WAYS {
+        with_offloads(offloads, || {
+            for is_v6 in [false, true] {
+                let (first, second) = gateways();
+                connect(&first, &second, &options());
+                for (vnet, octets) in [
+                    tcp_super_packet(is_v6, 1_448, 60_000),
+                    tcp_super_packet(is_v6, 9_000, 60_001),
+                    udp_super_packet(is_v6, 100, 5_000),
+                ] {
+                    first.send_super(vnet, &octets);
+                    let segments = oracle::cut(&vnet, &octets);
+                    let mut got = Vec::new();
+                    while got.len() < segments.len() {
+                        let (vnet, octets) = second.tun.receive_within(PATIENCE).unwrap();
+                        got.extend(oracle::cut(&vnet, &octets));
+                    }
+                    assert_eq!(got, segments);
+                }
+            }
+        });
+    }
+}
+
+/// A pair of each of two engines between which the test is the network.
+struct Apart {
+    first: Gateway,
+    second: Gateway,
+    handles: (u32, u32),
+    /// Kept, as the sockets of the others end in them.
+    _far: (Gateway, Gateway),
+}
+
+impl Apart {
+    fn new(options: &Options) -> Self {
+        let ((first, far), (near, second)) = (gateways(), gateways());
+        let handles = connect(&first, &second, options);
+        Self {
+            first,
+            second,
+            handles,
+            _far: (near, far),
+        }
+    }
+
+    /// Let the first engine carry all these, and end its pair: the sealed packets, one by one, and what it counted.
+    fn send(&self, packets: &[Vec<u8>]) -> (Vec<Datagram>, Counters) {
+        send_all(&self.first, packets);
+        let handle = self.handles.0;
+        let carried = || self.first.engine.read_counters(Some(&[handle]))[0].clone();
+        let is_done = || {
+            let counters = carried();
+            let dropped: u64 = counters.drops.iter().map(|(_, count)| count).sum();
+            counters.outbound.0 + dropped >= packets.len() as u64
+        };
+        wait_until(is_done);
+        let counters = self.first.apply(vec![Command::Remove(handle)]).remove(0);
+        let mut sealed = Vec::new();
+        while sealed.len() < counters.outbound_sequence as usize {
+            sealed.extend(split(&self.first.udp.take_sent(PATIENCE).unwrap()));
+        }
+        (sealed, counters)
+    }
+
+    /// Let the second engine receive these at once, and end its pair: the packets that came out, and what it counted.
+    fn receive(&self, sealed: Vec<Datagram>) -> (Vec<Vec<u8>>, Counters) {
+        let mut stranger = sealed[0].clone();
+        stranger.octets = vec![1; 40];
+        self.second
+            .udp
+            .deliver_all(sealed.into_iter().chain([stranger]));
+        wait_until(|| self.second.drops("unknown-spi") == 1);
+        let counters = self.second.apply(vec![Command::Remove(self.handles.1)]);
+        let mut got = Vec::new();
+        while let Some((vnet, octets)) = self.second.tun.receive() {
+            got.extend(oracle::cut(&vnet, &octets));
+        }
+        (got, counters.into_iter().next().unwrap())
+    }
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it never happened");
+        std::thread::yield_now();
+    }
+}
+
+fn split(datagram: &Datagram) -> Vec<Datagram> {
+    let segment = match datagram.segment {
+        0 => datagram.octets.len(),
+        segment => segment,
+    };
+    let pieces = datagram.octets.chunks(segment);
+    let piece = |octets: &[u8]| Datagram {
+        octets: octets.to_vec(),
+        segment: 0,
+        ..datagram.clone()
+    };
+    pieces.map(piece).collect()
+}
+
+#[test]
+fn outer_packets_are_of_one_size_and_show_nothing_of_inner_ones() {
+    let apart = Apart::new(&options());
+    let mut packets: Vec<_> = (0..30).map(|n| numbered(n % 2 == 0, n, 1_500)).collect();
+    for packet in packets.iter_mut().filter(|packet| packet[0] == 0x45) {
+        packet[1] = 0xb9; // expedited, and capable of ECN
+    }
+    let (sealed, counters) = apart.send(&packets);
+    let size = sealed[0].octets.len();
+    assert!(sealed.iter().rev().skip(1).all(|s| s.octets.len() == size));
+    assert!(sealed.iter().all(|s| s.df && s.tos == 0));
+    // 45 000 octets in payloads of 1214: all but the last one full.
+    assert_eq!(sealed.len(), 45_000_usize.div_ceil(ROOM));
+    assert_eq!(counters.outbound, (30, 45_000));
+    let (packed, sliced, slices) = counters.outbound_packed;
+    assert_eq!((packed, sliced), (0, 30));
+    assert!(slices >= 60);
+    let (got, counters) = apart.receive(sealed);
+    assert_eq!(got, packets);
+    assert_eq!(counters.inbound, (30, 45_000));
+    assert_eq!((counters.inbound_assembled, counters.drops), (30, vec![]));
+}
+
+#[test]
+fn small_packets_that_wait_together_travel_together_and_alone_when_alone() {
+    let apart = Apart::new(&options());
+    let packets: Vec<_> = (0..24).map(|n| numbered(false, n, 50)).collect();
+    let (sealed, counters) = apart.send(&packets);
+    assert_eq!((sealed.len(), counters.outbound_packed), (1, (24, 0, 0)));
+    assert_eq!(apart.receive(sealed).0, packets);
+
+    let (first, second) = gateways();
+    let (handle, _) = connect(&first, &second, &options());
+    for packet in &packets {
+        first.send(packet.clone());
+        assert_eq!(&second.expect(), packet);
+    }
+    let counters = &first.engine.read_counters(Some(&[handle]))[0];
+    assert_eq!(counters.outbound_sequence, 24);
+    assert_eq!(counters.outbound_packed, (0, 0, 0));
+}
+
+#[test]
+fn a_packet_that_fits_alone_is_never_sliced() {
+    let apart = Apart::new(&options());
+    let packets: Vec<_> = (0..20).map(|n| numbered(false, n, 900)).collect();
+    let (sealed, counters) = apart.send(&packets);
+    assert_eq!((sealed.len(), counters.outbound_packed), (20, (0, 0, 0)));
+}
+
+#[test]
+fn a_peer_that_takes_no_slices_gets_whole_packets_and_what_the_rungs_say() {
+    let refusing = MtuPlan {
+        slices: false,
+        oversize: vec![Rung::Refuse],
+        ..plan(ROOM)
+    };
+    let options = |plan: MtuPlan| Options {
+        plan,
+        ..Options::default()
+    };
+    let apart = Apart::new(&options(refusing.clone()));
+    let packets = [50, ROOM + 1, 50, ROOM, 60].map(|size| numbered(false, size, size));
+    let (sealed, counters) = apart.send(&packets);
+    assert_eq!((sealed.len(), counters.outbound_packed), (3, (2, 0, 0)));
+    assert_eq!(counters.drops, [(DropReason::TooBig, 1)]);
+    let (got, _) = apart.receive(sealed);
+    assert_eq!(got, [0, 2, 3, 4].map(|at| packets[at].clone()));
+
+    let fragmenting = MtuPlan {
+        oversize: vec![Rung::FragmentOuter],
+        ..refusing
+    };
+    let apart = Apart::new(&options(fragmenting));
+    let (sealed, counters) = apart.send(&packets);
+    assert_eq!((sealed.len(), counters.outbound.0), (5, 5));
+    let large = |sealed: &&Datagram| sealed.octets.len() > ROOM + 66;
+    assert!(sealed.iter().filter(large).all(|sealed| !sealed.df));
+    assert_eq!(apart.receive(sealed).0, packets);
+}
+
+#[test]
+fn several_workers_keep_the_slices_of_a_packet_together() {
+    let (first, second) = gateways_with(Config::default(), 2);
+    connect(&first, &second, &options());
+    let packets: Vec<_> = (0..400).map(|n| numbered(n % 3 == 0, n, 1_500)).collect();
+    for (queue, half) in first.queues.iter().zip(packets.chunks(200)) {
+        let half = half.iter().cloned();
+        queue.send(half.map(|packet| (VnetHeader::default(), packet)));
+    }
+    let mut got = Vec::new();
+    while got.len() < packets.len() {
+        got.push(second.expect());
+    }
+    let (mut got, mut sent) = (got, packets);
+    got.sort();
+    sent.sort();
+    assert_eq!(got, sent);
+    assert!(second.engine.read_drops().is_empty());
+}
+
+#[test]
+fn no_packet_lies_half_in_one_sa_and_half_in_the_next() {
+    let (first, second) = gateways();
+    let old = connect(&first, &second, &options());
+    let packets: Vec<_> = (0..300).map(|n| numbered(false, n, 3_000)).collect();
+    for (number, packet) in packets.iter().enumerate() {
+        if number % 100 == 50 {
+            connect(&first, &second, &options()); // a rekey: new pairs of the same policy
+        }
+        first.send(packet.clone());
+    }
+    for packet in &packets {
+        assert_eq!(&second.expect(), packet);
+    }
+    let last = second.apply(vec![Command::Remove(old.1)]);
+    assert_eq!(last[0].drops, []);
+}
+
+#[test]
+fn a_packet_is_begun_only_where_limits_let_it_be_ended() {
+    let limits = Limits {
+        hard_octets: 20_000,
+        ..Limits::default()
+    };
+    let options = Options {
+        limits,
+        ..options()
+    };
+    let apart = Apart::new(&options);
+    let packets = [9_000, 9_000, 9_000, 100].map(|size| numbered(false, size, size));
+    let (sealed, counters) = apart.send(&packets);
+    assert_eq!(counters.outbound, (3, 18_100));
+    assert_eq!(counters.drops, [(DropReason::HardLimit, 1)]);
+    let (got, counters) = apart.receive(sealed);
+    assert_eq!((got.len(), counters.drops), (3, vec![]));
+}
+
+#[test]
+fn what_waits_for_the_rest_of_its_packet_is_dropped_after_a_second() {
+    let apart = Apart::new(&options());
+    let (sealed, _) = apart.send(&[numbered(false, 1, 3_000)]);
+    apart.second.udp.deliver(sealed[0].clone());
+    wait_until(|| apart.second.drops("aggfrag-incomplete") == 1);
+}
+
+/// Seals for the second engine as its peer, whatever we like.
+struct Peer {
+    apart: Apart,
+    sa: OutboundSa,
+}
+
+impl Peer {
+    fn new(options: &Options) -> Self {
+        let apart = Apart::new(options);
+        let handle = apart.handles.1;
+        let keys = keys(options, handle);
+        let config = SaConfig {
+            spi: handle,
+            suite: keys.suite,
+            has_esn: false,
+            key: &keys.key,
+            integrity_key: &keys.integrity_key,
+            selectors: apart.first.selectors(),
+            limits: Limits::default(),
+            last_sequence: 0,
+            seals: true,
+        };
+        let sa = OutboundSa::new(config, false).unwrap();
+        Self { apart, sa }
+    }
+
+    /// Let the second engine receive these payloads, whole packets if that is so: what comes out, and what it drops.
+    fn say(&self, payloads: &[(bool, Vec<u8>)]) -> (Vec<Vec<u8>>, Counters) {
+        let path = self.apart.first.path(true);
+        let sealed = payloads.iter().map(|(is_whole, payload)| Datagram {
+            octets: self.seal(*is_whole, payload),
+            segment: 0,
+            source: path.local,
+            destination: path.remote,
+            tos: 0,
+            df: true,
+        });
+        self.apart.receive(sealed.collect())
+    }
+
+    fn seal(&self, is_whole: bool, payload: &[u8]) -> Vec<u8> {
+        let suite = self.sa.suite();
+        let mut packet = vec![0; suite.sealed_size(payload.len())];
+        packet[suite.headroom()..][..payload.len()].copy_from_slice(payload);
+        let seal = if is_whole {
+            OutboundSa::seal
+        } else {
+            OutboundSa::seal_payload
+        };
+        seal(&self.sa, &mut packet, payload.len()).unwrap();
+        packet
+    }
+}
+
+#[test]
+fn nothing_but_what_was_agreed_comes_out_of_an_sa() {
+    let packet = numbered(false, 1, 100);
+    let packed = [&[0, 0, 0, 0][..], &packet].concat();
+    assert_eq!(NEXT_HEADER, 144);
+    let (got, counters) =
+        Peer::new(&options()).say(&[(true, packet.clone()), (false, packed.clone())]);
+    assert_eq!(got, std::slice::from_ref(&packet));
+    assert_eq!(counters.drops, [(DropReason::BadNextHeader, 1)]);
+    let (got, counters) =
+        Peer::new(&Options::default()).say(&[(false, packed), (true, packet.clone())]);
+    assert_eq!(got, [packet]);
+    assert_eq!(counters.drops, [(DropReason::AggfragUnexpected, 1)]);
+}
+
+#[test]
+fn every_inner_packet_is_checked_by_itself_whatever_lies_beside_it() {
+    let (good, strange) = (numbered(false, 1, 100), back(numbered(false, 2, 100)));
+    let mut broken = numbered(true, 3, 100);
+    broken[6] = 0; // hop-by-hop options that do not hold together
+    let blocks = [&good[..], &strange, &broken, &good, &[0, 9, 9]].concat();
+    let report = [&[1, 0, 0, 0][..], &[0; 20], &good].concat();
+    let payloads = [
+        (false, [&[0, 0xff, 0, 0][..], &blocks].concat()),
+        (false, report),
+        // One that is put together is checked no less.
+        (false, [&[0, 0, 0, 0][..], &strange[..60]].concat()),
+        (false, [&[0, 0, 0, 40][..], &strange[60..], &good].concat()),
+    ];
+    let (got, counters) = Peer::new(&options()).say(&payloads);
+    assert_eq!(got, vec![good; 4]);
+    let drops: HashMap<_, _> = counters.drops.into_iter().collect();
+    let expected = [
+        (DropReason::OutsideSelectors, 2),
+        (DropReason::MalformedInner, 1),
+    ];
+    assert_eq!(drops, HashMap::from(expected));
+    assert_eq!((counters.inbound.0, counters.inbound_reports), (4, 1));
+}
+
+/// What the network does to one sealed packet: how often it arrives, and how much later than its place.
+fn fates() -> impl Strategy<Value = (usize, usize)> {
+    let copies = prop_oneof![8 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
+    let delay = prop_oneof![6 => Just(0_usize), 3 => 0..6_usize, 1 => 0..80_usize];
+    (copies, delay)
+}
+
+fn sizes() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 40..100_usize, 4 => 1_000..2_000_usize, 2 => 40..10_000_usize, 1 => 60_000..=65_535_usize]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn packets_come_out_as_they_went_in_or_not_at_all_whatever_the_network_does(
+        sizes in prop::collection::vec(sizes(), 1..50),
+        room in prop_oneof![Just(ROOM), Just(512), Just(1_434), 64..9_000_usize],
+        fates in prop::collection::vec(fates(), 64),
+    ) {
+        let apart = Apart::new(&Options { plan: plan(room), ..Options::default() });
+        let packets: Vec<_> =
+            sizes.iter().enumerate().map(|(n, size)| numbered(n % 2 == 1, n, *size)).collect();
+        let (sealed, _) = apart.send(&packets);
+        let is_calm = fates.iter().all(|fate| *fate == (1, 0));
+        let mut arrivals = Vec::new();
+        for (place, sealed) in sealed.into_iter().enumerate() {
+            let (copies, delay) = fates[place % fates.len()];
+            arrivals.extend((0..copies).map(|copy| (place + delay * (copy + 1), sealed.clone())));
+        }
+        prop_assume!(!arrivals.is_empty());
+        arrivals.sort_by_key(|(time, _)| *time);
+        let (got, counters) = apart.receive(arrivals.into_iter().map(|(_, sealed)| sealed).collect());
+        // No two of them are alike, so that none may come twice.
+        let distinct: HashSet<_> = got.iter().collect();
+        prop_assert_eq!(distinct.len(), got.len());
+        prop_assert!(distinct.iter().all(|packet| packets.contains(*packet)));
+        prop_assert!(!is_calm || got.len() == packets.len());
+        prop_assert_eq!(counters.inbound.0, got.len() as u64);
+    }
+}
+
+#[test]
+fn a_train_without_loss_comes_out_whole_in_its_order_through_every_room() {
+    for room in [64, 100, 512, ROOM, 1_434, 9_000, 65_000] {
+        let apart = Apart::new(&Options {
+            plan: plan(room),
+            ..Options::default()
+        });
+        let packets: Vec<_> = (0..60)
+            .map(|n| numbered(n % 2 == 0, n, 40 + n * n * n % 3_000))
+            .collect();
+        let (sealed, _) = apart.send(&packets);
+        let (got, counters) = apart.receive(sealed);
+        assert_eq!((got, counters.drops), (packets, vec![]), "room {room}");
+    }
+}
+
+#[test]
+fn framing_cannot_change_under_a_living_pair() {
+    let (first, second) = gateways();
+    let (handle, _) = connect(&first, &second, &options());
+    let update = |plan: MtuPlan| {
+        Command::Update(Box::new(crate::command::Update {
+            handle,
+            plan: Some(plan),
+            ..Default::default()
+        }))
+    };
+    assert!(
+        first
+            .engine
+            .apply(vec![update(MtuPlan::default())])
+            .is_err()
+    );
+    first.apply(vec![update(plan(500))]);
+    let packet = udp(false, 7, &[9; 3_000]);
+    first.send(packet.clone());
+    assert_eq!(second.expect(), packet);
+    let counters = &first.engine.read_counters(Some(&[handle]))[0];
+    assert_eq!(counters.outbound_packed, (0, 1, 7));
+}

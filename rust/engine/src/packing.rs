@@ -1,0 +1,217 @@
+//! Inner packets into AGGFRAG payloads (RFC 9347), on demand: what one batch brings is packed, and nothing waits for more.
+//!
+//! One payload at a time is open, and lies in the room of the bundle in which it will be sealed. So whoever wants that
+//! room for something else closes it first, and so does whoever lets others number packets of its SA: the pieces of a
+//! packet have consecutive numbers, and are all sent before anything else is done (RFC 9347 2.2.3).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openmoat_esp::aggfrag::{HEADER, Packer};
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::sa::Usage;
+use openmoat_io::MAX_PACKET;
+
+use crate::bundle::{Address, Bundle};
+use crate::events::flag;
+use crate::flows::Lane;
+use crate::outbound::Pieces;
+use crate::shared::Shared;
+use crate::tables::{Outbound, Pair, Settings};
+
+/// Where payloads go.
+pub struct Sink<'a> {
+    /// Takes them when they are sealed.
+    pub bundle: &'a mut Bundle,
+    /// What all workers share.
+    pub shared: &'a Shared,
+    /// The engine's clock.
+    pub now: u64,
+}
+
+/// The payload of one worker that may still grow.
+pub struct Packing {
+    open: Option<Open>,
+    /// Where segments and fragments that must be sliced are made.
+    scratch: Box<[u8]>,
+}
+
+/// An SA while payloads of it are filled.
+struct Open {
+    pair: Arc<Pair>,
+    settings: Arc<Settings>,
+    packer: Packer,
+    /// Octets before the payload.
+    headroom: usize,
+    address: Address,
+    /// Packets that lie whole in the payload, and pieces of others.
+    whole: u64,
+    pieces: u64,
+}
+
+impl Default for Packing {
+    fn default() -> Self {
+        Self {
+            open: None,
+            scratch: vec![0; MAX_PACKET].into(),
+        }
+    }
+}
+
+impl Packing {
+    /// Fill payloads of this lane from now on, which go to `address`.
+    pub fn begin(
+        &mut self,
+        sink: &mut Sink<'_>,
+        lane: &Lane,
+        address: Address,
+    ) -> Result<(), DropReason> {
+        let is_it = |open: &Open| Arc::ptr_eq(&open.settings, &lane.settings);
+        if self.open.as_ref().is_some_and(is_it) {
+            return Ok(());
+        }
+        self.close(sink);
+        let outbound = lane.outbound().ok_or(DropReason::NoSa)?;
+        self.open = Some(Open {
+            pair: Arc::clone(&lane.pair),
+            settings: Arc::clone(&lane.settings),
+            packer: Packer::new(lane.settings.plan.inner_room).ok_or(DropReason::NoRoom)?,
+            headroom: outbound.sa.suite().headroom(),
+            address,
+            whole: 0,
+            pieces: 0,
+        });
+        Ok(())
+    }
+
+    /// Pack piece `index` of an inner packet, which is a packet of its own, into payloads of the lane begun with; or drop
+    /// it before anything of it has left.
+    pub fn pack(
+        &mut self,
+        sink: &mut Sink<'_>,
+        (pieces, index): (&Pieces, usize),
+        octets: &[u8],
+    ) -> Result<(), DropReason> {
+        let Self { open, scratch } = self;
+        let open = open.as_mut().ok_or(DropReason::NoSa)?;
+        let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
+        let length = pieces.length(index);
+        let (payloads, size) = open.packer.with(length);
+        outbound.sa.has_room_for(payloads, size as u64)?;
+        add(&outbound.packed.packets, 1);
+        add(&outbound.packed.octets, length as u64);
+        if let Some(at) = open.packer.place(length) {
+            let room = sink.bundle.room(sink.shared);
+            pieces.write(octets, index, &mut room[open.headroom + at..]);
+            open.whole += 1;
+            return Ok(());
+        }
+        let packet = if let Pieces::Whole(_) = pieces {
+            &octets[..length]
+        } else {
+            pieces.write(octets, index, scratch);
+            &scratch[..length]
+        };
+        open.put(sink, packet);
+        Ok(())
+    }
+
+    /// Send piece `index` in a payload of its own, however large that becomes, to `address`.
+    pub fn send_alone(
+        &mut self,
+        sink: &mut Sink<'_>,
+        (pieces, index): (&Pieces, usize),
+        octets: &[u8],
+        address: Address,
+    ) -> Result<(), DropReason> {
+        let open = self.open.as_mut().ok_or(DropReason::NoSa)?;
+        open.finish(sink);
+        let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
+        let length = pieces.length(index);
+        outbound.sa.has_room_for(1, (HEADER + length) as u64)?;
+        let payload = &mut sink.bundle.room(sink.shared)[open.headroom..];
+        payload[..HEADER].fill(0);
+        pieces.write(octets, index, &mut payload[HEADER..]);
+        add(&outbound.packed.packets, 1);
+        add(&outbound.packed.octets, length as u64);
+        seal(sink, &open.pair, outbound, HEADER + length, address);
+        Ok(())
+    }
+
+    /// Seal what is open, and let go of its SA.
+    pub fn close(&mut self, sink: &mut Sink<'_>) {
+        if let Some(mut open) = self.open.take() {
+            open.finish(sink);
+        }
+    }
+
+    /// Let go of everything of a turn that ended in a panic.
+    pub fn abandon(&mut self) {
+        self.open = None;
+    }
+}
+
+impl Open {
+    /// Put a packet into this payload and those that follow.
+    fn put(&mut self, sink: &mut Sink<'_>, packet: &[u8]) {
+        let (mut rest, mut slices) = (packet, 0);
+        loop {
+            let room = sink.bundle.room(sink.shared);
+            let taken = self.packer.put(&mut room[self.headroom..], rest);
+            rest = &rest[taken..];
+            slices += u64::from(taken > 0);
+            if taken == packet.len() {
+                self.whole += 1;
+                return;
+            }
+            self.pieces += u64::from(taken > 0);
+            if rest.is_empty() {
+                break;
+            }
+            self.finish(sink);
+        }
+        if let Some(outbound) = self.pair.outbound.get() {
+            add(&outbound.packed.sliced, 1);
+            add(&outbound.packed.slices, slices);
+        }
+    }
+
+    /// Seal the payload, if there is anything in it, and begin another.
+    fn finish(&mut self, sink: &mut Sink<'_>) {
+        let Some(outbound) = self.pair.outbound.get() else {
+            return;
+        };
+        let room = sink.bundle.room(sink.shared);
+        let Some(size) = self.packer.finish(&mut room[self.headroom..]) else {
+            return;
+        };
+        let (whole, pieces) = (
+            std::mem::take(&mut self.whole),
+            std::mem::take(&mut self.pieces),
+        );
+        if whole + pieces > 1 {
+            add(&outbound.packed.packed, whole);
+        }
+        seal(sink, &self.pair, outbound, size, self.address);
+    }
+}
+
+/// Seal the payload of `size` octets that stands in the room of the bundle.
+fn seal(sink: &mut Sink<'_>, pair: &Pair, outbound: &Outbound, size: usize, address: Address) {
+    // A fault is counted there; limits and numbers have been looked at before.
+    if let Ok(sealed) = outbound
+        .sa
+        .seal_payload(sink.bundle.room(sink.shared), size)
+    {
+        sink.bundle.push(sealed.size, address);
+        outbound.last_sent.store(sink.now, Ordering::Relaxed);
+        if sealed.usage == Usage::Soft {
+            sink.shared.raise(pair, flag::SOFT_LIMIT);
+        }
+    }
+}
+
+/// Count, as the only one who does.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}
