@@ -206,6 +206,7 @@ class SaCounters:
     inbound_assembled: int
     inbound_reports: int
     drops: dict[str, int]
+    deeds: dict[str, int]
 
 @final
 class SaState:

@@ -22,7 +22,7 @@ from openmoat.dataplane.backend import (
 from openmoat.dataplane.engine_wire import EngineWire
 from openmoat.dataplane.userspace import EVERY_OFFLOAD, Offloads, UserspaceBackend, open_engine
 from openmoat.errors import Secret
-from openmoat.mtu.plan import MtuPlan
+from openmoat.mtu.plan import MAX_PACKET, MtuPlan
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors, TrafficSelector
 from openmoat.policy.spd import Action, Missing, Policy
@@ -62,6 +62,13 @@ class Gateway:
             f"ip addr add 10.{number}.0.1/32 dev lo; ip addr add fd0{number}::1/128 dev lo nodad;"
             f"ip route add 10.{self.other}.0.0/16 dev moat0 src 10.{number}.0.1 mtu 1400;"
             f"ip -6 route add fd0{self.other}::/16 dev moat0 src fd0{number}::1 mtu 1400"
+        )
+
+    def let_every_size_come(self) -> None:
+        """Give the routes into the tunnel the MTU that `route_sizes` gives them."""
+        self.host.run(
+            f"ip route change 10.{self.other}.0.0/16 dev moat0 src {self.inner(4)} mtu {MAX_PACKET};"
+            f"ip -6 route change fd0{self.other}::/16 dev moat0 src {self.inner(6)} mtu {MAX_PACKET}"
         )
 
     def address(self, version: int) -> str:

@@ -1,16 +1,18 @@
-"""Probing for the size of outer packets: a padded INFORMATIONAL in fragments of that size (RFC 7383 2.5.2)."""
+"""Probing for the size of outer packets and for IP fragments: a padded INFORMATIONAL of that size (RFC 8899)."""
 
 import pytest
 
 from openmoat.crypto.suites import AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519
 from openmoat.ike.config import IkeConfig
-from openmoat.ike.events import IkeSaDown, IkeSaUp, SizeProbed, Transmit
-from openmoat.ike.exchanges.informational import MAX_SIZE_PROBES
+from openmoat.ike.events import FragmentsProbed, IkeSaDown, IkeSaUp, SizeProbed, Transmit
+from openmoat.ike.exchanges.informational import FRAGMENTED_SIZE, MAX_SIZE_PROBES, PROBE_WAITS
 from openmoat.model.connection import IkeProposal
 from scenario.link import Host, Link, Nat, connection, two_hosts
 
 OUTER = 20 + 8
 """Octets of IP and UDP around a message on port 500."""
+RESPONSE = 0x20
+"""Flag of a response in the header (RFC 7296 3.1)."""
 MARKER = 4
 """Octets before a message on port 4500 (RFC 3948 2.2)."""
 
@@ -25,6 +27,19 @@ def path_of(link: Link, octets: int, outer: int = OUTER) -> list[int]:
 
     link.drop = is_lost
     return sizes
+
+
+def watch_df(link: Link) -> list[bool]:
+    """Don't Fragment of every message from now on."""
+    seen: list[bool] = []
+    carry = link.transmit
+
+    def look(sender: Host, transmit: Transmit) -> None:
+        seen.append(transmit.df)
+        carry(sender, transmit)
+
+    link.transmit = look  # type: ignore[method-assign]
+    return seen
 
 
 def probed(link: Link, host: Host, size: int) -> SizeProbed:
@@ -59,56 +74,97 @@ def test_a_size_that_is_lost_is_told_from_a_peer_that_is(size: int) -> None:
     assert home.endpoint.counts()["retransmitted"] == MAX_SIZE_PROBES
 
 
-def test_the_least_size_of_all_has_nothing_smaller_to_go_on_with() -> None:
+def test_below_the_least_size_of_all_a_smaller_request_goes_on() -> None:
     link = Link()
     home, _ = two_hosts(link)
     link.settle()
     path_of(link, 575)
-    home.do("probe_size", home.ike().ike, 576)
-    link.run(20)
+    assert probed(link, home, 576).proved == 0
+    assert home.told(IkeSaDown) == []
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_whether_ip_fragments_pass_is_found_out_and_harms_nothing(passes: bool) -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    sizes = path_of(link, FRAGMENTED_SIZE if passes else FRAGMENTED_SIZE - 1)
+    seen = watch_df(link)
+    home.do("probe_fragments", home.ike().ike)
+    link.run(30)
+    assert [event.passed for event in home.told(FragmentsProbed)] == [passes]
+    assert max(sizes) == FRAGMENTED_SIZE
+    assert set(seen) == {False}
+    assert home.told(IkeSaDown) == []
+
+
+def test_a_lost_size_is_told_within_two_seconds_and_each_probe_has_had_one() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    path_of(link, 1499)
+    home.do("probe_size", home.ike().ike, 1500)
+    link.run(sum(PROBE_WAITS) - 0.01)
     assert home.told(SizeProbed) == []
+    link.run(0.1)
+    assert [event.proved for event in home.told(SizeProbed)] == [0]
+    assert PROBE_WAITS[-1] >= 1.0
+
+
+def test_a_peer_that_is_gone_is_found_out_by_a_probe_as_by_any_request() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    path_of(link, 0)
+    home.do("probe_fragments", home.ike().ike)
+    link.run(20)
+    assert home.told(IkeSaDown) == []
+    link.run(10)
+    assert home.told(FragmentsProbed) == []
+    assert len(home.told(IkeSaDown)) == 1
+
+
+def test_a_probe_whose_responses_are_lost_counts_as_lost_and_the_exchange_ends() -> None:
+    link = Link()
+    home, _ = two_hosts(link)
+    link.settle()
+    lost = 0
+
+    def is_lost(message: bytes) -> bool:
+        nonlocal lost
+        lost += bool(message[19] & RESPONSE)
+        return bool(message[19] & RESPONSE) and lost <= MAX_SIZE_PROBES
+
+    link.drop = is_lost
+    assert probed(link, home, 1500).proved == 0
+    assert home.told(IkeSaDown) == []
 
 
 def test_a_probe_says_don_t_fragment_and_other_messages_do_not() -> None:
     link = Link()
     home, _ = two_hosts(link)
     link.settle()
-    seen: list[bool] = []
-    carry = link.transmit
-
-    def look(sender: Host, transmit: Transmit) -> None:
-        seen.append(transmit.df)
-        carry(sender, transmit)
-
-    link.transmit = look  # type: ignore[method-assign]
+    seen = watch_df(link)
     home.do("probe", home.ike().ike)
     link.run(1)
     assert seen == [False, False]
     home.do("probe_size", home.ike().ike, 1500)
     link.run(1)
-    assert seen[2:] == [True, True, False]
-
-
-def test_a_peer_without_fragmentation_cannot_be_probed() -> None:
-    link = Link()
-    home, portal = link.host("home", "192.0.2.1"), link.host("portal", "198.51.100.1")
-    portal.load(connection("portal.example", "home.example", None))
-    home.load(connection("home.example", "portal.example", "198.51.100.1", fragmentation=False))
-    link.settle()
-    event = probed(link, home, 1500)
-    assert event.proved is None
+    assert seen[2:] == [True, False]
 
 
 @pytest.mark.parametrize("vendor_id", [b"", b"another make"])
-def test_a_peer_of_another_make_is_not_probed_and_lives(vendor_id: bytes) -> None:
+def test_a_peer_of_another_make_without_ike_fragmentation_is_probed_as_well(vendor_id: bytes) -> None:
     link = Link()
     portal = link.host("portal", "198.51.100.1", config=IkeConfig(vendor_id=vendor_id))
     home = link.host("home", "192.0.2.1")
     portal.load(connection("portal.example", "home.example", None))
-    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    home.load(connection("home.example", "portal.example", "198.51.100.1", fragmentation=False))
     link.settle()
-    assert probed(link, home, 1500).proved is None
-    assert probed(link, portal, 1500).proved is None
+    path_of(link, 1400)
+    assert probed(link, home, 1500).proved == 0
+    assert probed(link, home, 1400).proved == 1400
+    assert probed(link, portal, 1400).proved == 1400
 
 
 def test_a_probe_goes_on_after_a_rekey_of_the_ike_sa() -> None:
@@ -134,9 +190,9 @@ def test_padding_of_a_block_cipher_proves_what_was_sent_and_no_more() -> None:
     home.load(connection("home.example", "portal.example", "198.51.100.1", proposals=(cbc,)))
     link.settle()
     sizes = path_of(link, 1500)
-    event = probed(link, home, 1500)
+    event = probed(link, home, 1492)
     assert event.proved == max(sizes)
-    assert 1500 - 16 < max(sizes) < 1500
+    assert 1492 - 16 < max(sizes) < 1492
 
 
 def test_behind_a_nat_the_marker_is_counted() -> None:

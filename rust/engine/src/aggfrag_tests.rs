@@ -14,8 +14,9 @@ use crate::engine::Counters;
 use crate::lab::{
     Gateway, Options, PATIENCE, WAYS, connect, gateways, gateways_with, keys, with_offloads,
 };
+use crate::ladder::Rung;
 use crate::oracle;
-use crate::plan::{Framing, MtuPlan, OuterDf, Rung};
+use crate::plan::{Framing, MtuPlan, OuterDf};
 use crate::samples::{back, ip, tcp_super_packet, udp, udp_super_packet};
 use crate::shared::Config;
 

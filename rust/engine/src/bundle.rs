@@ -37,6 +37,8 @@ pub struct Address {
     pub tos: u8,
     /// Don't Fragment.
     pub df: bool,
+    /// See `Outgoing::fragment_size`.
+    pub fragment_size: u16,
     /// Handle of the pair, for the drops.
     pub handle: u32,
     /// Whether it may be a segment: it fits the way in one piece, and the socket can.
@@ -109,6 +111,7 @@ impl Bundle {
             remote: address.remote,
             tos: address.tos,
             df: address.df,
+            fragment_size: address.fragment_size,
             tag: address.handle,
         });
         self.last = Some(address);

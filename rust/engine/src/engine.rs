@@ -16,6 +16,7 @@ use crate::command::{AddInbound, AddOutbound, Carriage, Command, Update};
 use crate::events::Event;
 use crate::ike::IkeDatagram;
 use crate::ike_send::{self, IkeOutgoing};
+use crate::ladder::Deed;
 use crate::plan::Framing;
 use crate::shared::{Config, Shared, locked};
 use crate::spis::{MAX_SLOTS, SpiBook};
@@ -80,6 +81,8 @@ pub struct Counters {
     pub outbound_sequence: u64,
     /// By reason.
     pub drops: Vec<(DropReason, u64)>,
+    /// What was done about sizes, and to how many inner packets.
+    pub deeds: Vec<(Deed, u64)>,
     /// Inner packets that left whole beside others in one payload, that left in slices, and slices.
     pub outbound_packed: (u64, u64, u64),
     /// Inner packets that were put together from slices.
@@ -614,6 +617,7 @@ fn count(pair: &Pair) -> Counters {
             .map(|reason| (*reason, sum(reason)))
             .filter(|(_, packets)| *packets > 0)
             .collect(),
+        deeds: pair.deeds.done().collect(),
     }
 }
 

@@ -9,8 +9,7 @@ use crate::lab::{
     A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of, offloads,
 };
 use crate::oracle;
-use crate::plan::{MtuPlan, OuterDf, Rung};
-use crate::samples::{back, is_checksummed, tcp, tcp_super_packet, udp, udp_super_packet};
+use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_packet};
 
 fn wait_for_events(engine: &Engine) -> Vec<Event> {
     use std::os::fd::AsRawFd;
@@ -179,78 +178,6 @@ fn neighbours_of_one_size_travel_as_one_datagram() {
         first.engine.read_counters(Some(&[handle]))[0].outbound_sequence,
         47
     );
-}
-
-#[test]
-fn a_packet_larger_than_the_plan_is_treated_as_its_rungs_say() {
-    let cases: [(Vec<Rung>, OuterDf); 3] = [
-        (vec![Rung::FragmentOuter], OuterDf::Set),
-        (vec![Rung::FragmentInner, Rung::Refuse], OuterDf::Clear),
-        (vec![Rung::Refuse], OuterDf::Clear),
-    ];
-    for (oversize, outer_df) in cases {
-        let source = "10.1.255.1".parse().ok();
-        let plan = MtuPlan {
-            oversize: oversize.clone(),
-            outer_df,
-            icmp_source_v4: source,
-            ..MtuPlan::default()
-        };
-        let (first, second) = gateways();
-        connect(
-            &first,
-            &second,
-            &Options {
-                plan,
-                ..Options::default()
-            },
-        );
-        let mut packet = udp(false, 53, &[3; 3_000]);
-        first.send(packet.clone());
-        match oversize[0] {
-            Rung::FragmentOuter => assert_eq!(second.expect(), packet),
-            Rung::FragmentInner => {
-                let sizes: Vec<usize> = (0..3).map(|_| second.expect().len()).collect();
-                assert_eq!(sizes, [1_420, 1_420, 3_028 - 2 * 1_400]);
-                // With DF it goes down the ladder.
-                packet[6] |= 0x40;
-                first.send(packet);
-                assert_eq!(first.expect()[20..22], [3, 4]);
-            }
-            Rung::Refuse => {
-                let answer = first.expect();
-                assert!(is_checksummed(&answer));
-                assert_eq!(answer[12..16], [10, 2, 0, 1]);
-                assert_eq!(answer[26..28], 1_422_u16.to_be_bytes());
-                assert_eq!(first.drops("too-big"), 1);
-            }
-        }
-    }
-}
-
-#[test]
-fn the_mss_of_a_syn_is_lowered_both_ways() {
-    let mss = openmoat_esp::mss::MssBounds {
-        v4: Some(1_200),
-        v6: None,
-    };
-    let (first, second) = gateways();
-    connect(
-        &first,
-        &second,
-        &Options {
-            plan: MtuPlan {
-                mss,
-                ..MtuPlan::default()
-            },
-            ..Options::default()
-        },
-    );
-    let (vnet, packet) = tcp(false, 2, &[2, 4, 0x05, 0xb4], &[]);
-    first.send_super(vnet, &packet);
-    let got = second.expect();
-    assert!(is_checksummed(&got));
-    assert_eq!(got[42..44], 1_200_u16.to_be_bytes());
 }
 
 #[test]
@@ -632,8 +559,6 @@ again!(
     super_packets_are_cut_at_their_own_size_and_never_smaller,
     a_super_packet_comes_out_as_one_with_the_same_segments,
     neighbours_of_one_size_travel_as_one_datagram,
-    a_packet_larger_than_the_plan_is_treated_as_its_rungs_say,
-    the_mss_of_a_syn_is_lowered_both_ways,
     packets_of_no_policy_and_outside_an_sa_are_dropped_by_name,
     reject_answers_and_drop_does_not,
     a_trap_holds_the_first_packets_until_an_sa_comes,

@@ -16,6 +16,8 @@ pub mod flag {
     pub const HARD_LIMIT: u32 = 4;
     /// Newest authenticated packets come from elsewhere.
     pub const NEW_PATH: u32 = 8;
+    /// An inner packet was fragmented before ESP although its sender forbids it.
+    pub const DF_IGNORED: u32 = 32;
 }
 
 /// Reports of strangers' packets per second.

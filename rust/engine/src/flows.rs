@@ -41,6 +41,7 @@ impl Lane {
             remote: path.remote,
             tos: 0,
             df: false,
+            fragment_size: 0,
             handle: pair.handle,
             may_join: true,
         });

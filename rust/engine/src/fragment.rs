@@ -13,12 +13,19 @@ pub struct Fragmentation {
     header: usize,
     end: usize,
     step: usize,
+    /// Identification of all fragments; None: that of the packet.
+    identification: Option<u16>,
 }
 
 impl Fragmentation {
     /// None where the packet must not or cannot be fragmented so that pieces of `room` octets hold it.
     pub fn of(packet: &IpPacket, room: usize) -> Option<Self> {
-        if packet.flow.source.is_ipv6() || packet.is_df {
+        (!packet.is_df).then(|| Self::in_spite_of_df(packet, room))?
+    }
+
+    /// The same, whether or not its sender forbids it.
+    pub fn in_spite_of_df(packet: &IpPacket, room: usize) -> Option<Self> {
+        if packet.flow.source.is_ipv6() {
             return None;
         }
         let step = room.checked_sub(packet.next_layer)? & !7;
@@ -26,7 +33,27 @@ impl Fragmentation {
             header: packet.next_layer,
             end: packet.length,
             step,
+            identification: None,
         })
+    }
+
+    /// With an identification of its own: a packet with DF may bear any, and many bear the same (RFC 6864 4.1).
+    pub fn identified(self, identification: u16) -> Self {
+        Self {
+            identification: Some(identification),
+            ..self
+        }
+    }
+
+    /// The same for segment `index` of a super-packet, of so many octets.
+    pub fn of_segment(self, index: usize, length: usize) -> Self {
+        Self {
+            end: length,
+            identification: self
+                .identification
+                .map(|first| first.wrapping_add(index as u16)),
+            ..self
+        }
     }
 
     /// How many fragments there are.
@@ -44,17 +71,33 @@ impl Fragmentation {
     pub fn write(&self, octets: &[u8], index: usize, out: &mut [u8]) {
         let length = self.length(index);
         let from = self.header + index * self.step;
-        let out = &mut out[..length];
         out[..self.header].copy_from_slice(&octets[..self.header]);
-        out[self.header..].copy_from_slice(&octets[from..from + length - self.header]);
-        let field = u16::from_be_bytes([octets[6], octets[7]]);
+        out[self.header..length].copy_from_slice(&octets[from..from + length - self.header]);
+        self.mend(index, &mut out[..length]);
+    }
+
+    /// Turn the packet at the front of `out` into fragment `index` of it.
+    pub fn keep(&self, index: usize, out: &mut [u8]) {
+        let length = self.length(index);
+        let from = self.header + index * self.step;
+        out.copy_within(from..from + length - self.header, self.header);
+        self.mend(index, &mut out[..length]);
+    }
+
+    /// Make the header of the packet that of its fragment `index`.
+    fn mend(&self, index: usize, out: &mut [u8]) {
+        let field = u16::from_be_bytes([out[6], out[7]]);
         let offset = (field & OFFSET) + (index * self.step / 8) as u16;
         let more = if index + 1 < self.count() {
             MORE_FRAGMENTS
         } else {
             field & MORE_FRAGMENTS
         };
-        out[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+        let length = out.len() as u16;
+        out[2..4].copy_from_slice(&length.to_be_bytes());
+        if let Some(identification) = self.identification {
+            out[4..6].copy_from_slice(&identification.to_be_bytes());
+        }
         out[6..8].copy_from_slice(&(more | offset).to_be_bytes());
         if index > 0 {
             blank_uncopied_options(&mut out[IPV4_HEADER..self.header]);

@@ -51,6 +51,7 @@ pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
             remote: datagram.path.remote,
             tos: datagram.dscp << 2,
             df: datagram.df,
+            fragment_size: 0,
             segment: 0,
             tag: 0,
         });

@@ -26,6 +26,7 @@ use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
 use crate::join::Joiner;
+use crate::ladder::Deed;
 use crate::shared::{NATT_PORT, Shared};
 use crate::tables::{Assembly, Found, Pair};
 use crate::unpacking::{Unpacking, Whence};
@@ -219,12 +220,10 @@ impl InboundWorker {
         let octets = &self.batch.arena()[range.clone()];
         if let (true, Some(outbound)) = (mss::is_syn(octets, packet), pair.outbound.get()) {
             let bounds = outbound.settings.load().plan.mss;
-            mss::clamp(
-                &mut self.batch.arena()[range.clone()],
-                packet,
-                bounds,
-                Checksum::Whole,
-            );
+            let syn = &mut self.batch.arena()[range.clone()];
+            if mss::clamp(syn, packet, bounds, Checksum::Whole).is_some() {
+                pair.deeds.count(Deed::Clamp, 1);
+            }
         }
         let arena = self.batch.arena();
         self.joiner

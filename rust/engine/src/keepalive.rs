@@ -31,6 +31,7 @@ pub fn tick(shared: &Shared, now: u64) {
             remote: path.remote,
             tos: 0,
             df: false,
+            fragment_size: 0,
             segment: 0,
             tag: 0,
         };

@@ -25,6 +25,9 @@ mod join;
 mod keepalive;
 #[cfg(test)]
 mod lab;
+pub mod ladder;
+#[cfg(test)]
+mod ladder_tests;
 mod offloads;
 #[cfg(test)]
 mod oracle;

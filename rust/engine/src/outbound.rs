@@ -28,14 +28,18 @@ use crate::flows::{Choice, FlowCache, Lane};
 use crate::fragment::Fragmentation;
 use crate::hold::{Holds, Outcome};
 use crate::icmp::Complaint;
+use crate::ladder::{Deed, IdentifierGuard, Rung};
 use crate::packing::{Packing, Sink};
-use crate::plan::{Framing, MtuPlan, OuterDf, Rung};
+use crate::plan::{Framing, MtuPlan, OuterDf};
 use crate::segment::{Cut, complete_checksum};
 use crate::shared::Shared;
 use crate::tables::{Outbound, Pair, Served, Service};
 
 /// Nanoseconds between two `Acquire` of one policy.
 const ACQUIRE_INTERVAL: u64 = 1_000_000_000;
+
+/// What every link of IPv6 carries (RFC 8200 5).
+const MIN_MTU_V6: usize = 1280;
 
 /// Errors per second and inner source for packets that a policy rejects.
 const REJECTS_PER_SECOND: f64 = 10.0;
@@ -55,6 +59,8 @@ pub enum Pieces {
     Segments(Cut),
     /// Its fragments.
     Fragments(Fragmentation),
+    /// Fragments of segments, those of the first segment first.
+    Shreds(Cut, Fragmentation),
 }
 
 impl Pieces {
@@ -64,6 +70,11 @@ impl Pieces {
             Self::Whole(_) => 1,
             Self::Segments(cut) => cut.count(),
             Self::Fragments(fragments) => fragments.count(),
+            Self::Shreds(cut, fragments) => {
+                let last = cut.count() - 1;
+                let of_last = fragments.of_segment(last, cut.length(last));
+                last * fragments.of_segment(0, cut.length(0)).count() + of_last.count()
+            }
         }
     }
 
@@ -73,6 +84,10 @@ impl Pieces {
             Self::Whole(length) => *length,
             Self::Segments(cut) => cut.length(index),
             Self::Fragments(fragments) => fragments.length(index),
+            Self::Shreds(cut, fragments) => {
+                let (_, fragments, index) = shred(cut, fragments, index);
+                fragments.length(index)
+            }
         }
     }
 
@@ -82,7 +97,37 @@ impl Pieces {
             Self::Whole(length) => out[..*length].copy_from_slice(&octets[..*length]),
             Self::Segments(cut) => cut.write(octets, index, out),
             Self::Fragments(fragments) => fragments.write(octets, index, out),
+            Self::Shreds(cut, fragments) => {
+                let (segment, fragments, index) = shred(cut, fragments, index);
+                cut.write(octets, segment, out);
+                fragments.keep(index, out);
+            }
         }
+    }
+}
+
+/// Which segment shred `index` is of, how that is fragmented, and which fragment of it this is.
+fn shred(cut: &Cut, fragments: &Fragmentation, index: usize) -> (usize, Fragmentation, usize) {
+    let each = fragments.of_segment(0, cut.length(0)).count();
+    let segment = (index / each).min(cut.count() - 1);
+    let fragments = fragments.of_segment(segment, cut.length(segment));
+    (segment, fragments, index - segment * each)
+}
+
+/// How a packet leaves.
+struct Division {
+    pieces: Pieces,
+    /// What was done because it does not fit, and to how many packets.
+    deed: Option<(Rung, usize)>,
+}
+
+impl Division {
+    /// Whether outer packets may be fragmented against `outer_df`.
+    fn may_fragment(&self) -> bool {
+        matches!(
+            self.deed,
+            Some((Rung::FragmentOuter | Rung::MinimumOuter, _))
+        )
     }
 }
 
@@ -106,10 +151,17 @@ impl Train<'_> {
             OuterDf::Copy => is_inner_df,
         };
         let may_join = self.address.may_join && fits;
+        // Routers of IPv6 fragment nothing: the host must do it, and not only for its own link.
+        let fragment_size = if fits || self.address.remote.is_ipv4() {
+            0
+        } else {
+            plan.outer_size as u16
+        };
         Address {
             tos,
             df,
             may_join,
+            fragment_size,
             ..self.address
         }
     }
@@ -305,12 +357,25 @@ impl Press {
         let Some(address) = lane.address else {
             return pair.drops.count(DropReason::SendFailed);
         };
-        let (pieces, may_fragment) = match divide(plan, inner) {
+        let limits = Limits {
+            pair,
+            guard: &self.shared.identifiers,
+            peer: address.remote.ip(),
+            now: self.now,
+        };
+        let division = match divide(plan, inner, &limits) {
             Ok(division) => division,
             Err(reason) => return self.refuse(reason, pair, plan, inner),
         };
-        if !mend(inner, plan, &pieces) {
+        let (may_fragment, pieces) = (division.may_fragment(), division.pieces);
+        if !mend(inner, pair, plan, &pieces) {
             return pair.drops.count(DropReason::MalformedInner);
+        }
+        if let Some((rung, packets)) = division.deed
+            && pair.deeds.count(rung.into(), packets)
+            && rung == Rung::FragmentAnyway
+        {
+            self.shared.raise(pair, flag::DF_IGNORED);
         }
         let may_join = self.bundle.joins(address.socket);
         let train = Train {
@@ -424,24 +489,26 @@ impl Press {
         if reason != DropReason::TooBig {
             return;
         }
+        pair.deeds.count(Deed::Refuse, 1);
+        // RFC 2473 7.1: no host of IPv6 is told less than what every link of it carries.
+        let least = if inner.packet.flow.source.is_ipv6() {
+            MIN_MTU_V6
+        } else {
+            0
+        };
+        let complaint = Complaint::TooBig(plan.inner_room.max(least));
+        let (shared, now, rate) = (&self.shared, self.now, plan.too_big_per_second);
         // The error goes to the host itself, which would not believe a packet from one of its own addresses: so it comes
-        // from where the packet was to go. The address of the plan only says whether errors are wanted.
-        if plan
-            .icmp_source(inner.packet.flow.source.is_ipv6())
-            .is_some()
-        {
-            let complaint = Complaint::TooBig(plan.inner_room);
-            let (shared, now, rate) = (&self.shared, self.now, plan.too_big_per_second);
-            self.answers.complain(
-                shared,
-                now,
-                complaint,
-                &inner.packet,
-                inner.octets,
-                None,
-                rate,
-            );
-        }
+        // from where the packet was to go. Where its sender is behind another SA, the host routes it back into that.
+        self.answers.complain(
+            shared,
+            now,
+            complaint,
+            &inner.packet,
+            inner.octets,
+            None,
+            rate,
+        );
     }
 }
 
@@ -480,38 +547,71 @@ fn is_local_chatter(packet: &IpPacket) -> bool {
 }
 
 /// Clamp the MSS of a SYN, and make the checksum that the host left to us. False where the host's header does not fit.
-fn mend(inner: &mut InnerPacket<'_>, plan: &MtuPlan, pieces: &Pieces) -> bool {
+fn mend(inner: &mut InnerPacket<'_>, pair: &Pair, plan: &MtuPlan, pieces: &Pieces) -> bool {
     let checksum = if inner.vnet.needs_checksum {
         Checksum::Partial
     } else {
         Checksum::Whole
     };
-    mss::clamp(inner.octets, &inner.packet, plan.mss, checksum);
+    if mss::clamp(inner.octets, &inner.packet, plan.mss, checksum).is_some() {
+        pair.deeds.count(Deed::Clamp, 1);
+    }
     // Segments get checksums of their own.
-    matches!(pieces, Pieces::Segments(_))
+    matches!(pieces, Pieces::Segments(_) | Pieces::Shreds(..))
         || complete_checksum(&inner.vnet, &inner.packet, inner.octets)
 }
 
-/// How the plan lets a packet through, and whether outer packets may be fragmented against `outer_df`.
+/// What bounds the rungs, and counts what they would not do.
+struct Limits<'a> {
+    pair: &'a Pair,
+    guard: &'a IdentifierGuard,
+    peer: IpAddr,
+    now: u64,
+}
+
+/// How the plan lets a packet through.
 ///
 /// A super-packet is cut at its own size, never smaller: whoever made it knows what its path carries.
-fn divide(plan: &MtuPlan, inner: &InnerPacket<'_>) -> Result<(Pieces, bool), DropReason> {
-    let cut = Cut::of(&inner.vnet, &inner.packet, inner.octets)?;
-    let largest = cut.as_ref().map_or(inner.packet.length, Cut::largest);
-    let uncut = || cut.map_or(Pieces::Whole(inner.packet.length), Pieces::Segments);
+fn divide(
+    plan: &MtuPlan,
+    inner: &InnerPacket<'_>,
+    limits: &Limits<'_>,
+) -> Result<Division, DropReason> {
+    let packet = &inner.packet;
+    let cut = Cut::of(&inner.vnet, packet, inner.octets)?;
+    let largest = cut.as_ref().map_or(packet.length, Cut::largest);
+    let packets = cut.as_ref().map_or(1, Cut::count);
+    let uncut = || cut.map_or(Pieces::Whole(packet.length), Pieces::Segments);
     if plan.slices || largest <= plan.inner_room {
-        return Ok((uncut(), false));
+        return Ok(Division {
+            pieces: uncut(),
+            deed: None,
+        });
     }
-    for rung in &plan.oversize {
-        match rung {
-            Rung::FragmentInner if cut.is_none() => {
-                if let Some(fragments) = Fragmentation::of(&inner.packet, plan.inner_room) {
-                    return Ok((Pieces::Fragments(fragments), false));
-                }
+    let fragmented = |fragments| match cut {
+        Some(cut) => Pieces::Shreds(cut, fragments),
+        None => Pieces::Fragments(fragments),
+    };
+    for &rung in &plan.oversize {
+        let pieces = match rung {
+            Rung::FragmentInner => Fragmentation::of(packet, plan.inner_room).map(fragmented),
+            Rung::MinimumOuter => {
+                (packet.flow.source.is_ipv6() && largest <= MIN_MTU_V6).then(uncut)
             }
-            Rung::FragmentInner => {}
-            Rung::FragmentOuter => return Ok((uncut(), true)),
+            Rung::FragmentOuter if limits.guard.permits(limits.peer, packets, limits.now) => {
+                Some(uncut())
+            }
+            Rung::FragmentOuter => {
+                limits.pair.deeds.count(Deed::Guard, packets);
+                None
+            }
+            Rung::FragmentAnyway => Fragmentation::in_spite_of_df(packet, plan.inner_room)
+                .map(|fragments| fragmented(fragments.identified(limits.pair.identify(packets)))),
             Rung::Refuse => break,
+        };
+        if let Some(pieces) = pieces {
+            let deed = Some((rung, packets));
+            return Ok(Division { pieces, deed });
         }
     }
     Err(DropReason::TooBig)

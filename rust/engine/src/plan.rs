@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use openmoat_esp::mss::MssBounds;
 
+use crate::ladder::Rung;
+
 /// Don't Fragment of the outer IPv4 header (RFC 4301 8.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OuterDf {
@@ -24,17 +26,6 @@ pub enum Framing {
     Whole,
     /// Sliced and packed (RFC 9347).
     Aggfrag,
-}
-
-/// What may be done to an inner packet larger than `inner_room`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// Fragment before ESP: IPv4 without DF only.
-    FragmentInner,
-    /// Send it whole with outer DF clear.
-    FragmentOuter,
-    /// Drop it and say how much fits.
-    Refuse,
 }
 
 /// Sizes of one outbound SA, in octets of IP packets.

@@ -13,6 +13,7 @@ use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDe
 use crate::command::Carriage;
 use crate::events::Events;
 use crate::ike::IkeQueues;
+use crate::ladder::IdentifierGuard;
 use crate::offloads::Probed;
 use crate::tables::{Pair, Sad, Tables};
 
@@ -76,6 +77,8 @@ pub struct Shared {
     pub faults: AtomicU64,
     /// See [`Config::seals`].
     pub seals: bool,
+    /// Bound on outer fragments.
+    pub identifiers: IdentifierGuard,
     /// Memory of all pieces of AGGFRAG that wait for others.
     pub budget: Arc<Budget>,
 }
@@ -105,6 +108,7 @@ impl Shared {
             offloads: Probed::new(config.offloads),
             faults: AtomicU64::new(0),
             seals: config.seals,
+            identifiers: IdentifierGuard::default(),
             budget: Arc::new(Budget::new(MAX_HELD_BY_ALL)),
         })
     }

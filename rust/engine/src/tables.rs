@@ -14,6 +14,7 @@ use openmoat_io::Path;
 
 use crate::command::Carriage;
 use crate::events::flag;
+use crate::ladder::DeedCounters;
 use crate::plan::{Framing, MtuPlan};
 use crate::turnstile::Turnstile;
 
@@ -127,6 +128,10 @@ pub struct Pair {
     pub usual: AtomicU64,
     /// Drops of neither half: rate limits, queues, the network.
     pub drops: DropCounters,
+    /// What was done about sizes.
+    pub deeds: DeedCounters,
+    /// Next identification for packets whose own says nothing.
+    identification: AtomicU32,
 }
 
 impl Pair {
@@ -149,7 +154,15 @@ impl Pair {
             new_path: ArcSwapOption::empty(),
             usual: AtomicU64::new(1),
             drops: DropCounters::default(),
+            deeds: DeedCounters::default(),
+            identification: AtomicU32::new(handle), // as good as chance, and another one after a rekey
         }
+    }
+
+    /// Identifications for so many packets that are fragmented before ESP; answers the first.
+    pub fn identify(&self, packets: usize) -> u16 {
+        self.identification
+            .fetch_add(packets as u32, Ordering::Relaxed) as u16
     }
 
     /// Set flags; answers whether one of them is new.

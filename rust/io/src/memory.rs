@@ -349,6 +349,7 @@ mod tests {
             tos: 0,
             df: false,
             segment: 10,
+            fragment_size: 0,
             tag: 0,
         };
         let mut lost = Vec::new();

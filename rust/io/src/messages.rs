@@ -155,6 +155,7 @@ fn header_length_v4(packet: &[u8]) -> Option<usize> {
 pub(crate) struct Sender {
     headers: Headers,
     df: bool,
+    fragment_size: u16,
 }
 
 // SAFETY: as for `Receiver`.
@@ -165,6 +166,15 @@ impl Sender {
         Self {
             headers: Headers::new(),
             df: false,
+            fragment_size: 0,
+        }
+    }
+
+    /// Change the setting of an IPv6 socket; a new one has 0.
+    pub(crate) fn set_fragment_size(&mut self, fd: &OwnedFd, size: u16) {
+        let is_same = self.fragment_size == size;
+        if !is_same && set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, size.into()).is_ok() {
+            self.fragment_size = size;
         }
     }
 
@@ -173,11 +183,11 @@ impl Sender {
         if self.df == df {
             return;
         }
-        // PROBE sets DF and does not believe what ICMP said of the path, which anybody could have sent.
+        // Neither believes what ICMP said of the path, which anybody could have sent.
         let mode = if df {
             libc::IP_PMTUDISC_PROBE
         } else {
-            libc::IP_PMTUDISC_DONT
+            libc::IP_PMTUDISC_OMIT
         };
         if set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode).is_ok() {
             self.df = df;

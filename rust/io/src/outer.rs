@@ -158,9 +158,11 @@ impl OuterSocket for Socket {
             while done < chunk.len() {
                 let run = chunk[done..]
                     .iter()
-                    .take_while(|datagram| datagram.df == chunk[done].df)
+                    .take_while(|datagram| is_like(datagram, &chunk[done]))
                     .count();
-                if !self.is_v6 {
+                if self.is_v6 {
+                    sender.set_fragment_size(&self.fd, chunk[done].fragment_size);
+                } else {
                     sender.set_df(&self.fd, chunk[done].df);
                 }
                 match sender.send(
@@ -224,6 +226,11 @@ impl Socket {
         }
         is_whole
     }
+}
+
+/// Whether both may be sent under the same settings of their socket.
+fn is_like(one: &Outgoing, other: &Outgoing) -> bool {
+    one.df == other.df && one.fragment_size == other.fragment_size
 }
 
 /// A lock whose data is valid even where its holder panicked: all of it is rewritten before use.
@@ -292,6 +299,7 @@ mod tests {
             tos: 0x2a,
             df: index.is_multiple_of(3),
             segment: 0,
+            fragment_size: 0,
             tag: 0,
         };
         let datagrams: Vec<Outgoing> = (0..100).map(one).collect();
@@ -327,6 +335,7 @@ mod tests {
             tos: 0,
             df: false,
             segment: 1_000,
+            fragment_size: 0,
             tag: 0,
         };
         let mut lost = Vec::new();

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use openmoat_engine::Counters;
 use openmoat_engine::events::Event;
-use openmoat_engine::plan::{self, Framing, OuterDf, Rung};
+use openmoat_engine::ladder::Rung;
+use openmoat_engine::plan::{self, Framing, OuterDf};
 use openmoat_esp::aggfrag::MIN_ROOM;
 use openmoat_esp::mss::MssBounds;
 use openmoat_esp::selectors::{Selector, SelectorPair};
@@ -166,11 +167,11 @@ fn outer_df_of(word: &str) -> PyResult<OuterDf> {
 fn rung_of(word: &str) -> PyResult<Rung> {
     match word {
         "fragment-inner" => Ok(Rung::FragmentInner),
+        "minimum-outer" => Ok(Rung::MinimumOuter),
         "fragment-outer" => Ok(Rung::FragmentOuter),
+        "fragment-anyway" => Ok(Rung::FragmentAnyway),
         "refuse" => Ok(Rung::Refuse),
-        _ => Err(misuse(format!(
-            "oversize: fragment-inner, fragment-outer or refuse, got {word:?}"
-        ))),
+        _ => Err(misuse(format!("oversize: a rung, got {word:?}"))),
     }
 }
 
@@ -190,6 +191,7 @@ pub struct SaCounters {
     inbound_assembled: u64,
     inbound_reports: u64,
     drops: BTreeMap<&'static str, u64>,
+    deeds: BTreeMap<&'static str, u64>,
 }
 
 impl From<Counters> for SaCounters {
@@ -211,6 +213,11 @@ impl From<Counters> for SaCounters {
                 .drops
                 .iter()
                 .map(|(reason, packets)| (reason.name(), *packets))
+                .collect(),
+            deeds: counters
+                .deeds
+                .iter()
+                .map(|(deed, packets)| (deed.name(), *packets))
                 .collect(),
         }
     }

@@ -14,6 +14,7 @@ from openmoat.control.reasons import Reason
 __all__ = [
     "ROUTES",
     "Access",
+    "BlackHole",
     "Candidate",
     "ChildStatus",
     "ConnectionState",
@@ -29,6 +30,7 @@ __all__ = [
     "Log",
     "Loop",
     "Message",
+    "OutsideSize",
     "Path",
     "PeerStatus",
     "Reloaded",
@@ -102,6 +104,31 @@ class Counters(Part):
     outbound_octets: int = 0
 
 
+class BlackHole(Part):
+    """Packets of a size that had been proved did not get through any more."""
+
+    at: float
+    before: int
+    after: int
+    """Octets that were found to get through instead."""
+
+
+class OutsideSize(Part):
+    """What is known of the way to a peer. Sizes are octets of outer packets."""
+
+    size: int
+    learned: Literal["base", "probe"]
+    """Assumed of every path, or proved by a probe that the peer answered."""
+    at: float | None = None
+    """When it was last proved."""
+    phase: Literal["base", "search", "complete", "error"]
+    """Of the search (RFC 8899 5.2)."""
+    fragments_pass: bool | None = None
+    """Whether IP fragments reach the peer; None: not found out yet."""
+    black_hole: BlackHole | None = None
+    """The last one."""
+
+
 class IkeStatus(Part):
     """One IKE SA."""
 
@@ -119,6 +146,7 @@ class IkeStatus(Part):
     peer_method: str
     since: float
     rekey_at: float | None = None
+    outside: OutsideSize | None = None
 
 
 class ChildStatus(Part):

@@ -26,6 +26,7 @@ from openmoat.daemon.driver import Driver
 from openmoat.daemon.host import HostKeeper
 from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
+from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.turns import Turns
 from openmoat.dataplane.backend import SaCounters
 from openmoat.dataplane.wire import Wire
@@ -52,6 +53,7 @@ class Desk:
         wire: Wire,
         journal: Journal,
         book: Book,
+        sizes: PathSizes,
         host: HostKeeper | None,
         device: str,
         turns: Turns,
@@ -64,6 +66,7 @@ class Desk:
         self._wire = wire
         self._journal = journal
         self._book = book
+        self._sizes = sizes
         self._host = host
         self._device = device
         self._turns = turns
@@ -186,6 +189,7 @@ class Desk:
             totals=view.totals.get(connection.name, {}),
             live=view.live,
             ike_sas={ike: row for ike, row in rows if row is not None},
+            paths={ike: found for ike in record.ike_sas if (found := self._sizes.found(ike)) is not None},
         )
         return overview.connection_status(connection, facts, failure)
 

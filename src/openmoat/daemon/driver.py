@@ -208,6 +208,8 @@ class Driver:
                     self.endpoint.handle_limit(handle, SaFlag.HARD_LIMIT in flags, now)
                 if SaFlag.NEW_PATH in flags and path is not None:
                     self.endpoint.handle_new_path(handle, path, now)
+                if SaFlag.DF_IGNORED in flags and (child := self._installer.ignored_df(handle)) is not None:
+                    self._journal.df_ignored(child)
             case Acquire():
                 self.on_acquire(event)
             case _:

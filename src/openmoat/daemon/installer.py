@@ -57,6 +57,8 @@ class Installer:
         self._children: dict[int, ChildSa] = {}
         self._of_ike: dict[int, set[int]] = {}
         """By IKE SA, its pairs."""
+        self._ignored_df: set[tuple[str, str]] = set()
+        """Connections and children of which it was told that they fragment what must not be."""
         self._lingering: dict[int, Timer] = {}
         self.later: Callable[[float, Callable[[], None]], Timer] | None = None
         """`call_later` of the loop; before it is there no pair lingers."""
@@ -161,6 +163,14 @@ class Installer:
                 plan = plans(child, child.path, child.udp)
                 self.backend.apply([Update(handle=spi, plan=plan)])
 
+    def ignored_df(self, handle: int) -> ChildSa | None:
+        """The child that this pair is of, the first time that one of its pairs did not heed Don't Fragment."""
+        child = self._children.get(handle)
+        if child is None or (child.connection, child.child) in self._ignored_df:
+            return None
+        self._ignored_df.add((child.connection, child.child))
+        return child
+
     def carried(self, ike: int) -> int:
         """Packets that the pairs of an IKE SA have sent."""
         rows = self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
@@ -168,6 +178,7 @@ class Installer:
 
     def refresh(self, connections: AbstractSet[str]) -> None:
         """Let the live pairs of these connections have the sizes and limits that are configured now."""
+        self._ignored_df = {key for key in self._ignored_df if key[0] not in connections}
         for spi, child in self._children.items():
             if child.connection not in connections:
                 continue

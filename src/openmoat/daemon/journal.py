@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openmoat.ike.events import (
+    ChildSa,
     ChildSaDown,
     ChildSaUp,
     DownReason,
@@ -163,6 +164,11 @@ class Journal:
             self.untold += 1
             return
         self.note(row.kind, row.level(event), row.text(event), row.fields(event))
+
+    def df_ignored(self, child: ChildSa) -> None:
+        """A child fragments packets before ESP although their senders forbid it."""
+        words = f"Child SA {child.child} fragments IPv4 packets that must not be, as its df or mtu-policy says"
+        self.note("df-ignored", logging.WARNING, words, {"conn": child.connection, "child": spi32(child.local_spi)})
 
     def _may_tell_of_a_stranger(self) -> bool:
         minute = int(self._wall_clock() // 60)

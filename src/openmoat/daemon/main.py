@@ -114,7 +114,9 @@ class Daemon:
         self.core = Endpoint(ike_config(settings, backend), random)
         self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
         self.driver.on_event = self._hear
+        self.sizes.discovers = policies.discovers
         self.sizes.probe = self._probe_size
+        self.sizes.probe_fragments = self._probe_fragments
         self.sizes.carried = self.installer.carried
         self.sizes.on_size = self._resize
         self.driver.on_acquire = self._acquire
@@ -142,6 +144,7 @@ class Daemon:
             wire=wire,
             journal=self.journal,
             book=self.book,
+            sizes=self.sizes,
             host=self.host,
             device=settings.device,
             turns=turns or Turns(),
@@ -230,6 +233,10 @@ class Daemon:
 
     def _probe_size(self, ike: int, size: int) -> None:
         self.core.probe_size(ike, size, self.driver.clock())
+        self.driver.flush()
+
+    def _probe_fragments(self, ike: int) -> None:
+        self.core.probe_fragments(ike, self.driver.clock())
         self.driver.flush()
 
     def _resize(self, ike: int) -> None:

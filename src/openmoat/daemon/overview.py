@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from openmoat.control.messages import (
+    BlackHole,
     Candidate,
     ChildStatus,
     ConnectionState,
@@ -14,6 +15,7 @@ from openmoat.control.messages import (
     Entry,
     Failure,
     IkeStatus,
+    OutsideSize,
     PeerStatus,
 )
 from openmoat.control.reasons import Reason
@@ -28,6 +30,7 @@ from openmoat.ike.status import ConnectionStatus as CoreStatus
 from openmoat.ike.status import IkeSaStatus
 from openmoat.ike.upkeep import Phase
 from openmoat.model.connection import Connection, Start
+from openmoat.mtu.discovery import Discovery
 from openmoat.policy.selectors import format_selectors
 
 __all__ = ["Facts", "connection_status", "entry", "failure"]
@@ -58,6 +61,8 @@ class Facts:
     totals: Mapping[Owner, Totals]
     live: Mapping[int, SaCounters]
     ike_sas: Mapping[int, IkeSaStatus]
+    paths: Mapping[int, Discovery]
+    """By IKE SA, what is known of the way to its peer."""
 
 
 def connection_status(connection: Connection, facts: Facts, failure: Failure | None = None) -> ConnectionStatus:
@@ -180,6 +185,20 @@ def ike_status(live: LiveIkeSa, facts: Facts) -> IkeStatus:
         peer_method=up.peer_method.name.lower(),
         since=live.since,
         rekey_at=rekey_at + facts.clock_offset if rekey_at is not None else None,
+        outside=outside_size(facts.paths[up.ike], facts.clock_offset) if up.ike in facts.paths else None,
+    )
+
+
+def outside_size(found: Discovery, clock_offset: float) -> OutsideSize:
+    """What is known of a path."""
+    hole = found.black_hole
+    return OutsideSize(
+        size=found.size,
+        learned="base" if found.learned_at is None else "probe",
+        at=found.learned_at + clock_offset if found.learned_at is not None else None,
+        phase=found.phase.value,
+        fragments_pass=found.fragments_pass,
+        black_hole=BlackHole(at=hole.at + clock_offset, before=hole.before, after=hole.after) if hole else None,
     )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from openmoat.ike.events import Event, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
-from openmoat.mtu.discovery import BASE, Bounds, Discovery
+from openmoat.ike.events import Event, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
+from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, Bounds, Discovery
 from openmoat.mtu.plan import Outside
 from openmoat.net import Path
 
@@ -31,11 +31,13 @@ class Timer(Protocol):
 
 @dataclass(slots=True)
 class _Search:
+    connection: str
     discovery: Discovery
-    path: Path
     timer: Timer | None = None
     asked: int | None = None
     """The size that is being probed."""
+    asks_passage: bool = False
+    """Whether it is being found out if IP fragments pass."""
     carried: int = field(default=0)
     """Packets sent by its children when it was last looked at."""
 
@@ -50,6 +52,10 @@ class PathSizes:
         """`call_later` of the loop; before it is there nothing is probed."""
         self.probe: Callable[[int, int], None] = lambda _ike, _size: None
         """Carries a probe of that size on that IKE SA; `SizeProbed` tells what came of it."""
+        self.probe_fragments: Callable[[int], None] = lambda _ike: None
+        """Finds out on that IKE SA whether IP fragments pass; `FragmentsProbed` tells what came of it."""
+        self.discovers: Callable[[str], bool] = lambda _connection: True
+        """Whether sizes of that connection are to be found out; where all are configured, nobody is asked."""
         self.carried: Callable[[int], int] = lambda _ike: 0
         """Packets that the children of that IKE SA have sent."""
         self.on_size: Callable[[int], None] = lambda _ike: None
@@ -68,36 +74,39 @@ class PathSizes:
     def hear(self, event: Event) -> None:
         """Follow the IKE SAs, their paths, and what became of probes."""
         match event:
-            case IkeSaUp(ike=ike, path=path, replaces=replaces):
-                self._begin(ike, path, replaces)
+            case IkeSaUp(ike=ike, path=path, replaces=replaces, connection=connection):
+                self._begin(ike, connection, path, replaces)
             case IkeSaDown(ike=ike):
                 search = self._searches.pop(ike, None)
                 if search is not None and search.timer is not None:
                     search.timer.cancel()
             case PeerMoved(ike=ike, path=path) if ike in self._searches:
-                self._start(ike, path)
+                self._start(ike, self._searches[ike].connection, path)
             case SizeProbed():
                 self._probed(event)
+            case FragmentsProbed():
+                self._passage_probed(event)
             case _:
                 pass
 
-    def _begin(self, ike: int, path: Path, replaces: int | None) -> None:
+    def _begin(self, ike: int, connection: str, path: Path, replaces: int | None) -> None:
         before = self._searches.pop(replaces, None) if replaces is not None else None
         if before is None:
-            self._start(ike, path)
+            self._start(ike, connection, path)
             return
         # The same peer on the same path: what was learned stays, a probe under way ended with its IKE SA.
         if before.timer is not None:
             before.timer.cancel()
         before.asked = before.timer = None
+        before.asks_passage = False
         self._searches[ike] = before
         self._go_on(ike, before)
 
-    def _start(self, ike: int, path: Path) -> None:
+    def _start(self, ike: int, connection: str, path: Path) -> None:
         before = self._searches.get(ike)
         if before is not None and before.timer is not None:
             before.timer.cancel()
-        search = _Search(Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)), path)
+        search = _Search(connection, Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)))
         self._searches[ike] = search
         if before is not None and _outside(before.discovery) != _outside(search.discovery):
             self.on_size(ike)
@@ -109,25 +118,53 @@ class PathSizes:
             return
         search.asked = None
         before, now = _outside(search.discovery), self._clock()
-        if event.proved is None:
-            search.discovery.handle_unable()
-        elif event.proved:
+        if event.proved:
             search.discovery.handle_arrived(event.size, now, event.proved)
         else:
             search.discovery.handle_lost(event.size, now)
-        if (outside := _outside(search.discovery)) != before:
-            log.debug("ike=%016x: outer packets of %s octets", event.ike, outside.size)
-            self.on_size(event.ike)
+        self._tell(event.ike, search, before)
         self._go_on(event.ike, search)
+
+    def _passage_probed(self, event: FragmentsProbed) -> None:
+        search = self._searches.get(event.ike)
+        if search is None or not search.asks_passage:
+            return
+        search.asks_passage = False
+        before = _outside(search.discovery)
+        search.discovery.handle_fragments(passed=event.passed)
+        self._tell(event.ike, search, before)
+        self._go_on(event.ike, search)
+
+    def _tell(self, ike: int, search: _Search, before: Outside) -> None:
+        if (outside := _outside(search.discovery)) != before:
+            log.debug("ike=%016x: %s", ike, outside)
+            self.on_size(ike)
 
     def _go_on(self, ike: int, search: _Search) -> None:
         """Ask for the next probe, or wait for the next deadline."""
-        size, deadline = search.discovery.probe, search.discovery.poll_timeout()
+        if search.asked is not None or search.asks_passage:
+            return
+        if search.timer is not None:
+            search.timer.cancel()
+            search.timer = None
+        deadline = search.discovery.poll_timeout()
+        if not self.discovers(search.connection):
+            deadline = self._clock() + CONFIRM_SECONDS  # its configuration may change while it is up
+        elif self._ask(ike, search):
+            return
+        if deadline is not None and self.later is not None:
+            search.timer = self.later(max(0.0, deadline - self._clock()), lambda: self._time_out(ike))
+
+    def _ask(self, ike: int, search: _Search) -> bool:
+        """Have the next probe carried; False: there is none."""
+        size = search.discovery.probe
         if size is not None:
             search.asked = size
             self.probe(ike, size)
-        elif deadline is not None and self.later is not None:
-            search.timer = self.later(max(0.0, deadline - self._clock()), lambda: self._time_out(ike))
+        elif search.discovery.probes_fragments:
+            search.asks_passage = True
+            self.probe_fragments(ike)
+        return size is not None or search.asks_passage
 
     def _time_out(self, ike: int) -> None:
         search = self._searches.get(ike)
@@ -141,4 +178,4 @@ class PathSizes:
 
 
 def _outside(discovery: Discovery) -> Outside:
-    return Outside(discovery.size, is_proved=discovery.learned_at is not None)
+    return Outside(discovery.size, is_proved=discovery.learned_at is not None, fragments_pass=discovery.fragments_pass)

@@ -165,6 +165,10 @@ class Policies:
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
         return self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
 
+    def discovers(self, connection: str) -> bool:
+        """Whether the size of the way to its peers is to be found out for any of its children."""
+        return any(child.path_mtu is None for child in self._children.get(connection, {}).values())
+
     def resize(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """The same, for the routes of its policy as well."""
         name, plan = self._policy_name(sa), self.plan(sa, path, udp)

@@ -5,7 +5,7 @@ which is therefore unique on this host; outbound SPIs belong to the peers and ma
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 from typing import Protocol
 
@@ -164,6 +164,8 @@ class SaFlag(IntFlag):
     NEW_PATH = 8
     """Authenticated packets, newest by sequence number, come from elsewhere than `path` says; see `SaState.path`."""
     PROBE_ANSWERED = 16
+    DF_IGNORED = 32
+    """`Rung.FRAGMENT_ANYWAY` was used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,9 @@ class SaCounters:
     """Payloads in which the peer told what it knows of the path (RFC 9347 3)."""
     drops: Mapping[str, int]
     """By name of the reason, as in `moat diag drops`; reasons that never happened are absent."""
+    deeds: Mapping[str, int] = field(default_factory=dict)
+    """Inner packets that did not fit, by the `Rung` that let them through or refused them; `clamp` counts SYNs of either
+    direction whose MSS was lowered, `guard` packets for which FRAGMENT_OUTER was due and not free (see there)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

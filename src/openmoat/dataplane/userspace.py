@@ -301,6 +301,7 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
         inbound_assembled=counters.inbound_assembled,
         inbound_reports=counters.inbound_reports,
         drops=counters.drops,
+        deeds=counters.deeds,
     )
 
 

@@ -13,7 +13,7 @@ from openmoat.ike.cookies import CookieJar
 from openmoat.ike.errors import MalformedMessage, NoCommonProposal, ProtocolError
 from openmoat.ike.events import Answer, DownReason
 from openmoat.ike.exchanges import sa_init
-from openmoat.ike.exchanges.informational import Probe, SizeProbe
+from openmoat.ike.exchanges.informational import FragmentProbe, Probe, SizeProbe
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType
@@ -192,6 +192,13 @@ class Endpoint:
         sa = self._registry.sas.get(ike)
         if sa is not None and sa.is_carrier:
             sa.want(SizeProbe(size))
+
+    def probe_fragments(self, ike: int, now: float) -> None:
+        """Find out whether IP fragments reach the peer; `FragmentsProbed` tells, if the IKE SA lives on."""
+        self._context.now = now
+        sa = self._registry.sas.get(ike)
+        if sa is not None and sa.is_carrier:
+            sa.want(FragmentProbe())
 
     def close(self, now: float) -> None:
         """Delete everything, and be silent to strangers. Poll on until `is_idle`, or as long as there is patience."""

@@ -33,6 +33,7 @@ __all__ = [
     "ChildSaUp",
     "DownReason",
     "Event",
+    "FragmentsProbed",
     "IkeSaDown",
     "IkeSaKeys",
     "IkeSaUp",
@@ -428,9 +429,18 @@ class SizeProbed:
     ike: IkeSpi
     size: int
     """As asked for."""
-    proved: int | None
-    """Size of the largest datagram that got through, which padding of the cipher may keep below `size`; 0 where those of
-    the size are lost and smaller ones are not; None where the peer cannot be probed: it knows no IKE fragmentation, or not all of it."""
+    proved: int
+    """Octets of the datagram that got through, which padding of the cipher may keep below `size`; 0 where it is lost and
+    smaller ones are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentsProbed:
+    """What came of `Endpoint.probe_fragments`."""
+
+    ike: IkeSpi
+    passed: bool
+    """A datagram that IP had to fragment got through; otherwise it was lost, and small ones are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -483,6 +493,7 @@ Event = (
     | ChildSaDown
     | PeerMoved
     | SizeProbed
+    | FragmentsProbed
     | NegotiationFailed
     | IkeSaKeys
 )

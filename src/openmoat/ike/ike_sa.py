@@ -211,24 +211,22 @@ class IkeSa:
         self.window.send(exchange, self._seal(exchange, self.window.next_id, payloads, is_response=False))
         self._transmit_request()
 
-    def request_sized(self, exchange: ExchangeType, payloads: Sequence[Payload], size: int) -> None:
-        """Send a protected request in fragments of at most `size` octets, none of which may be fragmented on its way.
+    def request_whole(self, exchange: ExchangeType, payloads: Sequence[Payload], *, df: bool = False) -> None:
+        """Send a protected request in one message, whatever its size.
 
-        While one is open with the same payloads it takes the place of that one: a peer puts the parts together that are
-        more (RFC 7383 2.5.2). Raises `ValueError` where the peer knows no fragments.
+        While one is open it takes the place of that one under its Message ID, from its next transmission on: for requests
+        that have the same effect and response, as a peer that has had the first answers to that one.
         """
-        if self.outgoing is None or not self.peer_fragments:
-            raise ValueError("IKE SA: the peer has not announced IKE fragmentation")
         open_request = self.window.sent
-        message_id = open_request.message_id if open_request is not None else self.window.next_id
-        message = Message(self.header(exchange, message_id, is_response=False), tuple(payloads))
-        datagrams = seal_fragments(message, self.outgoing, self._next_iv, size)
         if open_request is not None:
-            open_request.datagrams = datagrams
+            message_id = open_request.message_id
+            open_request.datagrams = (self._seal_whole(exchange, message_id, payloads, is_response=False),)
+            open_request.df = df
             return
         if self.exchange is not None:
             self.exchange.is_sent = True
-        self.window.send(exchange, datagrams, df=True)
+        whole = self._seal_whole(exchange, self.window.next_id, payloads, is_response=False)
+        self.window.send(exchange, (whole,), df=df)
         self._transmit_request()
 
     def request_in_clear(self, message: bytes, *, again: bool) -> None:
@@ -257,14 +255,20 @@ class IkeSa:
     def _seal(
         self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
     ) -> tuple[bytes, ...]:
+        whole = self._seal_whole(exchange, message_id, payloads, is_response=is_response)
+        size = message_size(self.path, self.context.config.fragment_size)
+        if len(whole) <= size or not self.peer_fragments or self.outgoing is None:
+            return (whole,)
+        message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
+        return seal_fragments(message, self.outgoing, self._next_iv, size)
+
+    def _seal_whole(
+        self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
+    ) -> bytes:
         if self.outgoing is None:
             raise ValueError("IKE SA: nothing can be protected before there are keys")
         message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
-        whole = message.seal(self.outgoing, self._next_iv())
-        size = message_size(self.path, self.context.config.fragment_size)
-        if len(whole) <= size or not self.peer_fragments:
-            return (whole,)
-        return seal_fragments(message, self.outgoing, self._next_iv, size)
+        return message.seal(self.outgoing, self._next_iv())
 
     def _next_iv(self) -> bytes:
         """Never the same for an AEAD, not to be foreseen for CBC (RFC 7296 3.14, RFC 5282 3.1)."""
@@ -277,7 +281,9 @@ class IkeSa:
         sent = self.window.sent
         if sent is not None:
             self.context.transmit_all(sent.datagrams, self.path, df=sent.df)
-            wait = self.context.config.retransmission.wait(sent.sent)
+            wait = self.exchange.wait(sent.sent) if self.exchange is not None else None
+            if wait is None:
+                wait = self.context.config.retransmission.wait(sent.sent)
             self.context.timers.set((Timer.RETRANSMIT, self.own_spi), self.context.now + wait)
 
     def retransmit(self) -> None:

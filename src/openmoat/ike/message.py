@@ -189,6 +189,14 @@ class Message:
         return None
 
 
+def message_room(protection: Sealer, size: int) -> int:
+    """Octets of payloads in a sealed message of at most `size` octets; padding makes it a search of a few steps."""
+    room = size - HEADER_SIZE - SK_HEADER_SIZE - protection.iv_size
+    while room > 0 and HEADER_SIZE + SK_HEADER_SIZE + protection.sealed_size(room) > size:
+        room -= 1
+    return max(room, 0)
+
+
 def outside(message: Message) -> tuple[Payload, ...]:
     """Unknown payloads before SK, one of which may be critical; known ones belong inside (RFC 7296 appendix C)."""
     for payload in message.payloads:

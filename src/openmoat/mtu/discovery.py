@@ -3,7 +3,7 @@
 ICMP is at most a hint about what to try next, as anybody can forge it. All sizes are octets of outer IP packets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU
@@ -13,6 +13,7 @@ __all__ = [
     "CONFIRM_SECONDS",
     "RAISE_SECONDS",
     "STEPS",
+    "BlackHole",
     "Bounds",
     "Discovery",
     "Phase",
@@ -43,7 +44,7 @@ class Phase(Enum):
     SEARCH = "search"
     COMPLETE = "complete"
     ERROR = "error"
-    """Not even the smallest size gets through, or the peer cannot be probed: `size` is only assumed."""
+    """Not even the smallest size gets through: `size` is only assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +72,37 @@ class Bounds:
         return (self.maximum, *(step for step in STEPS if least <= step < self.maximum))
 
 
+@dataclass(frozen=True, slots=True)
+class BlackHole:
+    """A size that had been proved did not get through any more."""
+
+    at: float
+    """When that was found out."""
+    before: int
+    after: int
+    """What was found to get through instead; BASE before anything has been."""
+
+
 class Discovery:
     """Search of one path, begun anew for each path. At most one probe is under way.
 
-    Call `handle_*`, then look at `size`, `probe` and `poll_timeout`. That a probe was lost means that it was sent often
-    enough (MAX_PROBES, RFC 8899 5.1.2): that is up to who carries it.
+    Call `handle_*`, then look at `size`, `probe`, `probes_fragments` and `poll_timeout`. That a probe was lost means that it
+    was sent often enough (MAX_PROBES, RFC 8899 5.1.2): that is up to who carries it.
     """
 
     __slots__ = (
         "_bounds",
         "_deadline",
+        "_is_passage_due",
+        "_is_recovering",
         "_lost",
         "_probe",
         "_proved",
         "_raise_at",
+        "black_hole",
+        "fragments_pass",
         "learned_at",
         "phase",
-        "shrunk_at",
         "size",
     )
 
@@ -98,21 +113,30 @@ class Discovery:
         self.phase = Phase.BASE
         self.learned_at: float | None = None
         """When `size` was last proved; None while it is only assumed."""
-        self.shrunk_at: float | None = None
-        """When a size that had been proved was last found not to get through any more."""
+        self.black_hole: BlackHole | None = None
+        """The last one."""
+        self.fragments_pass: bool | None = None
+        """Whether IP fragments get through; None: nobody has found out."""
         self._proved = 0
         self._lost = bounds.maximum + 1
         self._deadline: float | None = None
         self._raise_at = 0.0
         self._probe: int | None = bounds.maximum
+        self._is_passage_due = True
+        self._is_recovering = False
 
     @property
     def probe(self) -> int | None:
         """The size to probe now; None: there is nothing to do before `poll_timeout`."""
         return self._probe
 
+    @property
+    def probes_fragments(self) -> bool:
+        """Whether to find out now if IP fragments get through; sizes go first."""
+        return self._probe is None and self._is_passage_due
+
     def poll_timeout(self) -> float | None:
-        """When to call `handle_timeout`; None: never, or not before the probe under way has come to an end."""
+        """When to call `handle_timeout`; None: not before the probe under way has come to an end."""
         return self._deadline
 
     def handle_arrived(self, size: int, now: float, proved: int | None = None) -> None:
@@ -123,6 +147,8 @@ class Discovery:
         if self.size < size:
             self._lost = min(self._lost, size)  # it cannot be told, which comes to the same
         self.learned_at = now
+        if self._is_recovering and self.black_hole is not None:
+            self.black_hole = replace(self.black_hole, after=self.size)
         self._search(now)
 
     def handle_lost(self, size: int, now: float) -> None:
@@ -134,10 +160,21 @@ class Discovery:
             self._shrink(size, now)
         self._search(now)
 
-    def handle_unable(self) -> None:
-        """The peer cannot be probed: what is assumed of every path is all there is."""
-        self.phase = Phase.ERROR
-        self._probe = self._deadline = None
+    def handle_fragments(self, *, passed: bool) -> None:
+        """What became of a datagram that IP had to fragment."""
+        self.fragments_pass = passed
+        self._is_passage_due = False
+
+    def handle_suspicion(self, now: float, *, shrinks: bool) -> None:
+        """Packets as large as may be seem to be lost. `shrinks`: sending less costs little, so it is asked later."""
+        if self._probe is not None or self._proved <= self._bounds.base:
+            return
+        if shrinks:
+            self._lost = self._bounds.maximum + 1
+            self._shrink(self.size, now)
+            self._search(now)
+        else:
+            self._deadline, self._probe = None, self.size
 
     def handle_timeout(self, now: float, *, is_used: bool) -> None:
         """The deadline has passed. `is_used`: packets have gone out since the one before (RFC 8899 5.1.1)."""
@@ -146,6 +183,7 @@ class Discovery:
         if now >= self._raise_at:
             self.phase = Phase.SEARCH
             self._lost = self._bounds.maximum + 1
+            self._is_passage_due = self._is_passage_due or is_used
             self._search(now)
         elif is_used and self.phase is Phase.COMPLETE:
             self._deadline, self._probe = None, self.size
@@ -154,12 +192,16 @@ class Discovery:
 
     def _shrink(self, lost: int, now: float) -> None:
         """What was in use does not get through: smaller at once, and then see how much smaller it need be."""
-        if self._proved:
-            self.shrunk_at = now
+        before, was_proved = self.size, self._proved > 0
         self._proved = 0
         self.learned_at = None
         smaller = [size for size in self._bounds.candidates if size < lost]
         self.size = min(self._bounds.base, smaller[0]) if smaller else lost
+        if was_proved:
+            self.black_hole = BlackHole(now, before, self.size)
+            self._is_recovering = True
+        # It may be another way now.
+        self._is_passage_due = True
 
     def _search(self, now: float) -> None:
         """Choose the next probe, or be content."""
@@ -170,6 +212,7 @@ class Discovery:
         if self.phase is not Phase.COMPLETE:  # otherwise it was a confirmation, which puts nothing off
             self._raise_at = now + RAISE_SECONDS
         self.phase = Phase.COMPLETE if self._proved else Phase.ERROR
+        self._is_recovering = False
         self._deadline = self._next_look(now)
 
     def _choose(self) -> int | None:

@@ -19,6 +19,7 @@ __all__ = [
     "Rung",
     "compile_plan",
     "route_sizes",
+    "rung_of",
 ]
 
 MAX_PACKET = 65_535
@@ -48,11 +49,16 @@ class Rung(Enum):
     """What may be done to an inner packet larger than `MtuPlan.inner_room`; a plan lists them in order of trial."""
 
     FRAGMENT_INNER = "fragment-inner"
-    """Fragment before ESP; only IPv4 packets without DF."""
+    """Fragment before ESP; only IPv4 packets without DF (RFC 4301 8.2.1, case 2)."""
+    MINIMUM_OUTER = "minimum-outer"
+    """FRAGMENT_OUTER for IPv6 packets of up to 1280 octets, which no link may refuse (RFC 8200 5, RFC 2473 7.1)."""
     FRAGMENT_OUTER = "fragment-outer"
-    """Send it whole with outer DF clear; the host or a router fragments the ESP packet."""
+    """Send it whole with outer DF clear, on this packet only; the host or a router fragments the ESP packet. Over IPv4 at
+    most 2000 a second to one peer, as their identifiers have 16 bits; for more of them the next rung has its turn."""
+    FRAGMENT_ANYWAY = "fragment-anyway"
+    """Fragment before ESP although the sender forbids it; only IPv4 packets."""
     REFUSE = "refuse"
-    """Drop it, and answer with frag-needed or packet-too-big that names `inner_room`."""
+    """Drop it, and answer with frag-needed or packet-too-big that names `inner_room`, or 1280 to a host of IPv6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +151,25 @@ def compile_plan(
 def route_sizes(plan: MtuPlan, version: int) -> RouteSizes:
     """Sizes for a route over inner packets of this version.
 
-    AGGFRAG lets every packet come where it may slice. Otherwise the route has the room of one outer packet: nobody has
-    found out yet whether fragments pass on this path, and a sender that is told to send less is better off than one whose
-    packets vanish. IPv6 never has less than its minimum (RFC 8200 5); what is then too large leaves in outer fragments.
+    Every packet may come, as what becomes of it is decided by the plan, executed and counted in one place: the kernel
+    would refuse from an address that need not be inside the selectors, and fragment before anybody knows how much fits.
+    Only TCP of this host itself begins with the size of one outer packet.
     """
-    mtu = MAX_PACKET if plan.slices else max(plan.inner_room, MIN_PATH_MTU[version])
-    return RouteSizes(mtu=mtu, advmss=mss_for(plan.inner_room, version))
+    return RouteSizes(mtu=MAX_PACKET, advmss=mss_for(plan.inner_room, version))
+
+
+def rung_of(plan: MtuPlan, version: int, size: int, *, is_df: bool) -> Rung | None:
+    """What the plan does with an inner packet, as long as the guard of FRAGMENT_OUTER is open; None: it fits, or is sliced."""
+    if size <= plan.inner_room or plan.slices:
+        return None
+    acts = {
+        Rung.FRAGMENT_INNER: version == 4 and not is_df,
+        Rung.MINIMUM_OUTER: version == 6 and size <= MIN_PATH_MTU[6],
+        Rung.FRAGMENT_OUTER: True,
+        Rung.FRAGMENT_ANYWAY: version == 4,
+        Rung.REFUSE: True,
+    }
+    return next((rung for rung in plan.oversize if acts[rung]), Rung.REFUSE)
 
 
 def _mss_bound(policy: MtuPolicy, wish: Mss | None, room: int, version: int) -> int | None:
@@ -190,11 +209,13 @@ def _ladder(
     """What to try with a packet that does not fit; it always ends, since REFUSE needs no ability."""
     # RFC 4301 8.1: where DF is set or copied, the outer packet must not be fragmented on the way, so it is not sent whole.
     may_fragment_outer = df not in (Df.SET, Df.COPY)
-    match policy:
-        case MtuPolicy.OUTER_FRAGMENTS:
-            wanted: tuple[Rung, ...] = (Rung.FRAGMENT_OUTER,) if may_fragment_outer else (Rung.FRAGMENT_INNER,)
-        case MtuPolicy.VIRTUAL if fragments_pass and may_fragment_outer:
-            wanted = (Rung.FRAGMENT_INNER, Rung.FRAGMENT_OUTER)
-        case _:
-            wanted = (Rung.FRAGMENT_INNER,)
-    return (*(rung for rung in wanted if rung in rungs), Rung.REFUSE)
+    is_outer_first = policy is MtuPolicy.OUTER_FRAGMENTS and may_fragment_outer
+    is_outer_last = policy is MtuPolicy.VIRTUAL and may_fragment_outer and bool(fragments_pass)
+    wanted = (
+        (Rung.FRAGMENT_OUTER, is_outer_first),
+        (Rung.FRAGMENT_INNER, True),
+        (Rung.MINIMUM_OUTER, True),
+        (Rung.FRAGMENT_OUTER, is_outer_last),
+        (Rung.FRAGMENT_ANYWAY, df is Df.IGNORE or policy is MtuPolicy.PRE_FRAGMENT),
+    )
+    return (*(rung for rung, is_wanted in wanted if is_wanted and rung in rungs), Rung.REFUSE)

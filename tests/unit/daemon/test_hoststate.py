@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from openmoat.daemon.host import MAX_CHANGES, bounded
 from openmoat.daemon.hoststate import host_state, resized_routes
 from openmoat.daemon.policies import MAX_CACHED, Policies, Protected, _prefixes
-from openmoat.mtu.plan import MtuPlan
+from openmoat.mtu.plan import MAX_PACKET, MtuPlan
 from openmoat.net import Network
 from openmoat.policy.selectors import Selectors, TrafficSelector
 from openmoat.system.links import InterfaceAddress
@@ -89,7 +89,7 @@ def test_one_size_among_many_policies_is_work_for_one() -> None:
     policies._protect("site 7", changed)
     resized = policies.take_resized()
     assert resized == [changed]
-    assert resized_routes(resized, policies.sharing) == {ipaddress.ip_network("10.0.7.0/24"): (1300, 1260)}
+    assert resized_routes(resized, policies.sharing) == {ipaddress.ip_network("10.0.7.0/24"): (MAX_PACKET, 1260)}
     policies._unprotect("site 7")
     assert policies.take_resized() is None
 

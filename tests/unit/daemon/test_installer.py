@@ -332,6 +332,16 @@ def test_nothing_lingers_when_the_daemon_ends(site: Bench) -> None:
     assert not deadline.is_wanted
 
 
+def test_that_df_is_not_heeded_is_told_once_for_a_child_until_it_is_configured_anew(site: Bench) -> None:
+    first, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    second, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    told = [site.installer.ignored_df(sa.local_spi) for sa in (first, first, second)]
+    assert told == [first, None, None]
+    site.installer.refresh({"office"})
+    assert site.installer.ignored_df(second.local_spi) == second
+    assert site.installer.ignored_df(0xDEAD) is None
+
+
 def test_a_configured_size_is_not_discovered() -> None:
     row = connection("office", exactly(HOME_A), "10.2.0.0/16", "10.1.0.0/16")
     site = Bench(replace(row, children=(replace(row.children[0], path_mtu=1400),)))

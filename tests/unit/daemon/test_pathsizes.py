@@ -10,8 +10,8 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
 from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, PathSizes
-from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
-from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, Phase
+from openmoat.ike.events import DownReason, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
+from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS
 from openmoat.net import HostPort, Path
 
 PEER = Identity(IdType.FQDN, b"home.example")
@@ -43,6 +43,9 @@ class World:
     probes: list[tuple[int, int]] = field(default_factory=list)
     waiting: list[tuple[int, int]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
+    passages: list[int] = field(default_factory=list)
+    passes: bool | None = True
+    """Whether IP fragments pass; None: that is not answered yet."""
 
     def __post_init__(self) -> None:
         self._calls: list[tuple[float, int, Call]] = []
@@ -50,6 +53,8 @@ class World:
         self.sizes = PathSizes(lambda: self.now)
         self.sizes.later = self._later
         self.sizes.probe = self._probe
+        self.sizes.probe_fragments = self._probe_fragments
+        self._asked_passages: list[int] = []
         self.sizes.carried = lambda _ike: self.sent
         self.sizes.on_size = self.told.append
 
@@ -76,6 +81,8 @@ class World:
         while self.waiting:
             ike, size = self.waiting.pop(0)
             self.sizes.hear(SizeProbed(ike, size, size if size <= self.carries[ike] else 0))
+        while self.passes is not None and self._asked_passages:
+            self.sizes.hear(FragmentsProbed(self._asked_passages.pop(), passed=self.passes))
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -99,6 +106,10 @@ class World:
     def _probe(self, ike: int, size: int) -> None:
         self.probes.append((ike, size))
         self.waiting.append((ike, size))
+
+    def _probe_fragments(self, ike: int) -> None:
+        self.passages.append(ike)
+        self._asked_passages.append(ike)
 
 
 def test_each_ike_sa_finds_the_size_of_its_own_path() -> None:
@@ -129,7 +140,7 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
     assert world.sizes.outside(1).size == 1400
     found = world.sizes.found(1)
     assert found is not None
-    assert found.shrunk_at is not None
+    assert found.black_hole is not None
 
 
 def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> None:
@@ -168,13 +179,30 @@ def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
     assert (world.pending, world.sizes.found(1)) == (0, None)
 
 
-def test_a_peer_that_cannot_be_probed_is_not_asked_again() -> None:
-    world = World({1: 1500})
+def test_passage_of_fragments_is_asked_once_the_size_is_known_and_told() -> None:
+    world = World({1: 1500}, passes=None)
     world.up(1)
-    world.sizes.hear(SizeProbed(1, 1500, None))
-    found = world.sizes.found(1)
-    assert found is not None
-    assert (found.phase, found.size, world.pending) == (Phase.ERROR, BASE, 0)
+    assert world.passages == []
+    world.answer()
+    assert (world.passages, world.sizes.outside(1).fragments_pass) == ([1], None)
+    world.told.clear()
+    world.sizes.hear(FragmentsProbed(1, passed=False))
+    assert (world.sizes.outside(1).fragments_pass, world.told) == (False, [1])
+    world.pass_time(CONFIRM_SECONDS)
+    assert world.passages == [1]
+    world.sizes.hear(FragmentsProbed(1, passed=True))
+    assert world.sizes.outside(1).fragments_pass is False
+
+
+def test_a_connection_whose_sizes_are_configured_is_not_asked() -> None:
+    world = World({1: 1500})
+    world.sizes.discovers = lambda connection: connection != "home"
+    world.up(1)
+    world.pass_time(2 * CONFIRM_SECONDS)
+    assert (world.probes, world.passages, world.sizes.outside(1).size) == ([], [], BASE)
+    world.sizes.discovers = lambda _connection: True
+    world.pass_time(CONFIRM_SECONDS)
+    assert world.sizes.outside(1).size == 1500
 
 
 def test_what_padding_leaves_untested_counts_as_lost() -> None:

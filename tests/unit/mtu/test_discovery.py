@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, RAISE_SECONDS, STEPS, Bounds, Discovery, Phase
+from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, RAISE_SECONDS, STEPS, BlackHole, Bounds, Discovery, Phase
 from openmoat.mtu.plan import MIN_PATH_MTU
 
 PROBE_SECONDS = 2.0
@@ -105,9 +105,11 @@ def test_a_path_that_shrinks_is_used_at_the_base_before_its_new_size_is_known() 
     assert path.discovery.probe == 1500
     path.discovery.handle_lost(1500, path.now)
     assert path.discovery.size == BASE
-    assert path.discovery.shrunk_at == path.now
+    found_at = path.now
+    assert path.discovery.black_hole == BlackHole(found_at, 1500, BASE)
     path.settle()
     assert path.discovery.size == 1400
+    assert path.discovery.black_hole == BlackHole(found_at, 1500, 1400)
 
 
 def test_a_size_is_not_confirmed_while_nothing_is_sent() -> None:
@@ -127,14 +129,58 @@ def test_a_path_that_grows_is_found_out_after_the_raise_timer() -> None:
     assert path.discovery.size == 1400
     path.pass_time(2.0, is_used=False)
     assert path.discovery.size == 1500
-    assert path.discovery.shrunk_at is None
+    assert path.discovery.black_hole is None
 
 
-def test_a_peer_that_cannot_be_probed_leaves_the_base() -> None:
+def test_passage_of_fragments_is_asked_after_the_size_and_again_when_the_path_may_be_another() -> None:
     path = road(1500)
-    path.discovery.handle_unable()
-    assert (path.discovery.size, path.discovery.probe) == (BASE, None)
-    assert (path.discovery.phase, path.discovery.poll_timeout()) == (Phase.ERROR, None)
+    is_asked = [path.discovery.probes_fragments]
+    path.settle()
+    is_asked.append(path.discovery.probes_fragments)
+    path.discovery.handle_fragments(passed=True)
+    for seconds, is_used in ((RAISE_SECONDS, False), (RAISE_SECONDS, True)):
+        path.pass_time(seconds, is_used=is_used)
+        is_asked.append(path.discovery.probes_fragments)
+    assert is_asked == [False, True, False, True]
+    path.discovery.handle_fragments(passed=True)
+    path.carries = 1400
+    path.pass_time(CONFIRM_SECONDS)
+    assert path.discovery.probes_fragments
+    assert path.discovery.fragments_pass
+
+
+def test_a_suspicion_is_a_question_where_shrinking_costs() -> None:
+    path = road(1500)
+    path.settle()
+    path.discovery.handle_suspicion(5.0, shrinks=False)
+    assert (path.discovery.size, path.discovery.probe, path.discovery.poll_timeout()) == (1500, 1500, None)
+    path.settle()
+    assert (path.probes, path.discovery.black_hole) == ([1500, 1500], None)
+    path.carries = 1400
+    path.discovery.handle_suspicion(6.0, shrinks=False)
+    path.settle()
+    assert path.discovery.size == 1400
+
+
+def test_a_suspicion_shrinks_first_where_that_costs_little() -> None:
+    path = road(1500)
+    path.settle()
+    path.discovery.handle_suspicion(5.0, shrinks=True)
+    assert (path.discovery.size, path.discovery.learned_at, path.discovery.probe) == (BASE, None, 1500)
+    path.settle()
+    assert (path.discovery.size, path.discovery.phase) == (1500, Phase.COMPLETE)
+    assert path.discovery.black_hole == BlackHole(5.0, 1500, 1500)
+
+
+@pytest.mark.parametrize("shrinks", [True, False])
+def test_a_suspicion_is_nothing_before_anything_was_proved_or_while_a_probe_is_under_way(shrinks: bool) -> None:
+    path = road(1500)
+    path.discovery.handle_suspicion(1.0, shrinks=shrinks)
+    assert (path.discovery.size, path.discovery.probe) == (BASE, 1500)
+    small = road(1280)
+    small.settle()
+    small.discovery.handle_suspicion(1.0, shrinks=shrinks)
+    assert (small.discovery.size, small.discovery.probe) == (1280, None)
 
 
 def test_a_result_nobody_waits_for_changes_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from openmoat.crypto.suites import AES_256_GCM_16, EspSuite
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes, rung_of
 from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 
 GCM = EspSuite(AES_256_GCM_16, None)
@@ -14,6 +14,7 @@ ETHERNET = Outside(1500)
 EVERY_RUNG = frozenset(Rung)
 NATT = Overhead(GCM, 4, udp=True)
 INNER, OUTER, REFUSE = Rung.FRAGMENT_INNER, Rung.FRAGMENT_OUTER, Rung.REFUSE
+MINIMUM, ANYWAY = Rung.MINIMUM_OUTER, Rung.FRAGMENT_ANYWAY
 
 
 def plan_of(
@@ -26,18 +27,16 @@ def plan_of(
     return compile_plan(overhead=NATT, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)
 
 
-def test_the_default_plan_keeps_routes_and_tcp_at_the_size_of_one_outer_packet() -> None:
+def test_the_default_plan_keeps_tcp_at_the_size_of_one_outer_packet() -> None:
     plan = plan_of()
     assert (plan.framing, plan.outer_size, plan.inner_room) == (Framing.WHOLE, 1500, 1438)
     assert (plan.mss_v4, plan.mss_v6) == (1398, 1378)
-    assert (route_sizes(plan, 4).mtu, route_sizes(plan, 4).advmss) == (1438, 1398)
-    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 6).advmss) == (1438, 1378)
+    assert [route_sizes(plan, version).advmss for version in (4, 6)] == [1398, 1378]
 
 
-def test_a_route_over_ipv6_never_has_less_than_its_minimum() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), outside=Outside(1280), rungs=EVERY_RUNG)
-    assert plan.inner_room == 1198
-    assert (route_sizes(plan, 6).mtu, route_sizes(plan, 4).mtu) == (1280, 1198)
+@pytest.mark.parametrize("policy", MtuPolicy)
+def test_routes_let_every_packet_come_so_that_the_plan_decides(policy: MtuPolicy) -> None:
+    assert [route_sizes(plan_of(policy), version).mtu for version in (4, 6)] == [MAX_PACKET, MAX_PACKET]
 
 
 def test_an_ipv6_path_carries_1280_octets_whatever_is_said_of_it() -> None:
@@ -45,28 +44,46 @@ def test_an_ipv6_path_carries_1280_octets_whatever_is_said_of_it() -> None:
     assert plan.outer_size == 1280
 
 
-LADDERS: dict[tuple[MtuPolicy, bool], tuple[Rung, ...]] = {
-    (MtuPolicy.VIRTUAL, True): (INNER, OUTER, REFUSE),
-    (MtuPolicy.VIRTUAL, False): (INNER, REFUSE),
-    (MtuPolicy.RFC4301, True): (INNER, REFUSE),
-    (MtuPolicy.RFC4301, False): (INNER, REFUSE),
-    (MtuPolicy.CLAMP, True): (INNER, REFUSE),
-    (MtuPolicy.CLAMP, False): (INNER, REFUSE),
-    (MtuPolicy.OUTER_FRAGMENTS, True): (OUTER, REFUSE),
-    (MtuPolicy.OUTER_FRAGMENTS, False): (OUTER, REFUSE),
-    (MtuPolicy.PRE_FRAGMENT, True): (INNER, REFUSE),
-    (MtuPolicy.PRE_FRAGMENT, False): (INNER, REFUSE),
+# What is done with a packet that does not fit: IPv4 without DF, IPv4 with DF, IPv6 of 1280 octets, larger IPv6.
+LADDERS: dict[tuple[MtuPolicy, Df | None, bool], tuple[Rung, Rung, Rung, Rung]] = {
+    (MtuPolicy.VIRTUAL, None, True): (INNER, OUTER, MINIMUM, OUTER),
+    (MtuPolicy.VIRTUAL, None, False): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.VIRTUAL, Df.CLEAR, True): (INNER, OUTER, MINIMUM, OUTER),
+    (MtuPolicy.VIRTUAL, Df.CLEAR, False): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.VIRTUAL, Df.SET, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.VIRTUAL, Df.COPY, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.VIRTUAL, Df.IGNORE, True): (INNER, OUTER, MINIMUM, OUTER),
+    (MtuPolicy.VIRTUAL, Df.IGNORE, False): (INNER, ANYWAY, MINIMUM, REFUSE),
+    (MtuPolicy.RFC4301, None, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.RFC4301, Df.COPY, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.RFC4301, Df.IGNORE, True): (INNER, ANYWAY, MINIMUM, REFUSE),
+    (MtuPolicy.CLAMP, None, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.CLAMP, Df.IGNORE, False): (INNER, ANYWAY, MINIMUM, REFUSE),
+    (MtuPolicy.OUTER_FRAGMENTS, None, True): (OUTER, OUTER, OUTER, OUTER),
+    (MtuPolicy.OUTER_FRAGMENTS, None, False): (OUTER, OUTER, OUTER, OUTER),
+    (MtuPolicy.OUTER_FRAGMENTS, Df.SET, True): (INNER, REFUSE, MINIMUM, REFUSE),
+    (MtuPolicy.OUTER_FRAGMENTS, Df.IGNORE, False): (OUTER, OUTER, OUTER, OUTER),
+    (MtuPolicy.PRE_FRAGMENT, None, True): (INNER, ANYWAY, MINIMUM, REFUSE),
+    (MtuPolicy.PRE_FRAGMENT, Df.COPY, False): (INNER, ANYWAY, MINIMUM, REFUSE),
 }
-"""By policy, and whether fragments are known to pass, while the outer DF is not wished for."""
+"""By policy, by the wish for DF, and by whether fragments are known to pass."""
 
 
-@pytest.mark.parametrize(("key", "ladder"), LADDERS.items())
-def test_the_ladder_follows_from_the_policy_and_from_what_passes(
-    key: tuple[MtuPolicy, bool], ladder: tuple[Rung, ...]
+@pytest.mark.parametrize(("key", "expected"), LADDERS.items())
+def test_what_becomes_of_a_packet_follows_from_policy_df_family_and_what_passes(
+    key: tuple[MtuPolicy, Df | None, bool], expected: tuple[Rung, ...]
 ) -> None:
-    policy, passes = key
+    policy, df, passes = key
     for fragments_pass in (True,) if passes else (None, False):
-        assert plan_of(policy, outside=Outside(1500, fragments_pass=fragments_pass)).oversize == ladder
+        plan = plan_of(policy, df, outside=Outside(1280, fragments_pass=fragments_pass))
+        v4 = (rung_of(plan, 4, 1400, is_df=is_df) for is_df in (False, True))
+        v6 = (rung_of(plan, 6, size, is_df=True) for size in (1280, 1281))
+        assert (*v4, *v6) == expected
+        assert rung_of(plan, 4, plan.inner_room, is_df=True) is None
+
+
+def test_beyond_the_guard_what_may_be_fragmented_before_esp_is_so() -> None:
+    assert plan_of(MtuPolicy.OUTER_FRAGMENTS).oversize == (OUTER, INNER, MINIMUM, REFUSE)
 
 
 @pytest.mark.parametrize("df", [Df.SET, Df.COPY])
@@ -125,11 +142,10 @@ def test_with_aggfrag_wishes_of_the_operator_still_count() -> None:
     plan = compile_plan(
         overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, policy=MtuPolicy.RFC4301
     )
-    assert (plan.slices, plan.oversize, plan.outer_df) == (False, (INNER, REFUSE), OuterDf.SET)
+    assert (plan.slices, plan.oversize, plan.outer_df) == (False, (INNER, MINIMUM, REFUSE), OuterDf.SET)
 
 
 def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None:
     plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, slices=False)
     assert (plan.framing, plan.slices, plan.inner_room, plan.outer_df) == (Framing.AGGFRAG, False, 1442, OuterDf.SET)
-    assert (plan.oversize, plan.mss_v4) == ((INNER, REFUSE), 1402)
-    assert route_sizes(plan, 4).mtu == 1442
+    assert (plan.oversize, plan.mss_v4) == ((INNER, MINIMUM, REFUSE), 1402)

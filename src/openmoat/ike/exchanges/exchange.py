@@ -33,6 +33,10 @@ class Exchange(ABC):
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """The response came, checked by the rules; `sa.finish`, now or after some more questions."""
 
+    def wait(self, times: int) -> float | None:
+        """Seconds to wait for the response after the request went out for the `times`-th time; None: as usual."""
+        return None
+
     def on_again(self, sa: "IkeSa", times: int) -> None:  # noqa: B027  most requests stay as they are
         """The request is about to be sent for the `times`-th time, the same octets unless they are exchanged now."""
 

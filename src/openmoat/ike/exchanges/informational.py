@@ -1,28 +1,32 @@
 """INFORMATIONAL, both roles: Delete, liveness, notices (RFC 7296 1.4, 2.4)."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from openmoat.ike.errors import ProtocolError
-from openmoat.ike.events import DownReason, SizeProbed
+from openmoat.ike.events import DownReason, Event, FragmentsProbed, SizeProbed
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.exchanges.exchange import Exchange
-from openmoat.ike.fragments import datagram_size, message_size, plaintext_room
-from openmoat.ike.message import Message
+from openmoat.ike.fragments import datagram_size, message_size
+from openmoat.ike.message import Message, message_room
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
 
-__all__ = ["MAX_SIZE_PROBES", "DeleteChildren", "DeleteIke", "Probe", "SizeProbe", "on_request"]
+__all__ = ["MAX_SIZE_PROBES", "DeleteChildren", "DeleteIke", "FragmentProbe", "Probe", "SizeProbe", "on_request"]
 
 MAX_SIZE_PROBES = 3
 """Times a size is tried before it counts as lost (MAX_PROBES, RFC 8899 5.1.2)."""
+PROBE_WAITS = (0.25, 0.5, 1.0)
+"""Seconds after each of these: they grow exponentially (RFC 7296 2.4), and the last has the second that a probe must be
+given (PROBE_TIMER, RFC 8899 5.1.1)."""
+FRAGMENTED_SIZE = 2000
+"""Octets of an IP datagram that no link of 1500 octets carries in one piece."""
 NOTIFY_HEADER = 8
 """Octets of a Notify payload besides its data (RFC 7296 3.2, 3.10)."""
-SMALL_SIZES = (1280, 576)
-"""Octets of IP datagrams in which a request goes on that got no answer in larger ones, the largest that is smaller."""
 
 
 class DeleteChildren(Exchange):
@@ -112,71 +116,91 @@ class Probe(Exchange):
         return isinstance(other, Probe)
 
 
-class SizeProbe(Exchange):
-    """Do IP datagrams of this size get through to the peer? (RFC 8899 4, RFC 7383 2.5.2)
+class PaddedProbe(Exchange):
+    """An INFORMATIONAL request padded to a size, to see whether datagrams of that size get through (RFC 8899 4).
 
-    A padded request goes out in fragments of the size in question, with DF. Unanswered it goes on as the same request in
-    more and smaller fragments, which the peer puts together instead: so a size that is lost is told from a peer that is.
+    The padding is a private status notify, which every peer ignores (RFC 7296 3.10.1). It is one message, not IKE
+    fragments, as some peers answer no INFORMATIONAL in fragments. Unanswered a few times, it goes on under its Message ID
+    as an empty request: to the peer both say nothing and have the same response, so whichever it hears first, the exchange
+    comes to its end, and a size that is lost is told from a peer that is.
     """
 
-    __slots__ = ("_has_shrunk", "_padding", "_tested", "size")
+    __slots__ = ("_has_shrunk", "_tested", "size")
+
+    df: ClassVar[bool]
+    """Don't Fragment on the padded request."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self._has_shrunk = False
         self._tested = 0
-        self._padding: tuple[Payload, ...] = ()
 
     def start(self, sa: "IkeSa") -> None:
         """See `Exchange.start`."""
-        # strongSwan (5.9.8) passes over an INFORMATIONAL in fragments as if it were not encrypted: it would be lost to us.
-        if not sa.is_kin or not sa.peer_fragments or sa.outgoing is None:
-            self._tell(sa, None)
-            sa.finish(self)
-            return
-        small = self._small
-        # One octet more than fits one fragment of this size, and two of the smaller one: two fragments, then at least three.
-        wanted = plaintext_room(sa.outgoing, message_size(sa.path, self.size)) + 1
-        if small is not None:
-            wanted = max(wanted, 2 * plaintext_room(sa.outgoing, message_size(sa.path, small)) + 1)
-        self._padding = padding(wanted)
-        self._send(sa, self.size)
+        if sa.outgoing is None:
+            raise ValueError("IKE SA: nothing can be probed before there are keys")
+        room = message_room(sa.outgoing, message_size(sa.path, self.size))
+        sa.request_whole(ExchangeType.INFORMATIONAL, padding(room), df=self.df)
         if sa.window.sent is not None:
             self._tested = datagram_size(sa.path, max(map(len, sa.window.sent.datagrams)))
 
+    def wait(self, times: int) -> float | None:
+        """See `Exchange.wait`."""
+        return PROBE_WAITS[times - 1] if times <= MAX_SIZE_PROBES else None
+
     def on_again(self, sa: "IkeSa", times: int) -> None:
         """See `Exchange.on_again`."""
-        small = self._small
-        if times > MAX_SIZE_PROBES and not self._has_shrunk and small is not None:
+        if times > MAX_SIZE_PROBES and not self._has_shrunk:
             self._has_shrunk = True
-            self._send(sa, small)
+            sa.request_whole(ExchangeType.INFORMATIONAL, ())
 
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """See `Exchange.on_response`."""
-        self._tell(sa, 0 if self._has_shrunk else self._tested)
+        # After the change an answer may still be one to the padded request; that it counts as lost errs to the safe side.
+        sa.context.emit(self._outcome(sa.own_spi, 0 if self._has_shrunk else self._tested))
         sa.finish(self)
 
     def is_same(self, other: Exchange) -> bool:
         """See `Exchange.is_same`."""
-        return isinstance(other, SizeProbe) and other.size == self.size
+        return type(other) is type(self) and isinstance(other, PaddedProbe) and other.size == self.size
 
-    @property
-    def _small(self) -> int | None:
-        return next((size for size in SMALL_SIZES if size < self.size), None)
+    @abstractmethod
+    def _outcome(self, ike: int, proved: int) -> Event:
+        """What to tell; `proved` are the octets that arrived, 0 where they do not."""
 
-    def _send(self, sa: "IkeSa", size: int) -> None:
-        sa.request_sized(ExchangeType.INFORMATIONAL, self._padding, message_size(sa.path, size))
 
-    def _tell(self, sa: "IkeSa", proved: int | None) -> None:
-        sa.context.emit(SizeProbed(sa.own_spi, self.size, proved))
+class SizeProbe(PaddedProbe):
+    """Do IP datagrams of this size get through to the peer in one piece?"""
+
+    __slots__ = ()
+
+    df = True
+
+    def _outcome(self, ike: int, proved: int) -> Event:
+        return SizeProbed(ike, self.size, proved)
+
+
+class FragmentProbe(PaddedProbe):
+    """Does a datagram get through that is too large for the link, so that IP fragments it?"""
+
+    __slots__ = ()
+
+    df = False
+
+    def __init__(self) -> None:
+        super().__init__(FRAGMENTED_SIZE)
+
+    def _outcome(self, ike: int, proved: int) -> Event:
+        return FragmentsProbed(ike, passed=proved > 0)
 
 
 def padding(octets: int) -> tuple[Payload, ...]:
-    """At least so many octets of payloads that mean nothing."""
-    whole, rest = divmod(octets, NOTIFY_HEADER + MAX_NOTIFY_DATA)
-    sizes = [MAX_NOTIFY_DATA] * whole + [max(0, rest - NOTIFY_HEADER)]
-    return tuple(Notify(NotifyType.SIZE_PROBE, bytes(size)) for size in sizes)
+    """So many octets of payloads that mean nothing; not fewer than one payload has."""
+    count = -(-octets // (NOTIFY_HEADER + MAX_NOTIFY_DATA)) or 1
+    share, longer = divmod(max(octets, count * NOTIFY_HEADER), count)
+    sizes = [share + 1] * longer + [share] * (count - longer)
+    return tuple(Notify(NotifyType.SIZE_PROBE, bytes(size - NOTIFY_HEADER)) for size in sizes)
 
 
 FATAL = frozenset({NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX})
