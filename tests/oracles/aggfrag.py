@@ -1,7 +1,6 @@
 """AGGFRAG as RFC 9347 has it, slow and plain: what a sender may send, and what a receiver delivers.
 
-A second opinion on the packet engine: written from the RFC alone, it shares neither code nor a table with it. It remembers
-everything that ever came, so nothing here can be wrong about what was forgotten when.
+A second opinion on the packet engine: written from the RFC alone, it shares neither code nor a table with it.
 """
 
 import struct
@@ -197,8 +196,9 @@ def header(sub_type: int, offset: int, flags: int = 0) -> bytes:
 class Receiver:
     """Delivers whatever can be delivered as soon as it can be.
 
-    A payload that comes after the window has passed it still gives its whole packets, but no piece of another; one whose
-    sequence number came before gives nothing. Where offsets disagree (2.5) the packet they share is lost, nothing else.
+    Pieces are kept until the window has passed them. A payload that comes later still gives its whole packets, but no
+    piece of another; one whose sequence number came before gives nothing. Where offsets disagree (2.5) the packet they
+    share is lost, nothing else.
     """
 
     window: int = WINDOW
@@ -213,13 +213,15 @@ class Receiver:
         if sequence in self.seen:
             return []
         self.seen.add(sequence)
-        is_late = sequence + self.window <= self.highest
         self.highest = max(self.highest, sequence)
+        for table in (self.arrived, self.begun):
+            for old in [number for number in table if number + self.window <= self.highest]:
+                del table[old]
         parsed = parse(payload)
-        if parsed is None:
-            return []
+        if parsed is None or (parsed.offset and not parsed.data):
+            return []  # what goes on with a packet must have octets of it
         whole = whole_blocks(payload)
-        if is_late:
+        if sequence + self.window <= self.highest:
             return whole
         self.arrived[sequence] = parsed
         if head := open_block(parsed):
@@ -242,9 +244,8 @@ class Receiver:
 
     def _assembled(self, start: int) -> bytes:
         """The packet begun at the end of that payload; empty where it cannot be had (yet)."""
-        packet = self.begun[start]
-        length = length_of(packet)
-        sequence = start
+        parts = [self.begun[start]]
+        length, had, sequence = length_of(parts[0]), len(parts[0]), start
         while True:
             sequence += 1
             parsed = self.arrived.get(sequence)
@@ -253,11 +254,13 @@ class Receiver:
             if parsed.is_all_pad:
                 continue
             if length is None and parsed.offset:
-                length = len(packet) + parsed.offset
-            if length is None or parsed.offset != length - len(packet):
+                length = had + parsed.offset
+            if length is None or parsed.offset != length - had:
                 return b""
-            packet += parsed.rest
+            parts.append(parsed.rest)
+            had += len(parsed.rest)
             if not parsed.is_continued:
+                packet = b"".join(parts)
                 return packet if _is_as_long_as_it_says(packet) else b""
 
 

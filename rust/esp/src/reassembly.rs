@@ -253,8 +253,10 @@ impl Reassembler {
         drops: &DropCounters,
     ) -> Result<bool, DropReason> {
         let pieces = u64::from(!layout.lead.is_empty()) + u64::from(!layout.head.is_empty());
+        let mut slot = Slot::new(sequence, header, layout);
         if self.slots.is_empty() {
-            if pieces == 0 {
+            // A payload that is all pad may have come before the pieces between which it lies.
+            if pieces == 0 && !slot.is_all_pad {
                 return Ok(false);
             }
             if !self.grow(WINDOW * size_of::<Slot>()) {
@@ -274,7 +276,6 @@ impl Reassembler {
         }
         drops.count_many(DropReason::AggfragIncomplete, old.pieces());
         self.empty(index);
-        let mut slot = Slot::new(sequence, header, layout);
         if pieces > 0 {
             match self.buffer(layout.lead.len() + layout.head.len()) {
                 Some(octets) => slot.fill(octets, payload, layout),

@@ -205,6 +205,19 @@ fn all_pad_payloads_may_stand_between_pieces_and_come_last() {
 }
 
 #[test]
+fn an_all_pad_payload_may_be_the_first_of_all_to_come() {
+    let packet = v4(2000);
+    let pieces = pack(1400, std::slice::from_ref(&packet));
+    let mut receiver = Receiver::new();
+    receiver.take_all(&[
+        (2, payload(0, &[&[0; 50]])),
+        (1, pieces[0].1.clone()),
+        (3, pieces[1].1.clone()),
+    ]);
+    assert_eq!(receiver.delivered, [packet]);
+}
+
+#[test]
 fn a_payload_of_packets_is_not_taken_for_all_pad_while_a_continuation_is_awaited() {
     let pieces = pack(1400, &[v4(3000)]);
     let mut receiver = Receiver::new();

@@ -1,0 +1,128 @@
+//! Packs and reassembles by lines, so that another implementation can judge this one (RFC 9347).
+//!
+//! In: `pack ROOM PACKET...` packs what waits together; `new OCTETS` begins an SA with nothing held and a budget of so
+//! many; `accept SEQUENCE PAYLOAD` gives it a payload, `expire SECONDS` lets so long pass in silence. Octets are
+//! hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or `error TEXT`; HELD are octets of buffers.
+
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+
+use openmoat_esp::aggfrag::{HEADER, Packer};
+use openmoat_esp::drops::DropCounters;
+use openmoat_esp::reassembly::{Budget, Delivery, Reassembler, Workbench};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// One inbound SA, as far as reassembly goes.
+struct Sa {
+    reassembler: Reassembler,
+    drops: DropCounters,
+    bench: Vec<u8>,
+    now: u64,
+}
+
+impl Sa {
+    fn new(octets: usize) -> Self {
+        Self {
+            reassembler: Reassembler::new(Arc::new(Budget::new(octets))),
+            drops: DropCounters::default(),
+            bench: vec![0; Workbench::NEEDED],
+            now: 0,
+        }
+    }
+
+    fn accept(&mut self, sequence: u64, payload: &[u8]) -> Vec<Vec<u8>> {
+        let (mut delivered, at) = (Vec::new(), (sequence, self.now));
+        let mut bench = Workbench::new(&mut self.bench, usize::MAX);
+        // Why something was dropped is for other tests: here it counts what is delivered.
+        let _ = self
+            .reassembler
+            .accept(at, payload, &self.drops, &mut bench, |delivery| {
+                delivered.push(delivery);
+            });
+        let octets = |delivery| match delivery {
+            Delivery::Whole(range) => payload[range].to_vec(),
+            Delivery::Assembled(range) => self.bench[range].to_vec(),
+        };
+        delivered.into_iter().map(octets).collect()
+    }
+
+    fn state(&self, packets: &[Vec<u8>]) -> String {
+        let held = self.reassembler.held().to_string();
+        [held]
+            .into_iter()
+            .chain(packets.iter().map(|packet| hex(packet)))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut sa, mut out) = (Sa::new(0), std::io::stdout().lock());
+    for line in std::io::stdin().lock().lines() {
+        match answer(&mut sa, &line?) {
+            Ok(answer) => writeln!(out, "ok {answer}")?,
+            Err(error) => writeln!(out, "error {error}")?,
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn answer(sa: &mut Sa, line: &str) -> Result<String, Failure> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match *words.as_slice() {
+        ["pack", room, ref packets @ ..] => pack(room.parse()?, packets),
+        ["new", limit] => {
+            *sa = Sa::new(limit.parse()?);
+            Ok(sa.state(&[]))
+        }
+        ["accept", sequence, payload] => {
+            let packets = sa.accept(sequence.parse()?, &octets(payload)?);
+            Ok(sa.state(&packets))
+        }
+        ["expire", seconds] => {
+            sa.now += seconds.parse::<u64>()? * 1_000_000_000;
+            sa.reassembler.expire(sa.now, &sa.drops);
+            Ok(sa.state(&[]))
+        }
+        _ => Err(format!("no such command: {line:.40}").into()),
+    }
+}
+
+fn pack(room: usize, packets: &[&str]) -> Result<String, Failure> {
+    let mut packer = Packer::new(room).ok_or("not enough room")?;
+    let (mut payload, mut payloads) = (vec![0xee; HEADER + room], Vec::new());
+    for packet in packets {
+        let packet = octets(packet)?;
+        let mut rest = &packet[..];
+        while !rest.is_empty() {
+            rest = &rest[packer.put(&mut payload, rest)..];
+            if !rest.is_empty() {
+                let size = packer.finish(&mut payload).ok_or("an empty payload")?;
+                payloads.push(hex(&payload[..size]));
+            }
+        }
+    }
+    let last = packer.finish(&mut payload);
+    payloads.extend(last.map(|size| hex(&payload[..size])));
+    Ok(payloads.join(" "))
+}
+
+fn octets(text: &str) -> Result<Vec<u8>, Failure> {
+    let text = text.trim_start_matches('-');
+    let pair = |at| text.get(at..at + 2).ok_or("an odd number of digits");
+    (0..text.len())
+        .step_by(2)
+        .map(|at| Ok(u8::from_str_radix(pair(at)?, 16)?))
+        .collect()
+}
+
+fn hex(octets: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    octets
+        .iter()
+        .flat_map(|octet| [digit(octet >> 4), digit(octet & 15)])
+        .collect()
+}
