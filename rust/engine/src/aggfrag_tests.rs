@@ -48,7 +48,10 @@ fn numbered(is_v6: bool, number: usize, size: usize) -> Vec<u8> {
     let header = if is_v6 { 40 } else { 20 };
     let payload: Vec<u8> = (header..size).map(|at| (at * 7 + number) as u8).collect();
     let mut packet = ip(is_v6, 253, &payload);
-    if !is_v6 {
+    if is_v6 {
+        // In the flow label: a header alone must be told from others, too.
+        packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
+    } else {
         packet[4..6].copy_from_slice(&(number as u16).to_be_bytes());
         crate::segment::mend_ipv4_checksum(&mut packet[..20]);
     }
