@@ -1,6 +1,7 @@
 """`moat lab`: networks in namespaces on this machine, to look around in and to try things out."""
 
 import json
+import time
 from typing import Annotated, NoReturn
 
 import typer
@@ -8,6 +9,8 @@ import typer
 app = typer.Typer(name="lab", help="Networks in namespaces on this machine (root).", no_args_is_help=True)
 
 __all__ = ["app"]
+
+Names = Annotated[list[str] | None, typer.Option(help="Only this; again for more.")]
 
 
 @app.command("up")
@@ -91,6 +94,51 @@ def down(
         _end(str(error))
 
 
-def _end(text: str) -> NoReturn:
+@app.command("zoo")
+def zoo(
+    path: Names = None,
+    policy: Names = None,
+    server: Annotated[list[str] | None, typer.Option("--class", help="Kind of server; again for more.")] = None,
+    inner: Names = None,
+    outer: Names = None,
+    peer: Names = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The least that shows whether the promise is kept.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The tables as the guide has them.")] = False,
+) -> None:
+    """See which servers are reached through the tunnel (root): kinds of servers, our policies, bad paths outside.
+
+    Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
+    """
+    from openmoat.lab.processes import LabError
+    from openmoat.lab.zoo.results import broken, to_json, to_markdown, to_text
+    from openmoat.lab.zoo.run import Options, run
+
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        typer.echo(f"{time.monotonic() - start:6.1f} s  {text}", err=True)
+
+    try:
+        options = Options(
+            paths=path or (),
+            policies=policy or (),
+            servers=server or (),
+            inners=inner or (),
+            outers=outer or (),
+            peers=peer or (),
+            is_quick=quick,
+        )
+        rows = run(options, say)
+    except ValueError as error:
+        _end(str(error), 2)
+    except (LabError, OSError) as error:
+        _end(str(error))
+    print((to_json if as_json else to_markdown if as_markdown else to_text)(rows))
+    if broken(rows):
+        raise typer.Exit(1)
+
+
+def _end(text: str, code: int = 1) -> NoReturn:
     typer.echo(text, err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)

@@ -18,6 +18,7 @@ __all__ = [
     "MOAT",
     "PC_MOAT",
     "PC_SWAN",
+    "PSK",
     "SWAN",
     "Credentials",
     "Pair",
