@@ -184,6 +184,7 @@ class MtuPlan:
         mss_v6: int | None,
         outer_df: str,
         oversize: Sequence[str],
+        watch_above: int | None,
         too_big_per_second: float,
         icmp_source_v4: bytes | None,
         icmp_source_v6: bytes | None,

@@ -13,7 +13,7 @@ use openmoat_esp::spd::Policy;
 use openmoat_io::{DeviceError, OuterSocket, TunDevice, monotonic};
 
 use crate::command::{AddInbound, AddOutbound, Carriage, Command, Update};
-use crate::events::Event;
+use crate::events::{Event, flag};
 use crate::ike::IkeDatagram;
 use crate::ike_send::{self, IkeOutgoing};
 use crate::ladder::Deed;
@@ -516,7 +516,7 @@ impl Engine {
             let path = pair.new_path.load_full().map(|path| *path);
             drained.push(Event::State {
                 handle: pair.handle,
-                flags: pair.flags.load(Ordering::SeqCst),
+                flags: pair.flags.fetch_and(!flag::SUSPECT, Ordering::SeqCst),
                 path,
             });
         }

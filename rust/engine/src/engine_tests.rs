@@ -9,6 +9,7 @@ use crate::lab::{
     A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of, offloads,
 };
 use crate::oracle;
+use crate::plan::{Framing, MtuPlan};
 use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_packet};
 
 fn wait_for_events(engine: &Engine) -> Vec<Event> {
@@ -24,6 +25,46 @@ fn settle(from: &Gateway, to: &Gateway) {
     let last = if from.net == 1 { last } else { back(last) };
     from.send(last.clone());
     while to.expect() != last {}
+}
+
+#[test]
+fn large_packets_that_nobody_answers_are_told_of_and_not_told_twice() {
+    for framing in [Framing::Whole, Framing::Aggfrag] {
+        let (first, second) = gateways();
+        let plan = MtuPlan {
+            framing,
+            slices: framing == Framing::Aggfrag,
+            watch_above: Some(1_000),
+            ..MtuPlan::default()
+        };
+        connect(
+            &first,
+            &second,
+            &Options {
+                plan,
+                ..Options::default()
+            },
+        );
+        let suspected = |engine: &Engine| {
+            let events = engine.drain(100).into_iter();
+            events.filter(|event| matches!(event, Event::State { flags, .. } if flags & flag::SUSPECT != 0)).count()
+        };
+        let mut told = 0;
+        let (large, began) = (udp(false, 7, &[0; 1_200]), std::time::Instant::now());
+        while told == 0 && began.elapsed() < PATIENCE {
+            first.send(large.clone());
+            second.expect();
+            told = suspected(&first.engine);
+        }
+        assert_eq!(told, 1);
+        assert!(began.elapsed() >= std::time::Duration::from_nanos(crate::suspicion::SILENCE));
+        first.send(large);
+        second.expect();
+        // Another flag that is told does not bring it back.
+        second.send(back(udp(false, 7, b"at last")));
+        first.expect();
+        assert_eq!(suspected(&first.engine), 0);
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub mod flag {
     pub const NEW_PATH: u32 = 8;
     /// An inner packet was fragmented before ESP although its sender forbids it.
     pub const DF_IGNORED: u32 = 32;
+    /// Large packets seem to be lost. Told once each time.
+    pub const SUSPECT: u32 = 64;
 }
 
 /// Reports of strangers' packets per second.

@@ -137,6 +137,7 @@ impl InboundWorker {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open(packet, tos)?;
         note(&self.shared, pair, &opened, path);
+        pair.suspicion.hear(self.now);
         let inner = opened.inner?;
         let octets = range.start + inner.range.start..range.start + inner.range.end;
         self.deliver(pair, octets, &inner.packet);
@@ -154,6 +155,7 @@ impl InboundWorker {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open_payload(packet)?;
         note(&self.shared, pair, &opened, path);
+        pair.suspicion.hear(self.now);
         let payload = opened.inner?;
         let whence = Whence {
             pair,

@@ -41,6 +41,7 @@ mod samples;
 mod segment;
 mod shared;
 mod spis;
+mod suspicion;
 mod tables;
 #[cfg(test)]
 mod train_tests;

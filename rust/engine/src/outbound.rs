@@ -478,6 +478,8 @@ impl Press {
         let address = train.address_of(sealed.outer_tos, sealed.is_inner_df, length);
         self.bundle.push(sealed.size, address);
         train.outbound.last_sent.store(self.now, Ordering::Relaxed);
+        let (shared, plan) = (&self.shared, &train.lane.settings.plan);
+        shared.watch(&train.lane.pair, plan, length, self.now);
         if sealed.usage == Usage::Soft {
             self.shared.raise(&train.lane.pair, flag::SOFT_LIMIT);
         }

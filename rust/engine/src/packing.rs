@@ -134,7 +134,7 @@ impl Packing {
         pieces.write(octets, index, &mut payload[HEADER..]);
         add(&outbound.packed.packets, 1);
         add(&outbound.packed.octets, length as u64);
-        seal(sink, &open.pair, outbound, HEADER + length, address);
+        seal(sink, open, outbound, HEADER + length, address);
         Ok(())
     }
 
@@ -192,12 +192,12 @@ impl Open {
         if whole + pieces > 1 {
             add(&outbound.packed.packed, whole);
         }
-        seal(sink, &self.pair, outbound, size, self.address);
+        seal(sink, self, outbound, size, self.address);
     }
 }
 
 /// Seal the payload of `size` octets that stands in the room of the bundle.
-fn seal(sink: &mut Sink<'_>, pair: &Pair, outbound: &Outbound, size: usize, address: Address) {
+fn seal(sink: &mut Sink<'_>, open: &Open, outbound: &Outbound, size: usize, address: Address) {
     // A fault is counted there; limits and numbers have been looked at before.
     if let Ok(sealed) = outbound
         .sa
@@ -206,8 +206,10 @@ fn seal(sink: &mut Sink<'_>, pair: &Pair, outbound: &Outbound, size: usize, addr
         sink.bundle.push(sealed.size, address);
         outbound.last_sent.store(sink.now, Ordering::Relaxed);
         if sealed.usage == Usage::Soft {
-            sink.shared.raise(pair, flag::SOFT_LIMIT);
+            sink.shared.raise(&open.pair, flag::SOFT_LIMIT);
         }
+        let plan = &open.settings.plan;
+        sink.shared.watch(&open.pair, plan, size - HEADER, sink.now);
     }
 }
 

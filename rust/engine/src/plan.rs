@@ -45,6 +45,8 @@ pub struct MtuPlan {
     pub outer_df: OuterDf,
     /// What to try with a larger packet, in order.
     pub oversize: Vec<Rung>,
+    /// Inner packets, or AGGFRAG payloads, with more octets than these are watched (see `suspicion`).
+    pub watch_above: Option<usize>,
     /// Bound on the ICMP errors of `Rung::Refuse`, per inner source.
     pub too_big_per_second: f64,
     /// Source of ICMP errors; None: none are sent over this family.
@@ -63,6 +65,7 @@ impl Default for MtuPlan {
             mss: MssBounds::default(),
             outer_df: OuterDf::Clear,
             oversize: vec![Rung::FragmentOuter],
+            watch_above: None,
             too_big_per_second: 10.0,
             icmp_source_v4: None,
             icmp_source_v6: None,
@@ -71,6 +74,11 @@ impl Default for MtuPlan {
 }
 
 impl MtuPlan {
+    /// Whether a packet of so many octets shows if large ones arrive.
+    pub fn watches(&self, length: usize) -> bool {
+        self.watch_above.is_some_and(|least| length > least)
+    }
+
     /// Our address in ICMP errors of one family.
     pub fn icmp_source(&self, is_v6: bool) -> Option<IpAddr> {
         if is_v6 {

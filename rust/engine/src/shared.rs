@@ -11,10 +11,11 @@ use openmoat_esp::reassembly::{Budget, MAX_HELD_BY_ALL};
 use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
-use crate::events::Events;
+use crate::events::{Events, flag};
 use crate::ike::IkeQueues;
 use crate::ladder::IdentifierGuard;
 use crate::offloads::Probed;
+use crate::plan::MtuPlan;
 use crate::tables::{Pair, Sad, Tables};
 
 /// The port on which ESP and IKE share datagrams (RFC 3948 2).
@@ -158,6 +159,13 @@ impl Shared {
         self.senders(0)
             .iter()
             .position(|socket| socket.kind() == kind && socket.is_v6() == local.is_ipv6())
+    }
+
+    /// A packet, or a payload, of so many octets has left by a pair: do large ones arrive?
+    pub fn watch(&self, pair: &Pair, plan: &MtuPlan, length: usize, now: u64) {
+        if plan.watches(length) && pair.suspicion.send(now) {
+            self.raise(pair, flag::SUSPECT);
+        }
     }
 
     /// Raise flags of a pair and report them if they are new.

@@ -16,6 +16,7 @@ use crate::command::Carriage;
 use crate::events::flag;
 use crate::ladder::DeedCounters;
 use crate::plan::{Framing, MtuPlan};
+use crate::suspicion::Suspicion;
 use crate::turnstile::Turnstile;
 
 /// What may change on a live outbound half; replaced whole.
@@ -126,6 +127,8 @@ pub struct Pair {
     pub new_path: ArcSwapOption<Path>,
     /// Mark of the path from which packets tell nothing new; odd while it must be found out.
     pub usual: AtomicU64,
+    /// Whether large packets arrive.
+    pub suspicion: Suspicion,
     /// Drops of neither half: rate limits, queues, the network.
     pub drops: DropCounters,
     /// What was done about sizes.
@@ -153,6 +156,7 @@ impl Pair {
             expected: ArcSwap::from_pointee(expected),
             new_path: ArcSwapOption::empty(),
             usual: AtomicU64::new(1),
+            suspicion: Suspicion::default(),
             drops: DropCounters::default(),
             deeds: DeedCounters::default(),
             identification: AtomicU32::new(handle), // as good as chance, and another one after a rekey

@@ -101,7 +101,7 @@ pub struct MtuPlan(pub plan::MtuPlan);
 #[pymethods]
 impl MtuPlan {
     #[new]
-    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, too_big_per_second, icmp_source_v4, icmp_source_v6))]
+    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, watch_above, too_big_per_second, icmp_source_v4, icmp_source_v6))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn new(
         framing: &str,
@@ -112,6 +112,7 @@ impl MtuPlan {
         mss_v6: Option<u16>,
         outer_df: &str,
         oversize: Vec<String>,
+        watch_above: Option<usize>,
         too_big_per_second: f64,
         icmp_source_v4: Option<Bound<'_, PyBytes>>,
         icmp_source_v6: Option<Bound<'_, PyBytes>>,
@@ -137,6 +138,7 @@ impl MtuPlan {
                 .iter()
                 .map(|word| rung_of(word))
                 .collect::<PyResult<_>>()?,
+            watch_above,
             too_big_per_second,
             icmp_source_v4: source(icmp_source_v4)?,
             icmp_source_v6: source(icmp_source_v6)?,

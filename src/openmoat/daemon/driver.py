@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol
 
 from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
-from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState
+from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState, Spi
 from openmoat.dataplane.wire import Datagram, Wire
 from openmoat.ike.events import ActivateOutbound, Answer, Event, PeerMoved, Question, RemoveChildSa, Transmit
 from openmoat.net import Path
@@ -103,6 +103,7 @@ class Driver:
         self.faults = 0
         """Exceptions that should not have been; each is in the log with its traceback."""
         self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
+        self.on_suspicion: Callable[[Spi], None] = lambda handle: None
         self.on_event: Callable[[Event], None] = lambda event: None
 
     def start(self) -> None:
@@ -208,6 +209,8 @@ class Driver:
                     self.endpoint.handle_limit(handle, SaFlag.HARD_LIMIT in flags, now)
                 if SaFlag.NEW_PATH in flags and path is not None:
                     self.endpoint.handle_new_path(handle, path, now)
+                if SaFlag.SUSPECT in flags:
+                    self.on_suspicion(handle)
                 if SaFlag.DF_IGNORED in flags and (child := self._installer.ignored_df(handle)) is not None:
                     self._journal.df_ignored(child)
             case Acquire():

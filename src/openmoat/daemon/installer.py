@@ -18,6 +18,7 @@ from openmoat.dataplane.backend import (
     Encapsulation,
     Remove,
     SaCounters,
+    Spi,
     Update,
 )
 from openmoat.errors import DataplaneError, UnknownSpi
@@ -152,6 +153,10 @@ class Installer:
             self._children[spi] = replace(self._children[spi], ike=new)
         if pairs:
             self._of_ike[new] = pairs | self._of_ike.get(new, set())
+
+    def child(self, handle: Spi) -> ChildSa | None:
+        """The pair with this handle."""
+        return self._children.get(handle)
 
     def resize(self, ike: int) -> None:
         """Larger or smaller packets reach this peer than before."""

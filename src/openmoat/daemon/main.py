@@ -35,7 +35,7 @@ from openmoat.daemon.renewal import NameWatch
 from openmoat.daemon.server import Server, open_socket
 from openmoat.daemon.turns import Turns, WatchedSelector, watch_collections
 from openmoat.daemon.watchdog import Watchdog
-from openmoat.dataplane.backend import Acquire, Backend
+from openmoat.dataplane.backend import Acquire, Backend, Spi
 from openmoat.dataplane.engine_wire import EngineWire
 from openmoat.dataplane.userspace import Offloads, UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Wire
@@ -120,6 +120,7 @@ class Daemon:
         self.sizes.carried = self.installer.carried
         self.sizes.on_size = self._resize
         self.driver.on_acquire = self._acquire
+        self.driver.on_suspicion = self._suspect_size
         self.host = (
             HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
         )
@@ -238,6 +239,12 @@ class Daemon:
     def _probe_fragments(self, ike: int) -> None:
         self.core.probe_fragments(ike, self.driver.clock())
         self.driver.flush()
+
+    def _suspect_size(self, handle: Spi) -> None:
+        """Large packets of a pair seem to be lost. With AGGFRAG smaller ones cost next to nothing."""
+        child = self.installer.child(handle)
+        if child is not None:
+            self.sizes.suspect(child.ike, shrinks=child.aggfrag)
 
     def _resize(self, ike: int) -> None:
         """Packets of another size reach a peer: the engine and the routes learn it."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from openmoat.ike.events import Event, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
-from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, Bounds, Discovery
-from openmoat.mtu.plan import Outside
+from openmoat.mtu.discovery import CONFIRM_SECONDS, Bounds, Discovery
+from openmoat.mtu.plan import BASE, Outside
 from openmoat.net import Path
 
 __all__ = ["MAX_OUTER_SIZE", "PathSizes", "Timer"]
@@ -70,6 +70,16 @@ class PathSizes:
         """What is known of the path of an IKE SA; None where nobody looks."""
         search = self._searches.get(ike)
         return search.discovery if search is not None else None
+
+    def suspect(self, ike: int, *, shrinks: bool) -> None:
+        """Large packets of an IKE SA's children seem to be lost. `shrinks`: it costs little to send smaller ones at once."""
+        search = self._searches.get(ike)
+        if search is None:
+            return
+        before = _outside(search.discovery)
+        search.discovery.handle_suspicion(self._clock(), shrinks=shrinks)
+        self._tell(ike, search, before)
+        self._go_on(ike, search)
 
     def hear(self, event: Event) -> None:
         """Follow the IKE SAs, their paths, and what became of probes."""

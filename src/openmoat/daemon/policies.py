@@ -13,9 +13,8 @@ from openmoat.crypto.suites import EspSuite
 from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
-from openmoat.mtu.discovery import BASE
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import Framing, MtuPlan, Outside, Rung, compile_plan
+from openmoat.mtu.plan import BASE, Framing, MtuPlan, Outside, Rung, compile_plan
 from openmoat.net import Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy

@@ -154,7 +154,7 @@ Command = AddInbound | AddOutbound | Activate | Update | Remove | SetPolicies
 
 
 class SaFlag(IntFlag):
-    """State of a pair that the daemon must learn of. Flags stay set until the pair is removed: none can be lost."""
+    """State of a pair that the daemon must learn of. Flags stay set until the pair is removed, none can be lost."""
 
     FIRST_PACKET = 1
     """An authenticated packet has come in."""
@@ -166,6 +166,9 @@ class SaFlag(IntFlag):
     PROBE_ANSWERED = 16
     DF_IGNORED = 32
     """`Rung.FRAGMENT_ANYWAY` was used."""
+    SUSPECT = 64
+    """Packets that `MtuPlan.watch_above` counts as large seem to be lost. Told again, after two seconds at the earliest,
+    while it looks so; unlike the others it is not kept once it is told."""
 
 
 @dataclass(frozen=True, slots=True)

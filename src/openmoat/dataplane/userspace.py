@@ -280,6 +280,7 @@ def _plan(plan: MtuPlan) -> _native.MtuPlan:
         mss_v6=plan.mss_v6,
         outer_df=plan.outer_df.value,
         oversize=[rung.value for rung in plan.oversize],
+        watch_above=plan.watch_above,
         too_big_per_second=plan.too_big_per_second,
         icmp_source_v4=plan.icmp_source_v4.packed if plan.icmp_source_v4 else None,
         icmp_source_v6=plan.icmp_source_v6.packed if plan.icmp_source_v6 else None,

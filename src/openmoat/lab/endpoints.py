@@ -167,17 +167,20 @@ def numbered(own: str, peer: str, port: str, rate: str) -> dict[str, object]:
 
 
 def receive(own: str, port: str) -> dict[str, object]:
-    """Take one TCP stream; the answer is its digest."""
+    """Take one TCP stream; the answer is its digest. Tells the longest time in which nothing of it came."""
     with socket.create_server((own, int(port)), family=family(own)) as server:
         say("receive: listening")
         connection, _ = server.accept()
         digest, octets = hashlib.sha256(), 0
+        longest_gap, last = 0.0, time.monotonic()
         with connection:
             while block := connection.recv(1 << 18):
+                now = time.monotonic()
+                longest_gap, last = max(longest_gap, now - last), now
                 digest.update(block)
                 octets += len(block)
             connection.sendall(digest.digest())
-    return {"octets": octets, "sha256": digest.hexdigest()}
+    return {"octets": octets, "sha256": digest.hexdigest(), "longest_gap": round(longest_gap, 4)}
 
 
 def send(peer: str, port: str, octets: str) -> dict[str, object]:

@@ -50,12 +50,14 @@ class Terms:
     """Of the outside."""
     moat_net: str = "10.1.0.0/24"
     swan_net: str = "10.2.0.0/24"
+    offloads: bool = True
+    """Whether links carry joined packets, larger than any that a real one carries."""
     chain: int = 0
     """Authorities between the root and the end entities: makes IKE_AUTH large."""
 
     def topology(self) -> Topology:
         """The network for it."""
-        return two_gateways(nat=self.nat, version=self.version)
+        return two_gateways(nat=self.nat, version=self.version, offloads=self.offloads)
 
 
 @dataclass(frozen=True, slots=True)

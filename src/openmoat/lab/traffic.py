@@ -91,6 +91,8 @@ class Transfer:
     bits_per_second: int
     segment: int
     """Octets of payload per TCP segment at its end (MSS)."""
+    longest_gap: float
+    """Seconds in which nothing arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,11 @@ def transfer(
         receiver.wait_for_output("receive: listening")
         said = lab.run(source.host, *PROGRAM, "send", target.address, str(port), str(octets), seconds=seconds)
         account = json.loads(said.stdout)
-        if not account["matches"] or _answer(receiver)["octets"] != octets:
+        received = _answer(receiver)
+        if not account["matches"] or received["octets"] != octets:
             raise LabError(f"{source.host} to {target.host}: {octets} octets arrived changed: {account}")
-        return Transfer(octets, account["seconds"], account["bits_per_second"], account["segment"])
+        gap = received["longest_gap"]
+        return Transfer(octets, account["seconds"], account["bits_per_second"], account["segment"], gap)
     finally:
         receiver.kill()
 

@@ -6,10 +6,9 @@ ICMP is at most a hint about what to try next, as anybody can forge it. All size
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU
+from openmoat.mtu.plan import BASE, MAX_PACKET, MIN_PATH_MTU
 
 __all__ = [
-    "BASE",
     "CONFIRM_SECONDS",
     "RAISE_SECONDS",
     "STEPS",
@@ -19,8 +18,6 @@ __all__ = [
     "Phase",
 ]
 
-BASE = 1280
-"""BASE_PLPMTU (RFC 8899 5.1.2): what every path of IPv6 carries, and in practice every path of IPv4."""
 # fmt: off
 STEPS = (
     9000, 8996, 4352,
@@ -200,7 +197,8 @@ class Discovery:
         if was_proved:
             self.black_hole = BlackHole(now, before, self.size)
             self._is_recovering = True
-        # It may be another way now.
+        # It may be another way now. Where it is not, fragments as large as the link's were lost with the rest.
+        self.fragments_pass = None
         self._is_passage_due = True
 
     def _search(self, now: float) -> None:

@@ -9,6 +9,7 @@ from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 from openmoat.net import Address
 
 __all__ = [
+    "BASE",
     "MAX_PACKET",
     "MIN_PATH_MTU",
     "Framing",
@@ -24,6 +25,8 @@ __all__ = [
 
 MAX_PACKET = 65_535
 """Octets of the largest IP packet without jumbo options: what the tunnel promises to carry."""
+BASE = 1280
+"""BASE_PLPMTU (RFC 8899 5.1.2): what every path of IPv6 carries, and in practice every path of IPv4."""
 MIN_PATH_MTU = {4: 576, 6: 1280}
 """Octets that every path carries: RFC 791 for IPv4 (reassembled at the far end), RFC 8200 5 for IPv6."""
 
@@ -80,6 +83,9 @@ class MtuPlan:
     outer_df: OuterDf = OuterDf.CLEAR
     oversize: tuple[Rung, ...] = (Rung.FRAGMENT_OUTER,)
     """What to try with a larger inner packet, in order; empty where packets of every size are sliced."""
+    watch_above: int | None = None
+    """Inner packets, or AGGFRAG payloads, with more octets than these show whether packets larger than BASE still arrive;
+    see `SaFlag.SUSPECT`. None where nothing larger was ever proved."""
     too_big_per_second: float = 10.0
     """Bound on the ICMP errors made for REFUSE, per inner source."""
     icmp_source_v4: Address | None = None
@@ -131,7 +137,9 @@ def compile_plan(
     is_packed = framing is Framing.AGGFRAG
     # Where packets of every size pass whole, no TCP need be told to send less, and nothing is too large.
     is_virtual = is_packed and slices and policy is MtuPolicy.VIRTUAL
-    room = (replace(overhead, framing_header=AGGFRAG_HEADER) if is_packed else overhead).inner_room(path_mtu)
+    if is_packed:
+        overhead = replace(overhead, framing_header=AGGFRAG_HEADER)
+    room = overhead.inner_room(path_mtu)
     if is_virtual and mss is None:
         mss = MssRule.OFF
     return MtuPlan(
@@ -143,6 +151,7 @@ def compile_plan(
         mss_v6=_mss_bound(policy, mss, room, 6),
         outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=outside.is_proved),
         oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
+        watch_above=overhead.inner_room(BASE) if outside.is_proved and path_mtu > BASE else None,
         icmp_source_v4=icmp_source_v4,
         icmp_source_v6=icmp_source_v6,
     )

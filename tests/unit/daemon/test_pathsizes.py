@@ -11,7 +11,8 @@ from openmoat.crypto.numbers import AuthMethod, IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
 from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, PathSizes
 from openmoat.ike.events import DownReason, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
-from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS
+from openmoat.mtu.discovery import CONFIRM_SECONDS
+from openmoat.mtu.plan import BASE
 from openmoat.net import HostPort, Path
 
 PEER = Identity(IdType.FQDN, b"home.example")
@@ -177,6 +178,24 @@ def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
     world.answer()
     world.sizes.hear(IkeSaDown(1, "home", PEER, DownReason.ASKED))
     assert (world.pending, world.sizes.found(1)) == (0, None)
+
+
+def test_a_suspicion_has_the_size_confirmed_or_shrinks_first() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.told.clear()
+    world.sizes.suspect(1, shrinks=False)
+    assert (world.probes, world.sizes.outside(1).size) == ([(1, 1500), (1, 1500)], 1500)
+    world.carries[1] = 1400
+    world.answer()
+    assert (world.sizes.outside(1).size, world.told[0]) == (1400, 1)
+    world.told.clear()
+    world.sizes.suspect(1, shrinks=True)
+    assert (world.sizes.outside(1).size, world.told) == (BASE, [1])
+    world.answer()
+    assert (world.sizes.outside(1).size, world.pending) == (1400, 1)
+    world.sizes.suspect(99, shrinks=True)
 
 
 def test_passage_of_fragments_is_asked_once_the_size_is_known_and_told() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmoat.mtu.discovery import BASE, CONFIRM_SECONDS, RAISE_SECONDS, STEPS, BlackHole, Bounds, Discovery, Phase
-from openmoat.mtu.plan import MIN_PATH_MTU
+from openmoat.mtu.discovery import CONFIRM_SECONDS, RAISE_SECONDS, STEPS, BlackHole, Bounds, Discovery, Phase
+from openmoat.mtu.plan import BASE, MIN_PATH_MTU
 
 PROBE_SECONDS = 2.0
 
@@ -146,7 +146,7 @@ def test_passage_of_fragments_is_asked_after_the_size_and_again_when_the_path_ma
     path.carries = 1400
     path.pass_time(CONFIRM_SECONDS)
     assert path.discovery.probes_fragments
-    assert path.discovery.fragments_pass
+    assert path.discovery.fragments_pass is None
 
 
 def test_a_suspicion_is_a_question_where_shrinking_costs() -> None:

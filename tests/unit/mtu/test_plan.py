@@ -6,7 +6,18 @@ import pytest
 
 from openmoat.crypto.suites import AES_256_GCM_16, EspSuite
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, OuterDf, Outside, Rung, compile_plan, route_sizes, rung_of
+from openmoat.mtu.plan import (
+    BASE,
+    MAX_PACKET,
+    Framing,
+    MtuPlan,
+    OuterDf,
+    Outside,
+    Rung,
+    compile_plan,
+    route_sizes,
+    rung_of,
+)
 from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
 
 GCM = EspSuite(AES_256_GCM_16, None)
@@ -149,3 +160,15 @@ def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None
     plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, slices=False)
     assert (plan.framing, plan.slices, plan.inner_room, plan.outer_df) == (Framing.AGGFRAG, False, 1442, OuterDf.SET)
     assert (plan.oversize, plan.mss_v4) == ((INNER, MINIMUM, REFUSE), 1402)
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_packets_are_watched_that_only_a_proved_size_lets_through(framing: Framing) -> None:
+    def watched(outside: Outside) -> tuple[int | None, int]:
+        plan = compile_plan(overhead=NATT, outside=outside, rungs=EVERY_RUNG, framing=framing)
+        return plan.watch_above, plan.inner_room
+
+    _, room_of_base = watched(Outside(BASE, is_proved=True))
+    assert watched(Outside(1500, is_proved=True))[0] == room_of_base
+    assert watched(Outside(1500))[0] is None
+    assert watched(Outside(BASE, is_proved=True))[0] is None
