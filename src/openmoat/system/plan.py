@@ -7,9 +7,17 @@ from typing import Final
 
 from openmoat.net import Address, Network
 from openmoat.system.guard import NO_GUARD, Guard, Kept, guard_sets, keep
-from openmoat.system.links import InterfaceAddress, Link
+from openmoat.system.links import TUN_MTU, InterfaceAddress, Link
 from openmoat.system.names import ROUTE_TABLE, SOURCE_TABLE
-from openmoat.system.routes import BLACKHOLE_METRIC, THROW_METRIC, TUNNEL_METRIC, HostRoute, Route, RouteKind
+from openmoat.system.routes import (
+    BLACKHOLE_METRIC,
+    THROW_METRIC,
+    TUNNEL_METRIC,
+    HostRoute,
+    Route,
+    RouteKind,
+    mtu_metric,
+)
 from openmoat.system.rules import Rule, dhcp_rule, end_rule, source_rule, table_rule
 from openmoat.system.state import HostState, TunnelRoute
 from openmoat.system.sysctls import ALL_RP_FILTER, IPV4_FORWARD, IPV6_FORWARD, Setting, accept_ra, rp_filter
@@ -81,7 +89,7 @@ class _Draft:
         if route.prefix.version == 6 and not self.view.has_ipv6:
             return
         known = self.routes.setdefault((route.table, route.metric), {}).setdefault(route.prefix, route)
-        if known is not route and not 0 < known.mtu < route.mtu:
+        if known is not route and not 0 < known.mtu < (route.mtu or TUN_MTU):
             self.routes[route.table, route.metric][route.prefix] = route
 
     def versions(self, *tables: int) -> set[int]:
@@ -161,7 +169,7 @@ def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> None:
             kind=RouteKind.UNICAST,
             metric=TUNNEL_METRIC,
             index=draft.index,
-            mtu=wanted.mtu,
+            mtu=mtu_metric(wanted.mtu),
             advmss=wanted.advmss,
             source=source,
         )

@@ -18,7 +18,7 @@ from openmoat.system.links import put_address, read_addresses, read_links, remov
 from openmoat.system.names import DEVICE, ROUTE_TABLE, SOURCE_TABLE
 from openmoat.system.netlink import Netlink
 from openmoat.system.plan import HostView, Plan, needs_routes, plan
-from openmoat.system.routes import Route, RouteKind, change_routes, read_host_routes, read_routes
+from openmoat.system.routes import Route, RouteKind, change_routes, mtu_metric, read_host_routes, read_routes
 from openmoat.system.rules import Rule, change_rules, read_rules
 from openmoat.system.state import HostState, SourceRoute, TunnelRoute
 from openmoat.system.watch import AddressChanged, Change, EverythingChanged, GuardTouched, LinkChanged
@@ -142,7 +142,8 @@ class Reconciler:
         if installed.routes is None or self._is_tampered:
             return None
         old = [installed.tunnels[prefix] for prefix in sizes if prefix in installed.tunnels]
-        new = [replace(route, mtu=sizes[route.prefix][0], advmss=sizes[route.prefix][1]) for route in old]
+        wanted = [(route, *sizes[route.prefix]) for route in old]
+        new = [replace(route, mtu=mtu_metric(mtu), advmss=advmss) for route, mtu, advmss in wanted]
         put = [route for route, before in zip(new, old, strict=True) if route != before]
         self._installed = _Installed()
         if put:

@@ -10,6 +10,7 @@ from typing import Final
 
 from openmoat.errors import SystemFault
 from openmoat.net import Address, Network
+from openmoat.system.links import TUN_MTU
 from openmoat.system.names import OUTER_MARK, ROUTE_PROTOCOL
 from openmoat.system.netlink import (
     Answer,
@@ -33,6 +34,7 @@ __all__ = [
     "Route",
     "RouteKind",
     "change_routes",
+    "mtu_metric",
     "parse_host_route",
     "read_host_routes",
     "read_routes",
@@ -87,6 +89,7 @@ class Route:
     index: int = 0
     """Of the TUN device, with UNICAST."""
     mtu: int = 0
+    """0: that of the device; see `mtu_metric`."""
     advmss: int = 0
     source: Address | None = None
 
@@ -203,6 +206,14 @@ def _emit(route: Route) -> bytes:
         if value
     )
     return body + (attribute(RTA_METRICS, metrics) if metrics else b"")
+
+
+def mtu_metric(mtu: int) -> int:
+    """The MTU of a tunnel route as the kernel keeps it: none where the TUN device lets as much pass.
+
+    Linux makes 65 520 of any larger number, and the device's own size is more.
+    """
+    return mtu if mtu < TUN_MTU else 0
 
 
 def _parse(answer: Answer) -> Route | None:

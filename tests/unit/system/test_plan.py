@@ -1,6 +1,8 @@
 import ipaddress
 from dataclasses import replace
 
+import pytest
+
 from openmoat.net import Network
 from openmoat.policy.selectors import TrafficSelector
 from openmoat.system.links import InterfaceAddress, Link, address_inside
@@ -152,6 +154,14 @@ def test_a_source_that_is_no_address_of_ours_is_left_out_and_noted() -> None:
 def test_of_two_routes_in_one_place_the_smaller_sizes_hold() -> None:
     made = plan(HostState(routes=(tunnel("10.2.0.0/16", mtu=1300), tunnel("10.2.0.0/16", mtu=1400))), VIEW)
     assert [route.mtu for route in made.routes] == [1300]
+
+
+@pytest.mark.parametrize("order", [(65_535, 1400), (1400, 65_535)])
+def test_a_route_for_packets_of_every_size_has_the_mtu_of_the_device(order: tuple[int, int]) -> None:
+    made = plan(HostState(routes=(tunnel("10.2.0.0/16", mtu=65_535),)), VIEW)
+    assert [route.mtu for route in made.routes] == [0]
+    made = plan(HostState(routes=tuple(tunnel("10.2.0.0/16", mtu=mtu) for mtu in order)), VIEW)
+    assert [route.mtu for route in made.routes] == [1400]
 
 
 def test_a_source_rule_has_a_table_of_its_own_with_the_same_exceptions() -> None:

@@ -22,7 +22,7 @@ from openmoat.dataplane.userspace import UserspaceBackend, open_engine
 from openmoat.errors import Secret
 from openmoat.lab.processes import run, wait_until
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, Outside, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET, MtuPlan, Outside, compile_plan, route_sizes
 from openmoat.net import NATT_PORT, HostPort
 from openmoat.net import Path as NetPath
 from openmoat.policy.selectors import Selectors, parse_selectors
@@ -127,7 +127,9 @@ def _key(spi: Spi) -> Secret:
 
 def _route(number: int, plan: MtuPlan) -> None:
     sizes = route_sizes(plan, 4)
-    words = f"dev {DEVICE} src {GATEWAY[number]} mtu {sizes.mtu} advmss {sizes.advmss}".split()
+    words = f"dev {DEVICE} src {GATEWAY[number]} advmss {sizes.advmss}".split()
+    if sizes.mtu < MAX_PACKET:
+        words += ["mtu", str(sizes.mtu)]
     run(["ip", "route", "add", INSIDE[3 - number], *words])
     # Whoever is meant in these networks: the second gateway itself is there.
     run(["ip", "route", "add", *((OTHERS, *words) if number == 1 else ("local", OTHERS, "dev", "lo"))])
