@@ -112,6 +112,7 @@ class Gateway:
                 local=self.local,
                 remote=self.remote,
                 limits=tunnel.limits,
+                framing=tunnel.plan.framing,
             ),
             AddOutbound(
                 handle=inbound,
