@@ -1,10 +1,14 @@
 //! Invariant: whatever stands before or in a packet of the TUN device, whatever a stranger sends in one datagram or in a
 //! train of them, and whatever the peer itself has sealed, the engine has no fault and goes on; what it seals, its peer can
-//! open; and what the peer has sealed comes out octet for octet, joined or not, or is a drop under a name.
+//! open; and what the peer has sealed comes out octet for octet, joined or not, or is a drop under a name. The same holds
+//! for AGGFRAG payloads, in any order, of which nothing comes out but what they hold.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use openmoat_engine::command::Command;
+use openmoat_engine::plan::{Framing, MtuPlan};
+use openmoat_esp::reassembly::{Budget, Delivery, MAX_HELD_BY_ALL, Reassembler, Workbench};
 use openmoat_esp::sa::{InboundSa, Limits, OutboundSa, SaConfig};
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::{Action, Missing};
@@ -31,6 +35,41 @@ struct Bench {
     /// What the engine itself opens with: says which packets are to come out.
     twin: InboundSa,
     receiver: InboundSa,
+    /// The same for a pair with AGGFRAG: what the peer seals by, and what says which packets are to come out.
+    packer: OutboundSa,
+    unpacker: Unpacker,
+}
+
+/// Opens AGGFRAG payloads as the engine does.
+struct Unpacker {
+    sa: InboundSa,
+    reassembler: Reassembler,
+    bench: Vec<u8>,
+}
+
+impl Unpacker {
+    fn open(&mut self, sealed: &[u8]) -> Vec<Vec<u8>> {
+        let mut packet = sealed.to_vec();
+        let Ok(opened) = self.sa.open_payload(&mut packet) else {
+            return Vec::new();
+        };
+        let payload = &packet[opened.inner.unwrap()];
+        let mut places = Vec::new();
+        let _ = self.reassembler.accept(
+            (opened.sequence, 0),
+            payload,
+            self.sa.drops(),
+            &mut Workbench::new(&mut self.bench, usize::MAX),
+            |delivery| places.push(delivery),
+        );
+        let octets = places.into_iter().map(|place| match place {
+            Delivery::Whole(at) => payload[at].to_vec(),
+            Delivery::Assembled(at) => self.bench[at].to_vec(),
+        });
+        octets
+            .filter(|octets| self.sa.admit(octets).is_ok())
+            .collect()
+    }
 }
 
 thread_local! {
@@ -45,10 +84,11 @@ pub fn hold(octets: &[u8]) {
     };
     BENCH.with_borrow_mut(|slot| {
         let bench = slot.get_or_insert_with(Bench::new);
-        match choice % 3 {
+        match choice % 4 {
             0 => bench.hold_for_the_host(octets),
             1 => bench.hold_for_strangers(octets),
-            _ => bench.hold_for_the_peer(octets),
+            2 => bench.hold_for_the_peer(octets),
+            _ => bench.hold_for_payloads(octets),
         }
         assert_eq!(bench.gateway.drops("engine-fault"), 0);
     });
@@ -65,6 +105,15 @@ impl Bench {
             gateway.add_outbound(handle, THEIRS, &options),
             Command::Activate(handle),
         ]);
+        let packed = gateway.engine.reserve_spis(1)[0];
+        let packing = Options {
+            plan: MtuPlan {
+                framing: Framing::Aggfrag,
+                ..MtuPlan::default()
+            },
+            ..Options::default()
+        };
+        gateway.apply(vec![gateway.add_inbound(packed, &packing)]);
         gateway.engine.start().unwrap();
         let sender = with_config(handle, far.selectors(), |config| {
             OutboundSa::new(config, true).unwrap()
@@ -74,6 +123,14 @@ impl Bench {
             sender,
             twin: with_config(handle, gateway.selectors(), inbound),
             receiver: with_config(THEIRS, far.selectors(), inbound),
+            packer: with_config(packed, far.selectors(), |config| {
+                OutboundSa::new(config, true).unwrap()
+            }),
+            unpacker: Unpacker {
+                sa: with_config(packed, gateway.selectors(), inbound),
+                reassembler: Reassembler::new(Arc::new(Budget::new(MAX_HELD_BY_ALL))),
+                bench: vec![0; Workbench::NEEDED],
+            },
             handle,
             gateway,
             _far: far,
@@ -152,6 +209,36 @@ impl Bench {
         wanted.extend(self.open_as_the_engine(&sealed));
         train.push(self.datagram(sealed, 0));
         self.gateway.udp.deliver_all(train);
+        self.expect(wanted);
+    }
+
+    /// Payloads with an octet before each that says by how many it comes later than its turn, and two octets of length.
+    fn hold_for_payloads(&mut self, octets: &[u8]) {
+        let (mut rest, mut train) = (octets, Vec::new());
+        while let Some(([delay, high, low], tail)) = rest
+            .split_first_chunk::<3>()
+            .filter(|_| train.len() + 1 < BATCH)
+        {
+            let size = usize::from(u16::from_be_bytes([*high, *low])) & MAX_INNER;
+            let (payload, tail) = tail.split_at(size.min(tail.len()));
+            rest = tail;
+            let packet = self.seal_payload(payload);
+            train.push((train.len() + usize::from(delay % 8), packet));
+        }
+        train.sort_by_key(|(place, _)| *place);
+        // With this, nothing that waits can be completed by what comes later: how much time passes does not matter.
+        let last = [&[0; 4][..], &marker(2)].concat();
+        train.push((usize::MAX, self.seal_payload(&last)));
+        let (mut wanted, mut datagrams) = (Vec::new(), Vec::new());
+        for (_, sealed) in train {
+            wanted.extend(self.unpacker.open(&sealed));
+            datagrams.push(self.datagram(sealed, 0));
+        }
+        self.gateway.udp.deliver_all(datagrams);
+        self.expect(wanted);
+    }
+
+    fn expect(&self, mut wanted: Vec<Vec<u8>>) {
         let mut got = Vec::new();
         while got.len() < wanted.len() {
             let (vnet, octets) = self.gateway.tun.receive_within(PATIENCE).unwrap();
@@ -168,6 +255,15 @@ impl Bench {
         packet[suite.headroom()..][..inner.len()].copy_from_slice(inner);
         self.sender.seal(&mut packet, inner.len()).ok()?;
         Some(packet)
+    }
+
+    fn seal_payload(&self, payload: &[u8]) -> Vec<u8> {
+        let suite = self.packer.suite();
+        let mut packet = vec![0; suite.sealed_size(payload.len())];
+        packet[suite.headroom()..][..payload.len()].copy_from_slice(payload);
+        let sealed = self.packer.seal_payload(&mut packet, payload.len());
+        assert!(sealed.is_ok());
+        packet
     }
 
     fn open_as_the_engine(&self, sealed: &[u8]) -> Option<Vec<u8>> {

@@ -2,6 +2,8 @@
 //! -p openmoat-engine --release --test fuzz` goes on for longer.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use openmoat_esp::aggfrag::Packer;
+
 #[path = "../../fuzz/engine_input_invariant.rs"]
 mod engine_input_invariant;
 #[allow(dead_code, missing_docs, reason = "made for more than this")]
@@ -109,6 +111,34 @@ fn from_the_peer(dice: &mut Dice) -> Vec<u8> {
     octets
 }
 
+/// Payloads as a peer packs them, and now and then as none would.
+fn from_the_packer(dice: &mut Dice) -> Vec<u8> {
+    let mut packer = Packer::new(64 + dice.roll(600)).unwrap();
+    let (mut payload, mut octets) = (vec![0; 1_000], vec![3]);
+    let close = |packer: &mut Packer, payload: &mut [u8], octets: &mut Vec<u8>, delay: usize| {
+        if let Some(size) = packer.finish(payload) {
+            octets.push(delay as u8);
+            octets.extend((size as u16).to_be_bytes());
+            octets.extend(&payload[..size]);
+        }
+    };
+    for number in 0..1 + dice.roll(12) {
+        let (is_v6, is_udp, size) = (dice.roll(2) == 1, dice.roll(2) == 1, dice.roll(900));
+        let inner = packet(is_v6, is_udp, 2, number, size);
+        let mut rest = &inner[..];
+        loop {
+            rest = &rest[packer.put(&mut payload, rest)..];
+            if rest.is_empty() {
+                break;
+            }
+            let delay = dice.roll(8) * dice.roll(2);
+            close(&mut packer, &mut payload, &mut octets, delay);
+        }
+    }
+    close(&mut packer, &mut payload, &mut octets, 0);
+    octets
+}
+
 fn from_a_stranger(dice: &mut Dice) -> Vec<u8> {
     let length = dice.roll(200);
     let mut octets = vec![1, dice.roll(256) as u8];
@@ -122,10 +152,11 @@ fn the_invariant_holds_for_mutations_of_packets_that_mean_something() {
     let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let mut dice = Dice(1);
     for _ in 0..rounds {
-        let mut octets = match dice.roll(3) {
+        let mut octets = match dice.roll(4) {
             0 => from_the_host(&mut dice),
             1 => from_a_stranger(&mut dice),
-            _ => from_the_peer(&mut dice),
+            2 => from_the_peer(&mut dice),
+            _ => from_the_packer(&mut dice),
         };
         for _ in 0..dice.roll(5) {
             let at = 1 + dice.roll(octets.len() - 1);
