@@ -175,6 +175,49 @@ def spoilt(rng: random.Random, payload: bytes) -> bytes:
     return bytes(octets)
 
 
+# What peers are known to do otherwise, by the numbers that tests/scenario/test_aggfrag.py begins.
+
+
+@pytest.mark.parametrize("sub_type", sorted(HEADERS))
+@pytest.mark.parametrize("flags", [1, 2, 4, 0x80, 0xFF])
+def test_bits_of_the_second_octet_do_not_keep_packets_from_us(engine: Engine, sub_type: int, flags: int) -> None:
+    """Trap 4: some receivers drop a payload with any of them set, P and E of sub-type 1 too. We send none, and take all."""
+    packets = [inner(400, 1), inner(90, 2)]
+    payloads = [
+        header(sub_type, 0, flags) + packets[0][:300],
+        header(sub_type, 100, flags) + packets[0][300:] + packets[1],
+    ]
+    engine.begin()
+    assert [
+        packet for number, payload in enumerate(payloads, 1) for packet in engine.receive(number, payload)
+    ] == packets
+    assert {payload[:2] for payload in engine.pack(300, packets)} == {b"\0\0"}
+
+
+def test_packets_that_come_while_a_continuation_is_awaited_are_delivered(engine: Engine) -> None:
+    """Trap 5: some receivers take every payload with offset 0 for all pad while they wait. Ours looks at its first block."""
+    broken, packets = inner(400, 1), [inner(90, 2), inner(100, 3)]
+    engine.begin()
+    assert engine.receive(1, header(PLAIN, 0) + broken[:300]) == []
+    assert engine.receive(2, header(PLAIN, 0) + packets[0] + packets[1]) == packets
+    assert engine.receive(3, header(PLAIN, 100) + broken[300:]) == []
+
+
+@pytest.mark.parametrize("head", range(1, 6))
+def test_heads_too_short_to_show_a_length_are_taken_and_never_sent(engine: Engine, head: int) -> None:
+    """Trap 10: nobody makes them, and the RFC allows them."""
+    for packet in (inner(100, 1), inner(100, 2)):
+        for order in ((1, 2), (2, 1)):
+            payloads = {1: header(PLAIN, 0) + packet[:head], 2: header(PLAIN, 100 - head) + packet[head:]}
+            engine.begin()
+            assert [got for number in order for got in engine.receive(number, payloads[number])] == [packet]
+    first, second = inner(200 - head, 3), inner(400, 4)
+    assert check_on_demand(engine.pack(200, [first, second]), 200) == [first, second]
+
+
+# Beyond the bounds.
+
+
 @bounded(30)
 @given(st.integers(0, 2**32), st.integers(257, 1500))
 def test_whatever_comes_from_beyond_the_window_nothing_is_delivered_that_the_oracle_would_not(
