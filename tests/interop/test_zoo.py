@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.zoo.exhibits import PEER_OURS, SERVERS
+from openmoat.lab.zoo.exhibits import PEER_OURS, PEER_SWAN, SERVERS
+from openmoat.lab.zoo.results import broken
 from openmoat.lab.zoo.run import Options, run
 
 pytestmark = pytest.mark.namespaces
@@ -23,6 +24,20 @@ def test_everything_arrives_whole_between_ours() -> None:
     assert {(row["path"], row["class"]) for row in rows} == {
         (path, server) for path in ("clean1500", "blackhole1400") for server in SERVERS
     }
+
+
+@pytest.mark.strongswan
+def test_towards_strongswan_all_tcp_arrives_and_all_else_where_fragments_pass() -> None:
+    said: list[str] = []
+    tcp = tuple(name for name, server in SERVERS.items() if server.is_tcp)
+    where = (("min1400", tuple(SERVERS)), ("blackhole1400", tcp))
+    rows = [
+        row
+        for path, servers in where
+        for row in run(Options(paths=(path,), policies=("virtual",), servers=servers, peers=(PEER_SWAN,)), said.append)
+    ]
+    assert len(rows) == 14 + 12
+    assert broken(rows) == [], said
 
 
 def test_a_tunnel_that_refuses_as_rfc_4301_has_it_reaches_the_naughty_and_not_the_incorrigible() -> None:

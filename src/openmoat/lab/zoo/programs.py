@@ -26,7 +26,7 @@ HEADERS = {4: 28, 6: 48}
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTU_PROBE = 10, 23, 3
 TURN_SECONDS = 0.02
 ASK_SECONDS = 1.0
-"""A request by UDP is repeated until something comes."""
+"""A request by UDP is repeated until all has come: a packet that is lost once is not the same as one that never passes."""
 REQUEST = struct.Struct(">II")
 """Octets (UDP: datagrams), and octets a second; 0 is at once. TCP: as fast as it can."""
 UDP_RATE = 750_000
@@ -138,8 +138,9 @@ class Account:
 class Datagrams(asyncio.DatagramProtocol):
     """Takes the datagrams of one answer."""
 
-    def __init__(self, version: int, account: Account) -> None:
+    def __init__(self, version: int, account: Account, *, is_stream: bool) -> None:
         self.version = version
+        self.is_stream = is_stream
         self.account = account
         self.seen: set[int] = set()
         self.is_whole = True
@@ -152,8 +153,8 @@ class Datagrams(asyncio.DatagramProtocol):
         if number not in self.seen:
             self.seen.add(number)
             self.account.take(len(data))
-        if len(self.seen) == count or number == count - 1:
-            # Those before the last one are sent earlier and travel the same way: what is missing now is lost.
+        # In a stream with a rate of its own nothing is sent again: behind the last one nothing comes.
+        if len(self.seen) == count or (self.is_stream and number == count - 1):
             self.ended.set()
 
     def error_received(self, exc: Exception) -> None:
@@ -177,14 +178,14 @@ async def _fetch_udp(job: dict[str, Any], account: Account) -> bool:
     loop = asyncio.get_running_loop()
     version = 6 if ":" in job["target"] else 4
     transport, taker = await loop.create_datagram_endpoint(
-        lambda: Datagrams(version, account),
+        lambda: Datagrams(version, account, is_stream=bool(job["rate"])),
         local_addr=(job["source"], 0),
         remote_addr=(job["target"], job["port"]),
     )
     try:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         while not taker.ended.is_set():
-            if account.first is None:
+            if account.first is None or (not taker.is_stream and time.monotonic() - account.last > ASK_SECONDS):
                 transport.sendto(REQUEST.pack(job["count"], job["rate"]))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(taker.ended.wait(), ASK_SECONDS)

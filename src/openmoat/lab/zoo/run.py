@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from openmoat.lab.processes import LabError
 from openmoat.lab.zoo.exhibits import (
@@ -23,8 +23,10 @@ from openmoat.lab.zoo.scene import Scene, Visit
 
 __all__ = ["Options", "run", "scenes"]
 
-SCENES_AT_ONCE = 3
+SCENES_AT_ONCE = 8
 """Most of the time they wait: for what will never come."""
+BUSY_AT_ONCE = 2
+"""Of these, how many may have much to do, lest they measure one another."""
 QUICK_PATHS, QUICK_POLICIES, QUICK_OUTERS = ("clean1500", "blackhole1400"), ("virtual",), ("IPv4",)
 
 
@@ -40,7 +42,6 @@ class Options:
     peers: Sequence[str] = ()
     is_quick: bool = False
     """Where nothing is named, the least that shows whether the promise is kept."""
-    at_once: int = field(default=SCENES_AT_ONCE)
 
     def __post_init__(self) -> None:
         for what, names, known in (
@@ -92,10 +93,10 @@ def _visits(options: Options, peer: str) -> tuple[Visit, ...]:
 
 def run(options: Options, say: Callable[[str], None]) -> list[Row]:
     """Run all scenes; gives the rows in their order. Needs root."""
-    chosen, stopped = scenes(options), threading.Event()
-    workers = ThreadPoolExecutor(max_workers=options.at_once)
+    turn, stopped = threading.Semaphore(BUSY_AT_ONCE), threading.Event()
+    workers = ThreadPoolExecutor(max_workers=SCENES_AT_ONCE)
     try:
-        futures = [workers.submit(_play, scene, stopped, say) for scene in chosen]
+        futures = [workers.submit(_play, scene, turn, stopped, say) for scene in scenes(options)]
         return [row for future in futures for row in future.result()]
     finally:
         # Whoever ends us early waits only until what is up is taken down.
@@ -103,7 +104,7 @@ def run(options: Options, say: Callable[[str], None]) -> list[Row]:
         workers.shutdown(cancel_futures=True)
 
 
-def _play(scene: Scene, stopped: threading.Event, say: Callable[[str], None]) -> list[Row]:
+def _play(scene: Scene, turn: threading.Semaphore, stopped: threading.Event, say: Callable[[str], None]) -> list[Row]:
     began, done = time.monotonic(), 0
 
     def told(row: Row) -> None:
@@ -116,7 +117,7 @@ def _play(scene: Scene, stopped: threading.Event, say: Callable[[str], None]) ->
 
     say(f"{scene.name}: {len(scene.visits)} transfers")
     try:
-        rows = scene.run(told, stopped)
+        rows = scene.run(told, turn, stopped)
     except LabError as error:
         if stopped.is_set():
             raise

@@ -1,5 +1,6 @@
 """One raised zoo: a path, a way for ESP to travel, a far gateway. Runs all its transfers at once and gives their rows."""
 
+import contextlib
 import json
 import re
 import sys
@@ -52,6 +53,8 @@ SETTLE_SECONDS = 12.0
 POLICY_DELAY = 0.8
 SERVER_DELAY = 0.1
 """Seconds between the beginnings of transfers, so that they do not measure one another."""
+BEGUN_SECONDS = 1.0
+"""After the last transfer has begun, all there is to do is to wait."""
 SLACK_SECONDS = 20.0
 PACED = 100_000
 """Octets a second, where the path shrinks in mid-transfer."""
@@ -84,20 +87,24 @@ class Scene:
         """For people."""
         return f"{self.path.name}, {self.outer.name}, {self.peer}"
 
-    def run(self, told: Callable[[Row], None], stopped: threading.Event) -> list[Row]:
+    def run(self, told: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
         """Raise it, make all transfers, take it down; `told` hears of each transfer as it ends.
 
-        Raises `LabError` where the tunnel does not come up, and soon after `stopped` is set.
+        Holds `turn` for as long as there is much to do. Raises `LabError` where the tunnel does not come up, and soon after
+        `stopped` is set.
         """
         servers = list(dict.fromkeys(visit.server for visit in self.visits))
-        with Lab(network(servers, self.path, self.outer)) as lab:
-            stage = _Stage(self, lab, stopped)
-            try:
-                stage.prepare(servers)
-                return stage.play(told)
-            except LabError as error:
-                error.add_note(stage.story())
-                raise
+        with contextlib.ExitStack() as stack:
+            with turn:
+                stage = _Stage(self, stack.enter_context(Lab(network(servers, self.path, self.outer))), stopped)
+                try:
+                    stage.prepare(servers)
+                except LabError as error:
+                    error.add_note(stage.story())
+                    raise
+                client = stage.begin()
+                stopped.wait(stage.last_begins + BEGUN_SECONDS)
+            return stage.rows(client, told)
 
 
 class _Stage:
@@ -107,6 +114,8 @@ class _Stage:
         self.scene = scene
         self.lab = lab
         self.stopped = stopped
+        self.last_begins = 0.0
+        self.shrinker: threading.Timer | None = None
         self.policies = tuple(dict.fromkeys(visit.policy for visit in scene.visits))
         version = scene.outer.version
         self.addresses = {host: str(lab.topology.address(host, "wan", version)) for host in (WEST, EAST)}
@@ -176,8 +185,8 @@ class _Stage:
                 return
             time.sleep(POLL_SECONDS)
 
-    def play(self, told: Callable[[Row], None]) -> list[Row]:
-        """Make the transfers."""
+    def begin(self) -> Process:
+        """Begin the transfers, one after the other; what runs on the client tells of each that ends."""
         file = self.lab.directory / "jobs.json"
         jobs = [self._job(number, visit) for number, visit in enumerate(self.scene.visits)]
         file.write_text(json.dumps(jobs))
@@ -185,14 +194,28 @@ class _Stage:
             forger = self.lab.spawn(MID, *PROGRAM, "forge", WEST, str(self.scene.outer.version), name="forge")
             forger.wait_for_output("forge: listening")
         client = self.lab.spawn(SINK, *PROGRAM, "fetch", str(file), name="fetch")
-        shrinker = self._shrink_later(max(job["delay"] for job in jobs))
-        rows = []
-        for line in _lines(client, max(job["delay"] + job["seconds"] for job in jobs) + SLACK_SECONDS, self.stopped):
-            rows.append(self._row(line))
-            told(rows[-1])
-        if shrinker is not None:
-            shrinker.join()
-        return rows
+        self.last_begins = max(job["delay"] for job in jobs)
+        if self.scene.path.shrinks_to:
+            self.shrinker = threading.Timer(self.last_begins + SHRINK_AFTER, self._shrink)
+            self.shrinker.start()
+        return client
+
+    def _shrink(self) -> None:
+        self.lab.run(MID, "ip", "link", "set", EAST, "mtu", str(self.scene.path.shrinks_to))
+
+    def rows(self, client: Process, told: Callable[[Row], None]) -> list[Row]:
+        """Wait for all that ends."""
+        found = []
+        longest = self.last_begins + _seconds(self.scene.path) + SLACK_SECONDS
+        try:
+            for line in _lines(client, longest, self.stopped):
+                found.append(self._row(line))
+                told(found[-1])
+        finally:
+            if self.shrinker is not None:
+                self.shrinker.cancel()
+                self.shrinker.join()
+        return found
 
     def _job(self, number: int, visit: Visit) -> dict[str, Any]:
         path, server = self.scene.path, SERVERS[visit.server]
@@ -210,20 +233,8 @@ class _Stage:
             "count": count,
             "rate": rate,
             "delay": policy_delay + list(SERVERS).index(visit.server) * SERVER_DELAY,
-            "seconds": MAX_FIRST_OCTET + (PACED_SECONDS if rate else 0),
+            "seconds": _seconds(path),
         }
-
-    def _shrink_later(self, last_begins: float) -> threading.Timer | None:
-        size = self.scene.path.shrinks_to
-        if size is None:
-            return None
-
-        def shrink() -> None:
-            self.lab.run(MID, "ip", "link", "set", EAST, "mtu", str(size))
-
-        timer = threading.Timer(last_begins + SHRINK_AFTER, shrink)
-        timer.start()
-        return timer
 
     def _row(self, line: dict[str, Any]) -> Row:
         scene, visit = self.scene, self.scene.visits[line["job"]]
@@ -254,6 +265,11 @@ class _Stage:
     def story(self) -> str:
         """The end of the log of our own gateway, to be read where something went wrong."""
         return f"--- log of {WEST}\n{self.west.last_words()}"
+
+
+def _seconds(path: Path) -> float:
+    """After which a transfer is cut."""
+    return MAX_FIRST_OCTET + (PACED_SECONDS if path.shrinks_to else 0)
 
 
 def _lines(client: Process, seconds: float, stopped: threading.Event) -> Iterator[dict[str, Any]]:
