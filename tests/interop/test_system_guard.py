@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -19,10 +20,14 @@ import pytest
 
 from interop.hosts import Host, hosts, link
 from openmoat.daemon.lookups import outer_backend
+from openmoat.errors import SystemFault
 from openmoat.net import Network
+from openmoat.system.elements import MAX_RANGES
+from openmoat.system.firewall import is_own_process
 from openmoat.system.names import OUTER_MARK
-from openmoat.system.reconcile import HostState, OnStop, Reconciler, SourceRoute, TunnelRoute
+from openmoat.system.reconcile import HostState, OnStop, Reconciler, SourceRoute, StateChange, TunnelRoute
 from openmoat.system.sockets import open_raw, open_tun
+from openmoat.system.watch import GuardTouched, Watch
 
 pytestmark = pytest.mark.namespaces
 
@@ -404,24 +409,86 @@ def test_sizes_change_on_the_routes_they_name_and_nothing_is_looked_at_besides(s
     with street.gateway.inside():
         [tun] = open_tun()
         reconciler = Reconciler()
-        assert reconciler.resize({net("10.2.0.0/16"): (1300, 1260)}) is None
+        smaller = replace(OFFICE.routes[0], mtu=1300, advmss=1260)
+        change = StateChange(routes={smaller.prefix: smaller, OFFICE.routes[1].prefix: OFFICE.routes[1]})
+        assert reconciler.change(change) is None
         reconciler.apply(OFFICE)
-        sizes = {net("10.2.0.0/16"): (1300, 1260), net("fd02::/32"): (1400, 1340), net("10.99.0.0/16"): (1300, 1260)}
-        resized = reconciler.resize(sizes)
+        resized = reconciler.change(change)
         assert resized is not None
         assert resized.written == 1
         shown = street.gateway.run("ip route show table all match 10.2.0.5; ip -6 route show table all match fd02::5")
         [v4] = [line for line in shown.splitlines() if line.startswith("10.2.0.0/16 dev moat0")]
         assert "mtu 1300 advmss 1260" in v4
         assert "src 10.1.0.1" in v4
-        wanted = replace(OFFICE, routes=(replace(OFFICE.routes[0], mtu=1300, advmss=1260), OFFICE.routes[1]))
+        wanted = replace(OFFICE, routes=(smaller, OFFICE.routes[1]))
         assert reconciler.apply(wanted).written == 0
         reconciler.mistrust()
         assert reconciler.apply(wanted).written == 0
         assert reconciler.apply(OFFICE).written == 1
         reconciler.mistrust()
-        assert reconciler.resize(sizes) is None
+        assert reconciler.change(change) is None
         os.close(tun)
+
+
+FAR = (
+    *("10.3.0.0/24", "10.3.1.0/24", "10.3.2.0/23", "10.3.0.0/16", "172.16.0.0/12", "128.0.0.0/1", "10.2.7.0/24"),
+    *("fd03::/64", "fd03:0:0:1::/64", "fd03::/48", "ffff::/16"),
+)
+
+
+def test_prefixes_that_come_and_go_leave_in_the_kernel_what_the_whole_would(street: Street) -> None:
+    with street.gateway.inside():
+        [tun] = open_tun()
+        reconciler, choose, here = Reconciler(), random.Random(7), set[str]()  # noqa: S311 - the same walk each time
+        reconciler.apply(OFFICE)
+        ear = Watch(is_own_process)
+        for _ in range(40):
+            names = choose.sample(FAR, choose.randint(1, 4))
+            here ^= set(names)
+            followed = reconciler.change(
+                StateChange(
+                    routes={net(name): route(name) if name in here else None for name in names},
+                    guarded={net(name): name in here for name in names},
+                )
+            )
+            assert followed is not None
+            wanted = replace(
+                OFFICE,
+                routes=(*OFFICE.routes, *(route(name) for name in sorted(here))),
+                guarded=(*OFFICE.guarded, *(net(name) for name in sorted(here))),
+            )
+            # One who knows nothing of us reads the kernel, and finds nothing to do.
+            assert Reconciler().apply(wanted).written == 0
+        changes = ear.drain()
+        assert not [change for change in changes if isinstance(change, GuardTouched)]
+        ear.close()
+        os.close(tun)
+
+
+@pytest.mark.parametrize("sites", [MAX_RANGES - 1, MAX_RANGES])
+def test_ranges_that_come_to_light_are_put_whether_they_fit_one_datagram_or_not(street: Street, sites: int) -> None:
+    with street.gateway.inside():
+        reconciler = Reconciler()
+        around, within = net("fd80::/16"), [net(f"fd80:{site:x}::/48") for site in range(0, 2 * sites, 2)]
+        reconciler.apply(replace(OFFICE, guarded=(*OFFICE.guarded, around, *within)))
+        assert reconciler.change(StateChange(guarded={around: False})) is not None
+        assert street.gateway.run("nft list set inet openmoat guarded6").count("fd80:") == sites
+        assert Reconciler().apply(replace(OFFICE, guarded=(*OFFICE.guarded, *within))).written == 0
+
+
+def test_a_prefix_is_guarded_before_it_has_a_route(street: Street) -> None:
+    with street.gateway.inside():
+        [tun] = open_tun()
+        reconciler = Reconciler()
+        reconciler.apply(OFFICE)
+        os.close(tun)
+        far = route("10.3.0.0/24")
+        change = StateChange(routes={far.prefix: far}, guarded={far.prefix: True})
+        # The device is gone, which nobody has told us yet: the kernel refuses the route.
+        with pytest.raises(SystemFault, match=r"route 10\.3\.0\.0/24"):
+            reconciler.change(change)
+        assert "10.2.0.0-10.3.0.255" in street.gateway.run("nft list set inet openmoat guarded4")
+        assert reconciler.change(change) is None
 
 
 def test_the_guard_is_never_absent_while_it_changes(street: Street, tmp_path: Path) -> None:

@@ -5,20 +5,20 @@ The kernel's state outlives this process (see `system.reconcile`); here it is on
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from openmoat.daemon.beside import Beside
-from openmoat.daemon.hoststate import host_state, resized_routes
+from openmoat.daemon.hoststate import host_state, state_change
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
-from openmoat.net import IKE_PORT, NATT_PORT, Address, Network
+from openmoat.net import IKE_PORT, NATT_PORT, Address
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
-from openmoat.system.links import read_addresses
+from openmoat.system.links import InterfaceAddress, read_addresses
 from openmoat.system.netlink import Netlink
-from openmoat.system.reconcile import Applied, OnStop, Reconciler
+from openmoat.system.reconcile import Applied, OnStop, Reconciler, StateChange
 from openmoat.system.watch import Change, EverythingChanged, Watch
 
 __all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "HostKeeper", "bounded"]
@@ -63,6 +63,7 @@ class HostKeeper:
         self._foreign: tuple[str, ...] = ()
         self._turn = asyncio.Lock()
         self._told: set[str] = set()
+        self._own: tuple[InterfaceAddress, ...] = ()
         self._addresses: frozenset[Address] = frozenset()
         self.on_addresses: Callable[[frozenset[Address]], None] = lambda _addresses: None
         """Told all addresses of the host whenever they are others than before."""
@@ -113,13 +114,13 @@ class HostKeeper:
                 return  # a rekey leaves the host as it is, and so do most SAs that come and go
             changes, self._changes = self._changes, []
             before = self._addresses
-            resized = self._policies.take_resized()
+            touched = self._policies.take_touched()
             try:
                 applied = None
-                if self._is_guarded and not self.fault and not changes and resized is not None:
-                    # Most of what changes is how large packets may be: that touches the routes it names, and no others.
-                    routes = resized_routes(resized, self._policies.sharing)
-                    applied = await self._beside.run(self._resize, routes)
+                if self._is_guarded and not self.fault and not changes and touched is not None:
+                    # A peer or a connection that comes or goes, or its sizes, are work for what they name, and no other.
+                    change = state_change(self._policies, touched, self._own)
+                    applied = await self._beside.run(self._change, change)
                 if applied is None:
                     wanted = self._policies.protected(), self._policies.reserved()
                     applied = await self._beside.run(self._apply, changes, *wanted)
@@ -157,9 +158,9 @@ class HostKeeper:
         if self._changes:
             self._is_wanted.set()
 
-    def _resize(self, routes: Mapping[Network, tuple[int, int]]) -> Applied | None:
+    def _change(self, change: StateChange) -> Applied | None:
         """In a thread."""
-        applied = self._reconciler.resize(routes)
+        applied = self._reconciler.change(change)
         return replace(applied, notes=self.notes) if applied is not None else None
 
     def _apply(
@@ -171,9 +172,9 @@ class HostKeeper:
         """In a thread. Changes are heeded here, so that none is forgotten by an `apply` that was under way."""
         self._reconciler.heed(changes)
         with Netlink() as netlink:
-            addresses = read_addresses(netlink)
-        self._addresses = frozenset(row.address for row in addresses)
-        applied = self._reconciler.apply(host_state(self._device, protected, addresses, reserved, self._ports))
+            self._own = read_addresses(netlink)
+        self._addresses = frozenset(row.address for row in self._own)
+        applied = self._reconciler.apply(host_state(self._device, protected, self._own, reserved, self._ports))
         if not self._is_guarded or EverythingChanged() in changes:
             self._foreign = self._reconciler.inspect(self._device) if protected or reserved else ()
         return replace(applied, notes=(*applied.notes, *self._foreign))

@@ -1,15 +1,19 @@
 """What is protected, as the host must know it: routes to the TUN with their sizes, and prefixes to guard. Plain data in and out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from openmoat.daemon.policies import Protected
+from openmoat.daemon.policies import Policies, Protected, Touched
 from openmoat.mtu.plan import route_sizes
 from openmoat.net import IKE_PORT, NATT_PORT, Network
 from openmoat.policy.selectors import Selectors, to_prefixes
 from openmoat.system.links import InterfaceAddress, address_inside
-from openmoat.system.state import HostState, TunnelRoute
+from openmoat.system.state import HostState, StateChange, TunnelRoute
 
-__all__ = ["host_state", "resized_routes"]
+__all__ = ["host_state", "state_change"]
+
+BEYOND: Final = 1 << 128
+"""After the last address."""
 
 
 def host_state(
@@ -25,15 +29,13 @@ def host_state(
     (local and remote selectors) is guarded also while none of them is here; "any address" reserves nothing, or a portal
     that takes anybody's networks would shut itself off.
     """
-    routes: dict[Network, TunnelRoute] = {}
+    sharing: dict[Network, list[Protected]] = {}
     local: set[Network] = set()
     for one in protected:
-        local.update(to_prefixes(one.local))
+        local.update(one.ours)
         for prefix in one.prefixes:
-            route = tunnel_route(prefix, one, addresses)
-            other = routes.get(prefix)
-            is_less = other is None or (route.mtu, route.advmss) < (other.mtu, other.advmss)
-            routes[prefix] = route if other is None or is_less else other
+            sharing.setdefault(prefix, []).append(one)
+    routes = {prefix: tunnel_route(prefix, users, addresses) for prefix, users in sharing.items()}
     guarded = dict.fromkeys(routes)
     for ours, theirs in reserved:
         local.update(to_prefixes(ours))
@@ -44,33 +46,42 @@ def host_state(
         guarded=tuple(guarded),
         local=tuple(sorted(local, key=str)),
         ports=ports,
-        forwards=any(not _is_own(prefix, addresses) for prefix in local),
+        forwards=does_forward(local, addresses),
     )
 
 
-def resized_routes(
-    resized: Iterable[Protected], sharing: Callable[[Network], Iterable[Protected]]
-) -> dict[Network, tuple[int, int]]:
-    """MTU and advmss of the routes of what has only changed its sizes, as `host_state` would have them.
+def state_change(policies: Policies, touched: Touched, addresses: Sequence[InterfaceAddress]) -> StateChange:
+    """How `host_state` of all that is protected now stands to what was touched; the work is that of what was touched."""
+    sharing = {prefix: policies.sharing(prefix) for prefix in touched.prefixes}
+    return StateChange(
+        routes={p: tunnel_route(p, users, addresses) if users else None for p, users in sharing.items()},
+        guarded={p: bool(users) or policies.is_reserved(p) for p, users in sharing.items()},
+        local={prefix: prefix in policies.local for prefix in touched.local},
+        forwards=does_forward(policies.local, addresses),
+    )
 
-    `sharing` gives all that is protected and has a prefix; the work is that of the change.
-    """
-    prefixes = {prefix for one in resized for prefix in one.prefixes}
-    return {prefix: min(_sizes(one, prefix) for one in sharing(prefix)) for prefix in prefixes}
+
+def tunnel_route(prefix: Network, users: Iterable[Protected], addresses: Sequence[InterfaceAddress]) -> TunnelRoute:
+    """The route to one prefix, by all that is protected and has it: the one of the smallest sizes."""
+
+    def weight(route: TunnelRoute) -> tuple[int, int, int]:
+        # Of equal sizes one with a source, or what the gateway itself sends would not fit the selectors.
+        return route.mtu, route.advmss, BEYOND if route.source is None else int(route.source)
+
+    return min((_route(prefix, one, addresses) for one in users), key=weight)
 
 
-def _sizes(protected: Protected, prefix: Network) -> tuple[int, int]:
+def does_forward(local: Iterable[Network], addresses: Sequence[InterfaceAddress]) -> bool:
+    """Whether packets of others pass; at most one more prefix is looked at than the host has addresses."""
+    return any(not _is_own(prefix, addresses) for prefix in local)
+
+
+def _route(prefix: Network, protected: Protected, addresses: Sequence[InterfaceAddress]) -> TunnelRoute:
     sizes = route_sizes(protected.plan, prefix.version)
-    return sizes.mtu, sizes.advmss
+    source = address_inside(protected.local, addresses, prefix.version)
+    return TunnelRoute(prefix=prefix, mtu=sizes.mtu, advmss=sizes.advmss, source=source)
 
 
 def _is_own(prefix: Network, addresses: Sequence[InterfaceAddress]) -> bool:
     """Whether it is this host alone, which need not forward anything."""
     return prefix.num_addresses == 1 and any(row.address == prefix.network_address for row in addresses)
-
-
-def tunnel_route(prefix: Network, protected: Protected, addresses: Sequence[InterfaceAddress]) -> TunnelRoute:
-    """The route to one protected prefix."""
-    sizes = route_sizes(protected.plan, prefix.version)
-    source = address_inside(protected.local, addresses, prefix.version)
-    return TunnelRoute(prefix=prefix, mtu=sizes.mtu, advmss=sizes.advmss, source=source)

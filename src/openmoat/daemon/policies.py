@@ -4,7 +4,7 @@ Configuration goes in, `SetPolicies` for the backend and the protected prefixes 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -19,10 +19,12 @@ from openmoat.net import Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 
-__all__ = ["MAX_CACHED", "Policies", "Protected", "UnknownChild", "framing_of"]
+__all__ = ["MAX_CACHED", "MAX_TOUCHED", "Policies", "Protected", "Touched", "UnknownChild", "framing_of"]
 
 MAX_CACHED = 16_384
 """Lists of selectors whose prefixes are remembered."""
+MAX_TOUCHED = 256
+"""Prefixes that are remembered for the host one by one; where more have changed, everything is planned anew."""
 UNKNOWN = Outside(BASE)
 """The way to a peer of which nothing has been heard."""
 
@@ -45,9 +47,21 @@ class Protected:
     plan: MtuPlan
     prefixes: tuple[Network, ...] = field(init=False)
     """Those of the far side, found once: sizes change more often."""
+    ours: tuple[Network, ...] = field(init=False)
+    """Those of our side."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefixes", _prefixes(self.remote))
+        object.__setattr__(self, "ours", _prefixes(self.local))
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Of what something is said to the host that may be new."""
+
+    prefixes: Collection[Network]
+    """Of the far side."""
+    local: Collection[Network]
 
 
 class Policies:
@@ -67,8 +81,12 @@ class Policies:
         self._protected: dict[str, Protected] = {}
         self._sharing: dict[Network, dict[str, None]] = {}
         """By prefix of the far side, the names of those that have it."""
-        self._resized: dict[str, None] = {}
-        self._is_restructured = False
+        self.local: Counter[Network] = Counter()
+        """Prefixes of our side, and how many have each."""
+        self._reserved_prefixes: Counter[Network] = Counter()
+        self._touched: dict[Network, None] = {}
+        self._touched_local: dict[Network, None] = {}
+        self._is_all_touched = False
         self._reserved: dict[str, list[tuple[Selectors, Selectors]]] = {}
         self.revision = 0
         """Grows whenever `protected` or `reserved` has become another."""
@@ -175,15 +193,19 @@ class Policies:
             self._protect(name, replace(self._protected[name], plan=plan))
         return plan
 
-    def take_resized(self) -> Sequence[Protected] | None:
-        """Of what nothing but the sizes has changed since this was last called; None where more has."""
-        resized, self._resized = self._resized, {}
-        is_more, self._is_restructured = self._is_restructured, False
-        return None if is_more else [self._protected[name] for name in resized]
+    def take_touched(self) -> Touched | None:
+        """Prefixes of which the host is to be told since this was last called; None where there are more than it keeps."""
+        touched = None if self._is_all_touched else Touched(tuple(self._touched), tuple(self._touched_local))
+        self._touched, self._touched_local, self._is_all_touched = {}, {}, False
+        return touched
 
     def sharing(self, prefix: Network) -> list[Protected]:
         """All that is protected and has this prefix on its far side."""
         return [self._protected[name] for name in self._sharing.get(prefix, ())]
+
+    def is_reserved(self, prefix: Network) -> bool:
+        """Whether some template names this very prefix; "any address" reserves nothing."""
+        return bool(prefix.prefixlen) and prefix in self._reserved_prefixes
 
     def protected(self) -> tuple[Protected, ...]:
         """Everything that must go through the tunnel, whether an SA is there or not."""
@@ -245,9 +267,7 @@ class Policies:
         self._names[connection.name] = set()
         if connection.is_template:
             self._templates.add(connection.name)
-            self.revision += 1
-            self._is_restructured = True
-            self._reserved[connection.name] = [(child.local, child.remote) for child in connection.children]
+            self._reserve(connection.name, [(child.local, child.remote) for child in connection.children])
         else:
             self._configured[connection.name] = wanted_policies(connection)
         self._children[connection.name] = {child.name: child for child in connection.children}
@@ -261,28 +281,40 @@ class Policies:
         before = self._protected.get(name)
         if before == protected:
             return
-        if before is not None and (before.local, before.remote) == (protected.local, protected.remote):
-            self._resized[name] = None
-        else:
-            self._unprotect(name)
-            self._is_restructured = True
-            for prefix in protected.prefixes:
-                self._sharing.setdefault(prefix, {})[name] = None
+        self._unprotect(name)
         self._protected[name] = protected
-        self.revision += 1
+        for prefix in protected.prefixes:
+            self._sharing.setdefault(prefix, {})[name] = None
+        self._touch(protected.prefixes, protected.ours, 1)
 
     def _unprotect(self, name: str) -> None:
         before = self._protected.pop(name, None)
         if before is None:
             return
-        self.revision += 1
-        self._is_restructured = True
-        self._resized.pop(name, None)
         for prefix in before.prefixes:
             names = self._sharing[prefix]
             del names[name]
             if not names:
                 del self._sharing[prefix]
+        self._touch(before.prefixes, before.ours, -1)
+
+    def _reserve(self, connection: str, pairs: list[tuple[Selectors, Selectors]]) -> None:
+        """What peers of a template may bring, instead of what was reserved for it before."""
+        for step, rows in ((-1, self._reserved.pop(connection, [])), (1, pairs)):
+            for local, remote in rows:
+                count(self._reserved_prefixes, _prefixes(remote), step)
+                self._touch(_prefixes(remote), _prefixes(local), step)
+        if pairs:
+            self._reserved[connection] = pairs
+
+    def _touch(self, prefixes: Iterable[Network], local: Iterable[Network], step: int) -> None:
+        self.revision += 1
+        before = {prefix: prefix in self.local for prefix in local}
+        count(self.local, before, step)
+        self._touched.update(dict.fromkeys(prefixes))
+        self._touched_local.update((prefix, None) for prefix, was in before.items() if was != (prefix in self.local))
+        if len(self._touched) + len(self._touched_local) > MAX_TOUCHED:
+            self._touched, self._touched_local, self._is_all_touched = {}, {}, True
 
     def _forget(self, connection: str) -> set[str]:
         """Drop a connection, and answer the names of its policies, which still stand in the SPD."""
@@ -291,11 +323,17 @@ class Policies:
             self._unprotect(name)
         self._children.pop(connection, None)
         self._templates.discard(connection)
-        if self._reserved.pop(connection, None) is not None:
-            self.revision += 1
-            self._is_restructured = True
+        self._reserve(connection, [])
         self._configured.pop(connection, None)
         return names
+
+
+def count(counter: Counter[Network], prefixes: Iterable[Network], step: int) -> None:
+    """Each once more, or once less; what is at zero is not there."""
+    for prefix in prefixes:
+        counter[prefix] += step
+        if not counter[prefix]:
+            del counter[prefix]
 
 
 def framing_of(sa: ChildSa) -> Framing:

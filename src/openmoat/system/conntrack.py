@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from openmoat.system.guard import Range
 from openmoat.system.netlink import Answer, Mode, Netlink, Refusal, Request, attribute, attributes
+from openmoat.system.ranges import Range
 
 __all__ = ["Masqueraded", "forget_masqueraded", "parse_masqueraded"]
 

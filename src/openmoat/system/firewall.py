@@ -3,15 +3,27 @@
 import ipaddress
 import json
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from openmoat.errors import SystemFault
-from openmoat.system.guard import NO_GUARD, SETS, Guard, Range
+from openmoat.system.elements import MAX_RANGES, change_elements
+from openmoat.system.guard import NO_GUARD, SETS, Guard, elements_text
 from openmoat.system.names import GUARD_TABLE
+from openmoat.system.ranges import Range, RangesChange
 
-__all__ = ["foreign_notes", "is_own_process", "parse_foreign", "parse_guard", "read_counters", "read_guard", "transact"]
+__all__ = [
+    "change_sets",
+    "foreign_notes",
+    "is_own_process",
+    "parse_foreign",
+    "parse_guard",
+    "read_counters",
+    "read_guard",
+    "transact",
+]
 
 DEADLINE: Final = 30.0
 """Seconds for one nft process; a transaction with 10 000 elements takes a tenth of one."""
@@ -21,12 +33,27 @@ BEFORE_WORDS: Final = "before: "
 Json = Mapping[str, Any]
 
 _own_processes: deque[int] = deque(maxlen=64)
-"""Process ids of the last runs of nft, so that a watch tells our own transactions from those of others."""
+"""Ids of the last processes and threads that changed the guard, so that a watch tells our own transactions from those of others."""
 
 
 def is_own_process(pid: int) -> bool:
-    """Whether this was one of our own last runs of nft."""
+    """Whether this was one of our own last runs of nft, or one of our threads that changed elements."""
     return pid in _own_processes
+
+
+def change_sets(changes: Mapping[str, RangesChange]) -> int:
+    """Change elements of the guard's sets in one transaction; answers the number of transactions, one or none.
+
+    Raises `SystemFault`; then nothing has changed.
+    """
+    count = sum(len(change.gone) + len(change.new) for change in changes.values())
+    if count > MAX_RANGES:
+        transact(elements_text(changes))
+    elif count:
+        # The kernel tells watchers the thread that did it.
+        _own_processes.append(threading.get_native_id())
+        change_elements(changes)
+    return 1 if count else 0
 
 
 def transact(text: str) -> None:

@@ -7,35 +7,31 @@ It has a *frame* (chains, and what they say of single interfaces), which is repl
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final
 
 from openmoat.net import IKE_PORT, NATT_PORT, Network
 from openmoat.system.names import GUARD_TABLE, OUTER_MARK, OUTER_MARK_MASK
+from openmoat.system.ranges import Coverage, Label, Range, RangesChange, cover
 
 __all__ = [
     "NO_GUARD",
     "SETS",
     "Guard",
+    "GuardSets",
     "Kept",
-    "Label",
-    "Range",
     "change_text",
-    "cover",
-    "guard_sets",
+    "elements_text",
     "keep",
     "removal_text",
 ]
 
-Range = tuple[int, int]
-"""First and last address as numbers."""
-
 SETS: Final = ("guarded4", "guarded6", "rest4", "rest6")
 """Named prefixes apart from what only a whole-house tunnel covers: from there ICMP errors about outer packets come."""
 
-BEYOND: Final = 1 << 128
-"""After the last address."""
+SET_LABELS: Final = {"guarded": Label.GUARDED, "rest": Label.REST}
+"""What is said of the addresses of a set, by its name without the version of IP."""
 
 LINK_SCOPE: Final = tuple(
     ipaddress.ip_network(text)
@@ -53,14 +49,6 @@ LINK_SCOPE: Final = tuple(
 """What never leaves a link goes around a whole-house tunnel: neighbour discovery, DHCP, router advertisements."""
 
 
-class Label(IntEnum):
-    """What a prefix means; of equal prefixes the highest decides."""
-
-    REST = 1
-    GUARDED = 2
-    PASS = 3
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Kept:
     """A network of this host that stays reachable in clear, by one interface, although a guarded prefix holds it."""
@@ -76,7 +64,7 @@ class Guard:
     """What the table holds. Two equal ones are the same in the kernel."""
 
     device: str
-    sets: Mapping[str, frozenset[Range]]
+    sets: Mapping[str, AbstractSet[Range]]
     """By the names of `SETS`."""
     kept: tuple[Kept, ...] = ()
     ports: tuple[int, ...] = (IKE_PORT, NATT_PORT)
@@ -102,56 +90,55 @@ class Guard:
 NO_GUARD: Final = Guard(device="", sets={name: frozenset() for name in SETS})
 
 
-def cover(prefixes: Iterable[tuple[Network, Label]]) -> dict[Label, list[Range]]:
-    """Ranges of addresses by what the longest prefix over them says; one family, ranges that touch are joined.
-
-    O(n log n): the prefixes are walked in order of their first address, the open ones lie on a stack.
-    """
-    rows = sorted((int(net.network_address), -int(net.broadcast_address), label) for net, label in prefixes)
-    found: dict[Label, list[Range]] = {label: [] for label in Label}
-    open_ones: list[tuple[int, Label]] = []
-    at = 0
-
-    def add(label: Label, first: int, last: int) -> None:
-        ranges = found[label]
-        if ranges and ranges[-1][1] + 1 == first:
-            first = ranges.pop()[0]
-        ranges.append((first, last))
-
-    for first, minus_last, label in [*rows, (BEYOND, 0, Label.PASS)]:
-        while open_ones and open_ones[-1][0] < first:
-            last, closed = open_ones.pop()
-            if at <= last:
-                add(closed, at, last)
-                at = last + 1
-        if open_ones and at < first:
-            add(open_ones[-1][1], at, first - 1)
-        at = first
-        open_ones.append((-minus_last, label))
-    return found
-
-
-def guard_sets(guarded: Iterable[Network], passes: Iterable[Network]) -> dict[str, frozenset[Range]]:
+class GuardSets:
     """What the sets of the guard must hold: the guarded prefixes without the passes inside them."""
-    rows: dict[int, list[tuple[Network, Label]]] = {4: [], 6: []}
-    for network in guarded:
-        rows[network.version].append((network, Label.GUARDED if network.prefixlen else Label.REST))
-    for network in passes:
-        rows[network.version].append((network, Label.PASS))
-    sets: dict[str, frozenset[Range]] = {}
-    for version, labelled in rows.items():
-        if any(label is Label.REST for _, label in labelled):
-            labelled.extend((network, Label.PASS) for network in LINK_SCOPE if network.version == version)
-        ranges = cover(labelled)
-        sets[f"guarded{version}"] = frozenset(ranges[Label.GUARDED])
-        sets[f"rest{version}"] = frozenset(ranges[Label.REST])
-    return sets
+
+    def __init__(self, guarded: Iterable[Network], passes: Iterable[Network]) -> None:
+        rows: dict[int, list[tuple[Network, Label]]] = {4: [], 6: []}
+        for network in guarded:
+            rows[network.version].append((network, _label(network)))
+        for network in passes:
+            rows[network.version].append((network, Label.PASS))
+        for version, labelled in rows.items():
+            if any(label is Label.REST for _, label in labelled):
+                labelled.extend((network, Label.PASS) for network in LINK_SCOPE if network.version == version)
+        self._coverage = {4: Coverage(32, rows[4]), 6: Coverage(128, rows[6])}
+        self.sets: Mapping[str, AbstractSet[Range]] = {
+            f"{name}{version}": coverage.ranges(label)
+            for name, label in SET_LABELS.items()
+            for version, coverage in self._coverage.items()
+        }
+        """By the names of `SETS`; they live on with each change."""
+
+    def overlaps(self, network: Network) -> bool:
+        """Whether some guarded prefix, or some pass, shares an address with `network`."""
+        return self._coverage[network.version].overlaps(network)
+
+    def change(self, put: Iterable[Network], remove: Iterable[Network]) -> Mapping[str, RangesChange]:
+        """Guard some prefixes more and some less, none of them a whole family; answers what becomes of the sets.
+
+        The work is that of these prefixes, of what lies inside them, and of the ranges they touch.
+        """
+        changes = {name: RangesChange() for name in SETS}
+        for networks, step in ((put, Coverage.put), (remove, Coverage.remove)):
+            for network in networks:
+                moves = step(self._coverage[network.version], network, _label(network))
+                for name, label in SET_LABELS.items():
+                    if label in moves:
+                        changes[f"{name}{network.version}"].take(*moves[label])
+        return changes
+
+
+def _label(network: Network) -> Label:
+    return Label.GUARDED if network.prefixlen else Label.REST
 
 
 def keep(device: str, network: Network, guarded: Iterable[Network]) -> list[Kept]:
     """The rows for a network that stays reachable by `device`, without the guarded prefixes that it holds itself."""
     holes = [(inner, Label.GUARDED) for inner in guarded if inner.version == network.version and _holds(network, inner)]
-    ranges = cover([(network, Label.REST), *holes])[Label.REST]
+    rows = [(network, Label.REST), *holes]
+    spans = ((int(net.network_address), int(net.broadcast_address), label) for net, label in rows)
+    ranges = cover(spans)[Label.REST]
     return [Kept(device, first, last, network.version) for first, last in ranges]
 
 
@@ -162,14 +149,19 @@ def change_text(have: Guard, want: Guard) -> str:
     if have.is_empty or have.frame_stamp != want.frame_stamp:
         # The new table is there at the very moment the old one is gone: a transaction is seen whole or not at all.
         return f"{removal_text()}{_frame(want, want.frame_stamp)}"
+    return elements_text(
+        {name: RangesChange(have.sets[name] - want.sets[name], want.sets[name] - have.sets[name]) for name in SETS}
+    )
+
+
+def elements_text(changes: Mapping[str, RangesChange]) -> str:
+    """One nftables transaction that changes elements of the sets; empty where there is nothing to do."""
     lines = []
-    for name in SETS:
-        version = int(name[-1])
-        old, new = have.sets[name] - want.sets[name], want.sets[name] - have.sets[name]
-        if old:
-            lines.append(f"delete element inet {GUARD_TABLE} {name} {_elements(old, version)}\n")
-        if new:
-            lines.append(f"add element inet {GUARD_TABLE} {name} {_elements(new, version)}\n")
+    for name, change in changes.items():
+        # What is gone goes first: ranges of one set may not overlap, and in a transaction no packet sees it half done.
+        for verb, ranges in (("delete", change.gone), ("add", change.new)):
+            if ranges:
+                lines.append(f"{verb} element inet {GUARD_TABLE} {name} {_elements(ranges, int(name[-1]))}\n")
     return "".join(lines)
 
 

@@ -189,6 +189,21 @@ class Netlink:
             outcomes.extend(acknowledged[first + i] for i in range(len(chunk)))
         return outcomes
 
+    def transact_whole(self, begin: Request, requests: Sequence[Request], end: Request) -> Refusal:
+        """Carry out all or nothing, between two messages that say so (nfnetlink); answers the first refusal, if there is one."""
+        asked = [Request(request.kind, request.mode | Mode.ACK, request.body) for request in requests]
+        first = self._send([begin, *asked, end], Mode.REQUEST)
+        waiting = set(range(first + 1, first + 1 + len(asked)))
+        while waiting:
+            for sequence, answer in self._receive():
+                # The first message is answered only where the whole is refused.
+                if answer.kind == Kind.ERROR and (sequence == first or sequence in waiting):
+                    refusal = _refusal(answer.body)
+                    if refusal.errno:
+                        return refusal
+                    waiting.discard(sequence)
+        return Refusal(0)
+
     def ask(self, request: Request) -> Answer | Refusal:
         """A request with one message, or a refusal, for an answer."""
         first = self._send([request], Mode.REQUEST)

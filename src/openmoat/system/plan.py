@@ -1,14 +1,17 @@
 """From what the daemon wants and what the host looks like to what the kernel must hold. Pure: no call leaves this module."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
 from openmoat.net import Address, Network
-from openmoat.system.guard import NO_GUARD, Guard, Kept, guard_sets, keep
+from openmoat.system.guard import NO_GUARD, Guard, GuardSets, Kept, keep
 from openmoat.system.links import TUN_MTU, InterfaceAddress, Link
 from openmoat.system.names import ROUTE_TABLE, SOURCE_TABLE
+from openmoat.system.ranges import Prefixes, RangesChange
 from openmoat.system.routes import (
     BLACKHOLE_METRIC,
     THROW_METRIC,
@@ -19,10 +22,10 @@ from openmoat.system.routes import (
     mtu_metric,
 )
 from openmoat.system.rules import Rule, dhcp_rule, end_rule, source_rule, table_rule
-from openmoat.system.state import HostState, TunnelRoute
+from openmoat.system.state import HostState, StateChange, TunnelRoute
 from openmoat.system.sysctls import ALL_RP_FILTER, IPV4_FORWARD, IPV6_FORWARD, Setting, accept_ra, rp_filter
 
-__all__ = ["HostView", "Plan", "needs_routes", "plan"]
+__all__ = ["HostView", "Plan", "PlanChange", "Planner", "needs_routes"]
 
 ALL_IPV4: Final = ipaddress.IPv4Network("0.0.0.0/0")
 ALL_IPV6: Final = ipaddress.IPv6Network("::/0")
@@ -59,7 +62,7 @@ class HostView:
 class Plan:
     """What the kernel must hold of ours, no more and no less."""
 
-    routes: frozenset[Route] = frozenset()
+    routes: AbstractSet[Route] = frozenset()
     rules: frozenset[Rule] = frozenset()
     guard: Guard = NO_GUARD
     settings: tuple[Setting, ...] = ()
@@ -67,15 +70,29 @@ class Plan:
     """For the operator: what could not be done as it was wanted, and what to do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChange:
+    """What leads from one plan to the next, in the order in which nothing protected can go out in clear."""
+
+    guard_before: Mapping[str, RangesChange]
+    """Of the guard's sets: what is guarded from now on."""
+    put: tuple[Route, ...]
+    """New ones, and those that take the place of others."""
+    gone: tuple[Route, ...]
+    guard_after: Mapping[str, RangesChange]
+    """What is guarded no more."""
+
+
 @dataclass(slots=True)
 class _Draft:
-    """Gathers while `plan` goes along."""
+    """Gathers while a `Planner` goes along."""
 
     state: HostState
     view: HostView
     index: int = 0
     """Of the TUN device; 0 while there is none."""
     guarded: dict[Network, RouteKind] = field(default_factory=dict)
+    tunnels: dict[Network, TunnelRoute] = field(default_factory=dict)
     kept: list[tuple[str, Network]] = field(default_factory=list)
     """(interface, network) that stay reachable in clear."""
     own: frozenset[Address] = frozenset()
@@ -102,59 +119,157 @@ def needs_routes(state: HostState) -> bool:
     theirs = [*state.guarded, *(row.route.prefix for row in state.source_routes)]
     if any(prefix.prefixlen == 0 for prefix in theirs):
         return True
-    return any(ours.version == prefix.version and ours.overlaps(prefix) for ours in state.local for prefix in theirs)
+    if not state.local:
+        return False
+    known = _by_version(theirs)
+    return any(known[ours.version].overlaps(ours) for ours in state.local)
 
 
-def plan(state: HostState, view: HostView) -> Plan:
-    """What the kernel must hold for `state` on a host that looks like `view`."""
-    draft = _Draft(state, view)
-    draft.index = next((link.index for link in view.links.values() if link.name == state.device), 0)
-    draft.own = frozenset((*state.addresses, *(row.address for row in view.addresses)))
-    draft.guarded = dict.fromkeys(state.guarded, RouteKind.BLACKHOLE)
-    if ALL_IPV4 in draft.guarded and ALL_IPV6 not in draft.guarded:
-        # A house that is wholly behind an IPv4 tunnel must not leak by IPv6. Refused and not lost, so that applications
-        # go on with IPv4 at once. The other way round, IPv6 by tunnel beside an IPv4 line of one's own, is common.
-        draft.guarded[ALL_IPV6] = RouteKind.UNREACHABLE
-    draft.kept = _kept_networks(draft)
-    _destination_routes(draft)
-    _source_routes(draft)
-    return Plan(
-        routes=frozenset(route for rows in draft.routes.values() for route in rows.values()),
-        rules=_rules(draft),
-        guard=_guard(draft),
-        settings=_settings(draft),
-        notes=tuple(draft.notes),
-    )
+class Planner:
+    """What the kernel must hold for a state on a host that looks like `view`; changed prefix by prefix, or made anew."""
+
+    def __init__(self, state: HostState, view: HostView) -> None:
+        draft = self._draft = _Draft(state, view)
+        draft.index = next((link.index for link in view.links.values() if link.name == state.device), 0)
+        draft.own = frozenset((*state.addresses, *(row.address for row in view.addresses)))
+        draft.guarded = dict.fromkeys(state.guarded, RouteKind.BLACKHOLE)
+        if ALL_IPV4 in draft.guarded and ALL_IPV6 not in draft.guarded:
+            # A house that is wholly behind an IPv4 tunnel must not leak by IPv6. Refused and not lost, so that applications
+            # go on with IPv4 at once. The other way round, IPv6 by tunnel beside an IPv4 line of one's own, is common.
+            draft.guarded[ALL_IPV6] = RouteKind.UNREACHABLE
+        for route in state.routes:
+            known = draft.tunnels.get(route.prefix)
+            if known is None or not 0 < known.mtu < route.mtu:
+                draft.tunnels[route.prefix] = route
+        draft.kept = _kept_networks(draft)
+        _destination_routes(draft)
+        _source_routes(draft)
+        self._sets = GuardSets(draft.guarded, state.passes)
+        self._routes = {route for rows in draft.routes.values() for route in rows.values()}
+        self._versions = Counter(route.prefix.version for route in self._routes if route.table == ROUTE_TABLE)
+        self._needs_routes = needs_routes(state)
+        self._local = _by_version(state.local)
+        self._host = _by_version(route.prefix for route in view.routes if route.prefix.prefixlen)
+        """Networks of the host itself, where they matter."""
+        self._kept = _by_version(network for _, network in draft.kept)
+        self.plan = Plan(
+            routes=self._routes,
+            rules=_rules(draft),
+            guard=_guard(draft, self._sets),
+            settings=_settings(draft),
+            notes=tuple(draft.notes),
+        )
+        """Live: routes and the sets of the guard follow each `change`."""
+
+    def change(self, change: StateChange) -> PlanChange | None:
+        """Follow what has become of some prefixes; the work is that of these prefixes, and of what they hold or touch.
+
+        None, and nothing is changed, where it reaches beyond them: to networks of the host, rules or settings.
+        """
+        draft = self._draft
+        prefixes = dict.fromkeys((*change.routes, *change.guarded))
+        guarded = {p: draft.guarded[p] for p in prefixes if p in draft.guarded and p not in change.guarded}
+        guarded |= {p: RouteKind.BLACKHOLE for p, is_guarded in change.guarded.items() if is_guarded}
+        local = {p: is_ours for p, is_ours in change.local.items() if is_ours != (p in self._local[p.version])}
+        moved = [p for p in prefixes if guarded.get(p) != draft.guarded.get(p)]
+        if not self._is_narrow(change, moved, local):
+            return None
+        tunnels = {p: t for p in prefixes if (t := change.routes.get(p, draft.tunnels.get(p))) is not None}
+        old = {route for p in prefixes for route in _routes_to(draft, p, draft.guarded, draft.tunnels)}
+        new = {route for p in prefixes for route in _routes_to(draft, p, guarded, tunnels)}
+        versions = Counter(self._versions)
+        versions.update(route.prefix.version for route in new)
+        versions.subtract(route.prefix.version for route in old)
+        if any(bool(versions[v]) != bool(self._versions[v]) for v in (4, 6)):
+            return None  # the first route of a family, or its last, brings rules and settings with it
+        self._versions = versions
+        guard_before = self._sets.change([p for p in moved if p in guarded], ())
+        guard_after = self._sets.change((), [p for p in moved if p not in guarded])
+        for prefix in prefixes:
+            draft.guarded.pop(prefix, None)
+            draft.tunnels.pop(prefix, None)
+        draft.guarded.update(guarded)
+        draft.tunnels.update(tunnels)
+        self._routes -= old
+        self._routes |= new
+        for prefix, is_ours in local.items():
+            (Prefixes.add if is_ours else Prefixes.discard)(self._local[prefix.version], prefix)
+        replaced = {route.place for route in new}
+        gone = (route for route in old - new if route.place not in replaced)
+        return PlanChange(guard_before=guard_before, put=tuple(new - old), gone=tuple(gone), guard_after=guard_after)
+
+    def _is_narrow(self, change: StateChange, moved: Collection[Network], local: Collection[Network]) -> bool:
+        """Whether a change reaches no further than the prefixes it names, of which `moved` are guarded from now on or no more."""
+        draft = self._draft
+        if change.forwards != draft.state.forwards:
+            return False
+        sources = [route.source for p in change.routes for route in (change.routes[p], draft.tunnels.get(p)) if route]
+        if any(source is not None and source not in draft.own for source in sources):
+            return False
+        if any(self._host[ours.version].inside(ours) for ours in local):
+            return False
+        if any(not p.prefixlen or self._host[p.version].inside(p) or self._kept[p.version].around(p) for p in moved):
+            return False
+        # What needs no routes of the host so far must not begin to need them.
+        known = _by_version(moved)
+        return self._needs_routes or not (
+            any(self._is_protected(ours) or known[ours.version].overlaps(ours) for ours in local)
+            or any(self._local[p.version].overlaps(p) for p in moved)
+        )
+
+    def _is_protected(self, network: Network) -> bool:
+        sources = (row.route.prefix for row in self._draft.state.source_routes)
+        return self._sets.overlaps(network) or any(
+            p.version == network.version and p.overlaps(network) for p in sources
+        )
+
+
+def _by_version(prefixes: Iterable[Network]) -> dict[int, Prefixes]:
+    rows: dict[int, list[Network]] = {4: [], 6: []}
+    for prefix in prefixes:
+        rows[prefix.version].append(prefix)
+    return {4: Prefixes(32, rows[4]), 6: Prefixes(128, rows[6])}
 
 
 def _destination_routes(draft: _Draft) -> None:
-    state = draft.state
-    for prefix, kind in draft.guarded.items():
-        draft.put(Route(table=ROUTE_TABLE, prefix=prefix, kind=kind, metric=BLACKHOLE_METRIC))
-    for route in state.routes:
-        _tunnel_route(draft, ROUTE_TABLE, route)
+    for prefix in dict.fromkeys((*draft.guarded, *draft.tunnels)):
+        for route in _routes_to(draft, prefix, draft.guarded, draft.tunnels):
+            draft.put(route)
     for prefix in draft.guarded:
         if prefix.prefixlen == 0:
             _throw(draft, ROUTE_TABLE, THROWN_ALWAYS[prefix.version])
-    _throw(draft, ROUTE_TABLE, state.passes)
+    _throw(draft, ROUTE_TABLE, draft.state.passes)
     theirs = set(draft.guarded)
     _throw(draft, ROUTE_TABLE, (network for _, network in draft.kept if _covering(network, theirs) is not None))
+
+
+def _routes_to(
+    draft: _Draft, prefix: Network, guarded: Mapping[Network, RouteKind], tunnels: Mapping[Network, TunnelRoute]
+) -> list[Route]:
+    """What stands in our table for one prefix: a blackhole where it is guarded, and the route into the tunnel."""
+    if prefix.version == 6 and not draft.view.has_ipv6:
+        return []
+    routes = []
+    if prefix in guarded:
+        routes.append(Route(table=ROUTE_TABLE, prefix=prefix, kind=guarded[prefix], metric=BLACKHOLE_METRIC))
+    if prefix in tunnels and draft.index:
+        routes.append(_tunnel_route(draft, ROUTE_TABLE, tunnels[prefix]))
+    return routes
 
 
 def _source_routes(draft: _Draft) -> None:
     for row in draft.state.source_routes:
         prefix = row.route.prefix
         draft.put(Route(table=SOURCE_TABLE, prefix=prefix, kind=RouteKind.BLACKHOLE, metric=BLACKHOLE_METRIC))
-        _tunnel_route(draft, SOURCE_TABLE, row.route)
+        if draft.index:
+            draft.put(_tunnel_route(draft, SOURCE_TABLE, row.route))
         if prefix.prefixlen == 0:
             _throw(draft, SOURCE_TABLE, THROWN_ALWAYS[prefix.version])
         around = [*draft.state.passes, *(network for _, network in draft.kept)]
         _throw(draft, SOURCE_TABLE, (net for net in around if net.version == prefix.version and net.overlaps(prefix)))
 
 
-def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> None:
-    if not draft.index:
-        return
+def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> Route:
     source = wanted.source
     if source is not None and source not in draft.own:
         draft.notes.append(
@@ -162,17 +277,15 @@ def _tunnel_route(draft: _Draft, table: int, wanted: TunnelRoute) -> None:
             "packets of the gateway itself will not fit the selectors until it is"
         )
         source = None
-    draft.put(
-        Route(
-            table=table,
-            prefix=wanted.prefix,
-            kind=RouteKind.UNICAST,
-            metric=TUNNEL_METRIC,
-            index=draft.index,
-            mtu=mtu_metric(wanted.mtu),
-            advmss=wanted.advmss,
-            source=source,
-        )
+    return Route(
+        table=table,
+        prefix=wanted.prefix,
+        kind=RouteKind.UNICAST,
+        metric=TUNNEL_METRIC,
+        index=draft.index,
+        mtu=mtu_metric(wanted.mtu),
+        advmss=wanted.advmss,
+        source=source,
     )
 
 
@@ -259,7 +372,7 @@ def _rules(draft: _Draft) -> frozenset[Rule]:
     return frozenset(rules)
 
 
-def _guard(draft: _Draft) -> Guard:
+def _guard(draft: _Draft, sets: GuardSets) -> Guard:
     state = draft.state
     theirs = [*draft.guarded, *(row.route.prefix for row in state.source_routes)]
     kept: list[Kept] = []
@@ -272,7 +385,7 @@ def _guard(draft: _Draft) -> Guard:
                 kept += keep(link.name, MULTICAST[version], ())
     return Guard(
         device=state.device,
-        sets=guard_sets(draft.guarded, state.passes),
+        sets=sets.sets,
         ports=state.ports,
         kept=tuple(sorted(set(kept))),
         pairs=tuple((row.source, row.route.prefix) for row in state.source_routes),

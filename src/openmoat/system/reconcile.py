@@ -4,26 +4,27 @@ Every call blocks for some milliseconds (netlink) to tenths of a second (nft wit
 thread, one at a time.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from openmoat.net import Network
 from openmoat.system import sysctls
 from openmoat.system.conntrack import forget_masqueraded
-from openmoat.system.firewall import foreign_notes, read_counters, read_guard, transact
-from openmoat.system.guard import NO_GUARD, SETS, Guard, Range, change_text
+from openmoat.system.firewall import change_sets, foreign_notes, read_counters, read_guard, transact
+from openmoat.system.guard import NO_GUARD, SETS, Guard, change_text
 from openmoat.system.links import put_address, read_addresses, read_links, remove_address
 from openmoat.system.names import DEVICE, ROUTE_TABLE, SOURCE_TABLE
 from openmoat.system.netlink import Netlink
-from openmoat.system.plan import HostView, Plan, needs_routes, plan
-from openmoat.system.routes import Route, RouteKind, change_routes, mtu_metric, read_host_routes, read_routes
+from openmoat.system.plan import HostView, Plan, Planner, needs_routes
+from openmoat.system.ranges import Range
+from openmoat.system.routes import Route, RouteKind, change_routes, read_host_routes, read_routes
 from openmoat.system.rules import Rule, change_rules, read_rules
-from openmoat.system.state import HostState, SourceRoute, TunnelRoute
+from openmoat.system.state import HostState, SourceRoute, StateChange, TunnelRoute
 from openmoat.system.watch import AddressChanged, Change, EverythingChanged, GuardTouched, LinkChanged
 
-__all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "TunnelRoute"]
+__all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "StateChange", "TunnelRoute"]
 
 TABLES: Final = (ROUTE_TABLE, SOURCE_TABLE)
 TAMPERED: Final = "tampered with"
@@ -62,11 +63,11 @@ class Applied:
 class _Installed:
     """What of ours is in the kernel, as far as we know; None: to be read again."""
 
-    routes: set[Route] | None = None
+    routes: AbstractSet[Route] | None = None
     rules: frozenset[Rule] | None = None
     guard: Guard | None = None
-    tunnels: dict[Network, Route] = field(default_factory=dict)
-    """Of the routes, those into the TUN device by destination."""
+    planner: Planner | None = None
+    """What planned it, where it is all as planned."""
 
 
 class Reconciler:
@@ -115,7 +116,8 @@ class Reconciler:
         """
         with Netlink() as netlink:
             view = _look(netlink, state)
-            wanted = plan(state, view)
+            planner = Planner(state, view)
+            wanted = planner.plan
             routes, rules, guard = self._read(netlink)
             if self._is_tampered and guard.stamp:
                 guard = replace(guard, stamp=TAMPERED)
@@ -128,32 +130,30 @@ class Reconciler:
             written += _write_addresses(netlink, state, view)
             written += _change_routing(netlink, (routes, rules), wanted)
         written += forget_masqueraded(_fresh(guard, goal))
-        tunnels = {r.prefix: r for r in wanted.routes if r.kind is RouteKind.UNICAST and r.table == ROUTE_TABLE}
-        self._installed, self._is_tampered = _Installed(set(wanted.routes), wanted.rules, goal, tunnels), False
+        self._installed, self._is_tampered = _Installed(wanted.routes, wanted.rules, goal, planner), False
         changed, refused = _write_settings(wanted.settings)
         return Applied(written=written + len(changed), settings=tuple(changed), notes=(*wanted.notes, *refused))
 
-    def resize(self, sizes: Mapping[Network, tuple[int, int]]) -> Applied | None:
-        """Give these tunnel routes another MTU and advmss; the work is that of the change.
+    def change(self, change: StateChange) -> Applied | None:
+        """Follow what has become of some prefixes: guarded before a route leads there, and until none does any more.
 
-        None where it is not known for certain what is there: then `apply` is called for. Raises `SystemFault` likewise.
+        The work is that of these prefixes. None where that is not enough, or it is not known for certain what is there: then
+        `apply` is called for. Raises `SystemFault` likewise.
         """
         installed = self._installed
-        if installed.routes is None or self._is_tampered:
+        if installed.planner is None or installed.routes is None or installed.guard is None or self._is_tampered:
             return None
-        old = [installed.tunnels[prefix] for prefix in sizes if prefix in installed.tunnels]
-        wanted = [(route, *sizes[route.prefix]) for route in old]
-        new = [replace(route, mtu=mtu_metric(mtu), advmss=advmss) for route, mtu, advmss in wanted]
-        put = [route for route, before in zip(new, old, strict=True) if route != before]
+        todo = installed.planner.change(change)
+        if todo is None:
+            return None
         self._installed = _Installed()
-        if put:
-            with Netlink() as netlink:
-                change_routes(netlink, put, [])
-        installed.routes.difference_update(old)
-        installed.routes.update(new)
-        installed.tunnels.update((route.prefix, route) for route in new)
+        written = change_sets(todo.guard_before)
+        written += _change_routes(todo.put, todo.gone)
+        written += change_sets(todo.guard_after)
+        fresh = {v: [r for name in SETS if name.endswith(str(v)) for r in todo.guard_before[name].new] for v in (4, 6)}
+        written += forget_masqueraded(fresh) if any(fresh.values()) else 0
         self._installed = installed
-        return Applied(written=len(put))
+        return Applied(written=written)
 
     def inspect(self, device: str = DEVICE) -> tuple[str, ...]:
         """What in the host's own firewall would catch tunnel traffic, each with the rule to add. Nothing is changed."""
@@ -184,7 +184,7 @@ class Reconciler:
         """Packets the guard has stopped since it was last made anew: `clear_in`, `clear_out`."""
         return read_counters()
 
-    def _read(self, netlink: Netlink, *, afresh: bool = False) -> tuple[set[Route], frozenset[Rule], Guard]:
+    def _read(self, netlink: Netlink, *, afresh: bool = False) -> tuple[AbstractSet[Route], frozenset[Rule], Guard]:
         known = _Installed() if afresh else self._installed
         routes = set(read_routes(netlink, TABLES)) if known.routes is None else known.routes
         rules = read_rules(netlink) if known.rules is None else known.rules
@@ -224,17 +224,29 @@ def _change_guard(have: Guard, want: Guard) -> int:
     return 1 if text else 0
 
 
-def _change_routing(netlink: Netlink, have: tuple[set[Route], frozenset[Rule]], want: Plan) -> int:
+def _change_routing(netlink: Netlink, have: tuple[AbstractSet[Route], frozenset[Rule]], want: Plan) -> int:
     """Routes in before the rules that lead to them, rules out before the routes they led to."""
     routes, rules = have
-    put = sorted(want.routes - routes, key=lambda route: (ORDER[route.kind], route.place[1].version))
+    put = want.routes - routes
     replaced = {route.place for route in put}
     gone = [route for route in routes - want.routes if route.place not in replaced]
     rules_put, rules_gone = want.rules - rules, rules - want.rules
-    change_routes(netlink, put, [])
+    change_routes(netlink, _in_order(put), [])
     change_rules(netlink, sorted(rules_put, key=lambda rule: -rule.priority), rules_gone)
-    change_routes(netlink, [], gone)
+    change_routes(netlink, [], _in_order(gone)[::-1])
     return len(put) + len(gone) + len(rules_put) + len(rules_gone)
+
+
+def _change_routes(put: Iterable[Route], gone: Iterable[Route]) -> int:
+    put, gone = _in_order(put), _in_order(gone)[::-1]
+    if put or gone:
+        with Netlink() as netlink:
+            change_routes(netlink, put, gone)
+    return len(put) + len(gone)
+
+
+def _in_order(routes: Iterable[Route]) -> list[Route]:
+    return sorted(routes, key=lambda route: (ORDER[route.kind], route.place[1].version))
 
 
 def _fresh(have: Guard, want: Guard) -> dict[int, list[Range]]:

@@ -1,11 +1,12 @@
 """What the daemon wants of the host, as plain data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from openmoat.net import IKE_PORT, NATT_PORT, Address, Network
 from openmoat.system.names import DEVICE
 
-__all__ = ["HostState", "SourceRoute", "TunnelRoute"]
+__all__ = ["HostState", "SourceRoute", "StateChange", "TunnelRoute"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +59,14 @@ class HostState:
     def is_whole_house(self) -> bool:
         """Whether some tunnel takes all destinations: outer packets and the local network must go around it."""
         return any(prefix.prefixlen == 0 for prefix in self.guarded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """How a `HostState` now stands to some prefixes, whatever it said of them before; all else of it is as it was."""
+
+    routes: Mapping[Network, TunnelRoute | None] = field(default_factory=dict)
+    """None: there is no route any more."""
+    guarded: Mapping[Network, bool] = field(default_factory=dict)
+    local: Mapping[Network, bool] = field(default_factory=dict)
+    forwards: bool = True

@@ -1,9 +1,10 @@
 import ipaddress
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from openmoat.net import Network
 from openmoat.system.firewall import parse_foreign, parse_guard
-from openmoat.system.guard import NO_GUARD, Guard, change_text, guard_sets, keep, removal_text
+from openmoat.system.guard import NO_GUARD, Guard, GuardSets, change_text, keep, removal_text
 
 
 def net(text: str) -> Network:
@@ -16,36 +17,36 @@ def span(text: str) -> tuple[int, int]:
 
 
 def guard(*prefixes: str) -> Guard:
-    return Guard(device="moat0", sets=guard_sets([net(prefix) for prefix in prefixes], []))
+    return Guard(device="moat0", sets=GuardSets([net(prefix) for prefix in prefixes], []).sets)
 
 
 def test_a_pass_is_cut_out_of_the_guarded_prefix_around_it() -> None:
-    sets = guard_sets([net("10.0.0.0/8")], [net("10.2.0.0/16")])
+    sets = GuardSets([net("10.0.0.0/8")], [net("10.2.0.0/16")]).sets
     assert sets["guarded4"] == {span("10.0.0.0-10.1.255.255"), span("10.3.0.0-10.255.255.255")}
 
 
 def test_a_guarded_prefix_inside_a_pass_is_guarded_again() -> None:
-    sets = guard_sets([net("10.0.0.0/8"), net("10.2.3.0/24")], [net("10.2.0.0/16")])
+    sets = GuardSets([net("10.0.0.0/8"), net("10.2.3.0/24")], [net("10.2.0.0/16")]).sets
     assert span("10.2.3.0-10.2.3.255") in sets["guarded4"]
 
 
 def test_of_equal_prefixes_the_pass_decides() -> None:
-    assert guard_sets([net("10.0.0.0/8")], [net("10.0.0.0/8")])["guarded4"] == frozenset()
+    assert GuardSets([net("10.0.0.0/8")], [net("10.0.0.0/8")]).sets["guarded4"] == frozenset()
 
 
 def test_prefixes_that_touch_are_one_range() -> None:
-    assert guard_sets([net("10.0.0.0/24"), net("10.0.1.0/24")], [])["guarded4"] == {span("10.0.0.0-10.0.1.255")}
+    assert GuardSets([net("10.0.0.0/24"), net("10.0.1.0/24")], []).sets["guarded4"] == {span("10.0.0.0-10.0.1.255")}
 
 
 def test_what_only_the_whole_house_covers_stands_apart_and_leaves_out_what_never_leaves_a_link() -> None:
-    sets = guard_sets([net("::/0"), net("2001:db8:2::/48")], [])
+    sets = GuardSets([net("::/0"), net("2001:db8:2::/48")], []).sets
     assert sets["guarded6"] == {span("2001:db8:2::-2001:db8:2:ffff:ffff:ffff:ffff:ffff")}
     covered = [address for address in ("::1", "2001:db8:3::1", "ff05::1") if holds(sets["rest6"], address)]
     assert covered == ["::1", "2001:db8:3::1", "ff05::1"]
     assert not any(holds(sets["rest6"], address) for address in ("::", "fe80::1", "ff02::1", "2001:db8:2::1"))
 
 
-def holds(ranges: frozenset[tuple[int, int]], address: str) -> bool:
+def holds(ranges: AbstractSet[tuple[int, int]], address: str) -> bool:
     return any(first <= int(ipaddress.ip_address(address)) <= last for first, last in ranges)
 
 

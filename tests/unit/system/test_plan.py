@@ -7,10 +7,10 @@ from openmoat.net import Network
 from openmoat.policy.selectors import TrafficSelector
 from openmoat.system.links import InterfaceAddress, Link, address_inside
 from openmoat.system.names import ROUTE_TABLE, SOURCE_TABLE
-from openmoat.system.plan import HostView, Plan, needs_routes, plan
+from openmoat.system.plan import HostView, Plan, Planner, needs_routes
 from openmoat.system.routes import HostRoute, Route, RouteKind
 from openmoat.system.rules import RuleAction
-from openmoat.system.state import HostState, SourceRoute, TunnelRoute
+from openmoat.system.state import HostState, SourceRoute, StateChange, TunnelRoute
 from openmoat.system.sysctls import Setting
 
 LINKS = {1: Link(1, "lo", True), 2: Link(2, "eth0", True), 3: Link(3, "eth1", True), 9: Link(9, "moat0", True)}
@@ -44,6 +44,10 @@ WHOLE_HOUSE = HostState(routes=(tunnel("0.0.0.0/0"),), guarded=(net("0.0.0.0/0")
 OFFICE = HostState(
     routes=(tunnel("10.0.0.0/8", "10.1.0.1"),), guarded=(net("10.0.0.0/8"),), local=(net("10.1.0.0/16"),)
 )
+
+
+def plan(state: HostState, view: HostView) -> Plan:
+    return Planner(state, view).plan
 
 
 def thrown(made: Plan, table: int = ROUTE_TABLE) -> set[str]:
@@ -211,3 +215,29 @@ def test_the_address_inside_the_selectors_is_that_of_the_narrowest_range() -> No
     assert str(address_inside((wide,), VIEW.addresses, 4)) == "198.51.100.1"
     assert address_inside((TrafficSelector.of(net("10.9.0.0/16")),), VIEW.addresses, 4) is None
     assert address_inside((wide,), VIEW.addresses, 6) is None
+
+
+def added(text: str) -> StateChange:
+    return StateChange(routes={net(text): tunnel(text)}, guarded={net(text): True})
+
+
+def test_a_prefix_that_holds_a_network_of_the_host_is_not_followed_but_planned_anew() -> None:
+    apart = HostState(routes=(tunnel("10.9.0.0/24"),), guarded=(net("10.9.0.0/24"),), local=(net("10.1.0.0/16"),))
+    assert not needs_routes(apart)
+    planner = Planner(apart, replace(VIEW, routes=()))
+    before = set(planner.plan.routes)
+    assert planner.change(added("10.0.0.0/8")) is None
+    assert planner.plan.routes == before
+    assert planner.change(added("10.9.1.0/24")) is not None
+    assert planner.plan.routes > before
+    assert planner.change(StateChange(local={net("10.9.0.0/16"): True})) is None
+
+
+def test_a_prefix_inside_a_network_that_stays_reachable_is_planned_anew() -> None:
+    assert Planner(WHOLE_HOUSE, VIEW).change(added("10.1.0.128/25")) is None
+    assert Planner(WHOLE_HOUSE, VIEW).change(added("203.0.113.0/24")) is not None
+
+
+def test_a_route_whose_source_the_host_has_not_is_planned_anew_for_its_note() -> None:
+    change = StateChange(routes={net("10.0.0.0/8"): tunnel("10.0.0.0/8", "10.7.7.7")})
+    assert Planner(OFFICE, VIEW).change(change) is None
