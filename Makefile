@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openmoat/peers
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
-PACKAGES := charon-systemd cmake ethtool gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
-	libstrongswan-extra-plugins libstrongswan-standard-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark
+PACKAGES := bc bison charon-systemd cmake ethtool flex gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
+	libstrongswan-extra-plugins libstrongswan-standard-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark xz-utils
 
 .PHONY: help
 help: ## list the targets
@@ -55,8 +55,12 @@ fuzz: setup ## any octets against the parsers, the ESP input and the engine, for
 	ROUNDS=$(or $(ROUNDS),200000) cargo test --manifest-path rust/Cargo.toml -p openmoat-esp -p openmoat-engine --release \
 		--quiet --test fuzz
 
+.PHONY: guest-kernel
+guest-kernel: setup packages ## a Linux kernel with IP-TFS as a peer for tests: built once, kept in the cache of the user (root)
+	@$(BIN)/python -m openmoat.lab.guest.build
+
 .PHONY: namespaces
-namespaces: setup packages ## tests in network namespaces, against real peers (root)
+namespaces: setup packages guest-kernel ## tests in network namespaces, against real peers (root)
 	$(BIN)/pytest tests/interop
 
 .PHONY: soak

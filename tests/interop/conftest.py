@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from openmoat.lab.guest.build import why_no_kernel
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.topology import Topology
 
@@ -34,13 +35,15 @@ def why_no_namespaces() -> str:
 
 @functools.cache
 def why_no_peer(marker: str) -> str:
+    if marker == "guest":
+        return why_no_kernel()
     missing = [tool for tool in PEERS[marker] if shutil.which(tool) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     reason = why_no_namespaces()
-    for marker in PEERS:
+    for marker in (*PEERS, "guest"):
         if not reason and item.get_closest_marker(marker):
             reason = why_no_peer(marker)
     if reason:

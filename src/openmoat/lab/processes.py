@@ -48,7 +48,14 @@ def _said(*outputs: str | bytes | None) -> str:
 class Process:
     """A background process. Its output is in `log`; it is ended by `stop`, by its own pid and nobody else's."""
 
-    def __init__(self, argv: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """`descriptors` are open in it under their numbers."""
         self.argv = tuple(argv)
         self.log = log
         with log.open("ab") as out:
@@ -60,6 +67,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
+                pass_fds=descriptors,
             )
 
     @property
