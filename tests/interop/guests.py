@@ -21,6 +21,29 @@ KERNEL_SPI = 0xC0FFEE01
 ENCAPSULATION_PORT = 4500
 SO_RCVBUFFORCE = 33
 WAITING = 32 << 20
+WIRE = """
+echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+mkdir -p /run/netns; ip netns add wire
+ip link add out0 type veth peer name eth0 netns wire
+ip link set vec0 netns wire
+ip netns exec wire sh -eu <<END
+echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+ip link set lo up; ip link set vec0 up; ip link set eth0 up
+echo 1 > /proc/sys/net/ipv4/conf/all/proxy_arp
+echo 0 > /proc/sys/net/ipv4/neigh/vec0/proxy_delay; echo 0 > /proc/sys/net/ipv4/neigh/eth0/proxy_delay
+ip route add 192.0.2.1/32 dev vec0; ip route add 192.0.2.2/32 dev eth0
+ip -6 route add 2001:db8::1/128 dev vec0; ip -6 route add 2001:db8::2/128 dev eth0
+echo 1 > /proc/sys/net/ipv6/conf/all/proxy_ndp
+echo 0 > /proc/sys/net/ipv6/neigh/vec0/proxy_delay; echo 0 > /proc/sys/net/ipv6/neigh/eth0/proxy_delay
+ip -6 neigh add proxy 2001:db8::1 dev eth0; ip -6 neigh add proxy 2001:db8::2 dev vec0
+END
+ip link set out0 up; ip addr add 192.0.2.2/24 dev out0; ip addr add 2001:db8::2/64 dev out0 nodad
+ip addr add 10.2.0.1/32 dev lo; ip addr add fd02::1/128 dev lo nodad
+ip route add 10.1.0.0/16 via 192.0.2.1 src 10.2.0.1
+ip -6 route add fd01::/16 via 2001:db8::1 src fd02::1
+"""
+"""The kernel's end, and between it and the cable a namespace `wire` that routes without being seen, for netem."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,26 @@ class Pair:
                 came.append(one.recv(65_536))
         return came
 
+    def let_every_size_come(self) -> None:
+        """Let both hosts send packets of any size into the tunnel; the kernel forgets what it has learned otherwise."""
+        self.ours.let_every_size_come()
+        # Locked: the inside has an MTU of its own, whatever the outside has.
+        self.guest.script(
+            "ip route replace 10.1.0.0/16 via 192.0.2.1 src 10.2.0.1 mtu lock 65535\n"
+            "ip -6 route replace fd01::/16 via 2001:db8::1 src fd02::1 mtu lock 65535\n"
+        )
+
+    @contextmanager
+    def line(self, impairment: str) -> Iterator[None]:
+        """Make the line worse both ways, in the words of netem."""
+        for device in ("vec0", "eth0"):
+            self.guest.script(f"ip netns exec wire tc qdisc add dev {device} root netem {impairment} limit 10000")
+        try:
+            yield
+        finally:
+            for device in ("vec0", "eth0"):
+                self.guest.script(f"ip netns exec wire tc qdisc del dev {device} root")
+
     def disconnect(self, handle: Spi) -> dict[str, int]:
         """Remove ours; answers what it has dropped."""
         [counters] = self.ours.backend.apply([Remove(handle)])
@@ -134,13 +177,7 @@ def kernel_pair(directory: Path) -> Iterator[Pair]:
     """Booted and addressed, without a tunnel."""
     with hosts("left") as (left,), Guest(left.name, directory) as guest:
         left.run("ip addr add 192.0.2.1/24 dev out0; ip addr add 2001:db8::1/64 dev out0 nodad")
-        guest.script(
-            "echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad\n"
-            "ip link set vec0 up; ip addr add 192.0.2.2/24 dev vec0; ip addr add 2001:db8::2/64 dev vec0 nodad\n"
-            "ip addr add 10.2.0.1/32 dev lo; ip addr add fd02::1/128 dev lo nodad\n"
-            "ip route add 10.1.0.0/16 via 192.0.2.1 src 10.2.0.1\n"
-            "ip -6 route add fd01::/16 via 2001:db8::1 src fd02::1\n"
-        )
+        guest.script(WIRE)
         guest.encapsulate(ENCAPSULATION_PORT)
         gateway = Gateway(left, 1)
         try:
