@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from openmoat.lab.bench.measures import GATEWAY_STREAM, IDLE, P50, P99, SPREAD, udp_title
+from openmoat.lab.bench.fixed_keys import PLAIN, VIRTUAL, VIRTUAL_64K
+from openmoat.lab.bench.measures import FORWARDED, GATEWAY_STREAM, IDLE, LARGEST, P50, P99, SPREAD, udp_title
 from openmoat.lab.bench.results import Missing, Ratio, Result, Row
 from openmoat.lab.bench.subjects import OURS, PEERS, SA_COUNTS, SUBJECTS, UNSEALED, VETH, sas_name
 
@@ -11,6 +12,8 @@ __all__ = ["RATES", "Rate", "budgets"]
 
 TCP_GOAL, UDP_GOAL, ROUND_TRIP_GOAL = 2.5, 2.0, 1.0
 SEALING_GOAL, SAS_GOAL = 0.7, 0.95
+FORWARDED_GOAL, LARGE_GOAL = 0.9, 1.0
+"""Of the virtual MTU against plain tunnel mode: forwarded packets of 1500 octets, and packets of 64 KiB."""
 NO_PEER = "no peer was measured"
 
 Medians = Mapping[str, float]
@@ -40,6 +43,15 @@ def budgets(results: Sequence[Result], links: str) -> Iterator[Row]:
         yield from _added(f"{IDLE}, {quantile}; {links}", works)
     yield from _against_ourselves(f"{GATEWAY_STREAM.title}; {links}", works, SAS_GOAL)
     yield from _against_ourselves(f"{SPREAD}; {links}", works, None)
+    for name, what, goal in (
+        (VIRTUAL, FORWARDED.title, FORWARDED_GOAL),
+        (VIRTUAL_64K, GATEWAY_STREAM.title, LARGE_GOAL),
+        (VIRTUAL, udp_title(LARGEST), None),
+    ):
+        medians = works.get(f"{what}; {links}", {})
+        virtual, plain = medians.get(_title(name)), medians.get(_title(PLAIN))
+        if virtual and plain:
+            yield Ratio(f"{_title(name)}: {what}; {links}", _title(PLAIN), virtual / plain, goal)
     judged = {f"{rate.what}; {links}" for rate in RATES}
     for row in results:
         if row.unit in RATE_UNITS and row.work.endswith(links) and row.work not in judged:

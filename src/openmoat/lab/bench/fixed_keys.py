@@ -1,10 +1,10 @@
 """One engine with keys everybody knows, run on a host of the lab: a tunnel without IKE, for what IKE cannot show.
 
-    python -m openmoat.lab.bench.fixed_keys NUMBER COUNT sealed|unsealed OWN_FILE PEER_FILE
+    python -m openmoat.lab.bench.fixed_keys NUMBER COUNT sealed|unsealed plain|virtual|virtual-64k OWN_FILE PEER_FILE
 
 Gateway NUMBER (1 or 2) of `two_gateways` installs COUNT pairs of SAs, each with a policy of its own. The last one carries
 the networks behind both gateways, so that a lookup that goes through all of them would show; the others carry addresses of
-100.64.0.0/10. It writes the SPIs it reserved to one file, takes the peer's from the other, says `up`, and stays until
+100.64.0.0/10. What is virtual is AGGFRAG; with 64k TCP of the gateways is not kept at the size of the path. It writes the SPIs it reserved to one file, takes the peer's from the other, says `up`, and stays until
 SIGTERM. The keys are no secret: nothing real must ever go through this.
 """
 
@@ -22,7 +22,7 @@ from openmoat.dataplane.userspace import UserspaceBackend, open_engine
 from openmoat.errors import Secret
 from openmoat.lab.processes import run, wait_until
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, MtuPlan, Outside, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, Outside, compile_plan, route_sizes
 from openmoat.net import NATT_PORT, HostPort
 from openmoat.net import Path as NetPath
 from openmoat.policy.selectors import Selectors, parse_selectors
@@ -30,7 +30,7 @@ from openmoat.policy.spd import Action, Policy
 from openmoat.system.sockets import open_all
 from openmoat.system.steering import suitable_workers
 
-__all__ = ["DEVICE", "OTHERS", "OTHERS_STEP", "main"]
+__all__ = ["DEVICE", "OTHERS", "OTHERS_STEP", "PLAIN", "VIRTUAL", "VIRTUAL_64K", "main"]
 
 DEVICE = "moat0"
 OUTSIDE = {1: "192.0.2.2", 2: "198.51.100.2"}
@@ -39,6 +39,9 @@ GATEWAY = {1: "10.1.0.1", 2: "10.2.0.1"}
 OTHERS = "100.64.0.0/10"
 OTHERS_STEP = 16
 """Where the remote networks of all pairs but the last are, so many addresses each."""
+PLAIN = "plain"
+VIRTUAL = "virtual"
+VIRTUAL_64K = "virtual-64k"
 PATH_MTU = 1500
 SUITE = EspSuite(AES_128_GCM_16, None)
 PEER_SECONDS = 60.0
@@ -46,19 +49,19 @@ PEER_SECONDS = 60.0
 
 def main(words: Sequence[str]) -> None:
     """Install, say so, and wait for the end."""
-    number, count, sealing, own_file, peer_file = words
+    number, count, sealing, sizes, own_file, peer_file = words
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     backend = _open(is_sealed=sealing == "sealed")
     inbound = backend.reserve_spis(int(count))
     _leave(Path(own_file), inbound)
     wait_until("the other gateway has reserved its SPIs", Path(peer_file).exists, PEER_SECONDS)
     outbound = json.loads(Path(peer_file).read_text())
-    plan = _plan(backend)
+    plan = _plan(backend, Framing.WHOLE if sizes == PLAIN else Framing.AGGFRAG)
     pairs = list(_pairs(int(number), inbound, outbound, plan))
     # All at once, as the daemon does when it loads: the SPD is built once.
     backend.apply([SetPolicies(put=tuple(policy for policy, _commands in pairs))])
     backend.apply([command for _policy, commands in pairs for command in commands])
-    _route(int(number), plan)
+    _route(int(number), plan, bounds_tcp=sizes != VIRTUAL_64K)
     sys.stdout.write("up\n")
     sys.stdout.flush()
     signal.sigwait({signal.SIGTERM})
@@ -79,8 +82,9 @@ def _leave(file: Path, spis: Sequence[Spi]) -> None:
     new.rename(file)
 
 
-def _plan(backend: UserspaceBackend) -> MtuPlan:
+def _plan(backend: UserspaceBackend, framing: Framing) -> MtuPlan:
     return compile_plan(
+        framing=framing,
         overhead=Overhead(SUITE, 4, udp=True),
         outside=Outside(PATH_MTU),
         rungs=backend.capabilities().rungs,
@@ -99,7 +103,7 @@ def _pairs(
         commands = (
             AddInbound(
                 spi=own, suite=SUITE, key=_key(own), integrity_key=Secret(), encapsulation=Encapsulation.UDP, path=path,
-                local=local, remote=remote,
+                local=local, remote=remote, framing=plan.framing,
             ),
             AddOutbound(
                 handle=own, spi=peer, suite=SUITE, key=_key(peer), integrity_key=Secret(),
@@ -125,9 +129,11 @@ def _key(spi: Spi) -> Secret:
     return Secret(bytes((n ^ spi) & 0xFF for n in range(SUITE.encryption.key_material)))
 
 
-def _route(number: int, plan: MtuPlan) -> None:
+def _route(number: int, plan: MtuPlan, *, bounds_tcp: bool) -> None:
     sizes = route_sizes(plan, 4)
-    words = f"dev {DEVICE} src {GATEWAY[number]} advmss {sizes.advmss}".split()
+    words = ["dev", DEVICE, "src", GATEWAY[number]]
+    if bounds_tcp:
+        words += ["advmss", str(sizes.advmss)]
     if sizes.mtu < MAX_PACKET:
         words += ["mtu", str(sizes.mtu)]
     run(["ip", "route", "add", INSIDE[3 - number], *words])

@@ -21,6 +21,7 @@ __all__ = [
     "FORWARDED",
     "GATEWAY_STREAM",
     "IDLE",
+    "LARGEST",
     "MAX_LOSS",
     "P50",
     "P99",
@@ -48,6 +49,11 @@ P50 = "p50"
 P99 = "p99"
 IDLE = "round trip, idle"
 LOADED = "round trip, beside one TCP flow"
+LARGEST = 65_507
+"""Octets of the largest UDP datagram over IPv4."""
+BEHIND = f"round trip, among UDP of {LARGEST} octets"
+BEHIND_RATE = 500
+"""Of those datagrams a second: some 260 Mbit/s, so that no queue grows."""
 PING_INTERVAL = 0.002
 IDLE_PINGS, LOADED_PINGS = 300, 500
 MAX_LOSS = 0.001
@@ -272,7 +278,9 @@ def trial(
     """Send for a moment; gives the rates at which was sent, and at which arrived."""
     before = _arrived(sink)
     # A sender may hand over super-packets where the links carry them.
-    together = 1 if raised.has_real_packets or targets.count > 1 else min(flood.BATCH, flood.MAX_TOGETHER // octets)
+    together = (
+        1 if raised.has_real_packets or targets.count > 1 else max(1, min(flood.BATCH, flood.MAX_TOGETHER // octets))
+    )
     said = raised.lab.run(
         LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, targets.first, str(FLOOD_PORT),
         str(octets), str(rate), str(TRIAL_SECONDS), str(together), str(targets.count), str(targets.step),
@@ -321,6 +329,20 @@ def _loaded_ping(raised: Raised, seconds: int) -> Sequence[Figure]:
             client.log.unlink()
 
 
+def _ping_behind(raised: Raised, seconds: int) -> Sequence[Figure]:
+    """What a small packet waits behind large ones, which leave in one go."""
+    with sink_on(raised.lab):
+        client = raised.lab.spawn(
+            LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, RIGHT.address, str(FLOOD_PORT),
+            str(LARGEST), str(BEHIND_RATE), "30", "1", "1", "0", name="large",
+        )  # fmt: skip
+        try:
+            return _round_trips(raised, BEHIND, LOADED_PINGS)
+        finally:
+            client.kill()
+            client.log.unlink()
+
+
 def _round_trips(raised: Raised, what: str, count: int) -> Sequence[Figure]:
     trip = ping(raised.lab, LEFT.host, RIGHT.address, source=LEFT.address, count=count, interval=PING_INTERVAL)
     if trip.received < count * 0.9:
@@ -358,8 +380,9 @@ def _rows() -> Mapping[str, Work]:
                 if stream != GATEWAY_STREAM:
                     rows.append(Work(f"tcp-{flows}{ends}{way}", stream.measure))
     rows += [Work(f"udp-{octets}", _udp(octets), is_main=octets != 512) for octets in (64, 512, 1300)]
-    rows.append(Work("udp-spread", _spread, is_for_all=False))
+    rows += [Work("udp-spread", _spread, is_for_all=False), Work(f"udp-{LARGEST}", _udp(LARGEST), is_for_all=False)]
     rows += [Work("ping", _ping, is_main=True), Work("ping-loaded", _loaded_ping)]
+    rows.append(Work("ping-behind", _ping_behind, is_for_all=False))
     return {row.name: row for row in rows}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from openmoat import __version__
 from openmoat.lab.bench import fixed_keys
+from openmoat.lab.bench.fixed_keys import PLAIN, VIRTUAL, VIRTUAL_64K
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.peers.moatd import Moatd
 from openmoat.lab.peers.openvpn import OpenVpn, credentials
@@ -42,6 +43,8 @@ SUITES = f"{SUITE}, of WireGuard ChaCha20-Poly1305"
 OURS = "openmoat"
 VETH = "veth"
 UNSEALED = "unsealed"
+SIZES = ("tcp-1-forwarded", "udp-65507", "ping", "ping-behind")
+"""Works that show what is gained and lost where inner packets have any size (RFC 9347)."""
 PEERS = ("wireguard-go", "boringtun", "openvpn", "strongswan")
 SA_COUNTS = (1, 1_000, 10_000)
 PSK = "a secret between two gateways"
@@ -151,12 +154,12 @@ def _have_found_size(lab: Lab) -> bool:
     return all(route[0].get("metrics", [{}])[0].get("mtu", 0) > FOUND_MTU for route in routes)
 
 
-def _fixed(lab: Lab, count: int, *, is_sealed: bool = True) -> Sequence[int]:
+def _fixed(lab: Lab, count: int, *, is_sealed: bool = True, sizes: str = fixed_keys.PLAIN) -> Sequence[int]:
     files = {gateway.host: str(lab.directory / f"{gateway.host}-spis.json") for gateway in (LEFT, RIGHT)}
     processes = [
         lab.spawn(
             own.host, sys.executable, "-m", fixed_keys.__name__, str(number), str(count),
-            "sealed" if is_sealed else "unsealed", files[own.host], files[peer.host],
+            "sealed" if is_sealed else "unsealed", sizes, files[own.host], files[peer.host],
             name="engine",
         )
         for number, own, peer in ((1, LEFT, RIGHT), (2, RIGHT, LEFT))
@@ -238,6 +241,14 @@ def _rows() -> Mapping[str, Subject]:
             _strongswans,
         ),
         Subject(UNSEALED, "openmoat, not sealing", own, lambda lab: _fixed(lab, 1, is_sealed=False), ("tcp-1",)),
+        *(
+            Subject(sizes, f"openmoat, {title}", own,
+                    lambda lab, sizes=sizes: _fixed(lab, 1, sizes=sizes), works, is_main=False)  # type: ignore[misc]
+            for sizes, title, works in (
+                (VIRTUAL, "virtual MTU", SIZES), (VIRTUAL_64K, "virtual MTU, TCP of 64 KiB packets", ("tcp-1",)),
+                (PLAIN, "plain tunnel mode", (*SIZES, "tcp-1")),
+            )
+        ),
         Subject(VETH, "veth alone", _kernel, lambda lab: ()),
         *(
             Subject(sas_name(count), sas_title(count), own,

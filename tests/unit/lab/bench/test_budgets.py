@@ -3,7 +3,7 @@
 import pytest
 
 from openmoat.lab.bench.budgets import budgets
-from openmoat.lab.bench.measures import FORWARDED, GATEWAY_STREAM, IDLE, P50, udp_title
+from openmoat.lab.bench.measures import FORWARDED, GATEWAY_STREAM, IDLE, LARGEST, P50, udp_title
 from openmoat.lab.bench.results import Missing, Ratio, Result
 
 LINKS = "1500-octet packets"
@@ -44,6 +44,19 @@ def test_ours_is_compared_with_itself_unsealed_and_with_more_sas() -> None:
         Ratio(TCP, "openmoat, not sealing", 0.8, 0.7),
         Ratio(f"openmoat, 1 000 SAs: {TCP}", "openmoat, 1 SA", 0.995, None),
         Ratio(f"openmoat, 10 000 SAs: {TCP}", "openmoat, 1 SA", 0.99, 0.95),
+    ]
+
+
+def test_the_virtual_mtu_is_compared_with_plain_tunnel_mode() -> None:
+    large = f"{udp_title(LARGEST)}; {LINKS}"
+    plain, virtual = "openmoat, plain tunnel mode", "openmoat, virtual MTU"
+    found = [result(FORWARDED_TCP, plain, 1000), result(FORWARDED_TCP, virtual, 950)]
+    found += [result(TCP, plain, 1000), result(TCP, f"{virtual}, TCP of 64 KiB packets", 1100)]
+    # Plain tunnel mode may carry none at all within the bound on loss: that is no ratio.
+    found += [result(large, plain, 0.0, "packets/s"), result(large, virtual, 5000, "packets/s")]
+    assert list(budgets(found, LINKS)) == [
+        Ratio(f"{virtual}: {FORWARDED_TCP}", plain, 0.95, 0.9),
+        Ratio(f"{virtual}, TCP of 64 KiB packets: {TCP}", plain, 1.1, 1.0),
     ]
 
 
