@@ -21,6 +21,7 @@ mod icmp;
 mod ike;
 mod ike_send;
 mod inbound;
+mod intake;
 mod join;
 mod keepalive;
 #[cfg(test)]

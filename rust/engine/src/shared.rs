@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -268,6 +269,17 @@ impl Doorbell {
             std::thread::yield_now();
         }
     }
+}
+
+/// Run one turn between two strokes of the bell. A panic is a bug: it is counted, and costs one batch.
+pub fn in_turn(shared: &Shared, bell: &Doorbell, turn: impl FnOnce()) -> bool {
+    bell.begin();
+    let is_done = catch_unwind(AssertUnwindSafe(turn)).is_ok();
+    if !is_done {
+        shared.faults.fetch_add(1, Ordering::Relaxed);
+    }
+    bell.end();
+    is_done
 }
 
 /// A lock whose data stays valid where a holder panicked.

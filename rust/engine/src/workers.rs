@@ -1,21 +1,20 @@
 //! The packet threads: as many outbound and inbound ones as the TUN device has queues, each running every batch to its end.
 //!
-//! Outbound worker n reads queue n, inbound worker n receives from the n-th replica of each socket and writes to queue n.
-//! Rounds are bounded, so that what waits elsewhere is never far from its turn: [`MAX_BATCHES`] of a queue, one batch of
-//! a socket.
+//! Inbound worker n receives from the n-th replica of each socket and writes to queue n. Who reads that queue changes with
+//! the load, see `intake`. Rounds are bounded, so that what waits elsewhere is never far from its turn: [`MAX_BATCHES`] of
+//! a queue, or one where sockets wait beside it, and one batch of a socket.
 
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use openmoat_io::{DeviceError, OuterSocket, PacketBatch, Readiness, TunDevice, monotonic};
+use openmoat_io::{DeviceError, OuterSocket, Readiness, monotonic};
 
 use crate::inbound::InboundWorker;
+use crate::intake::{Intake, Load, QUIET_MILLISECONDS};
 use crate::keepalive;
-use crate::outbound::OutboundWorker;
-use crate::shared::{Doorbell, Shared, locked};
+use crate::shared::{Doorbell, Shared, in_turn, locked};
 
 /// Batches of a queue before the outbound worker looks at its doorbell and at the clock.
 const MAX_BATCHES: usize = 16;
@@ -28,55 +27,61 @@ const MILLISECOND: u64 = 1_000_000;
 /// The worker that sees to keep-alives.
 const TICKING: usize = 0;
 
+/// Places among the descriptors that a thread waits for.
+const BELL: usize = 0;
+const TUN: usize = 1;
+const SOCKETS: usize = 2;
+
+type Body = fn(Arc<Shared>, usize, Arc<Intake>);
+
 /// Start all threads.
 pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, DeviceError> {
     shared.offloads.enable(shared);
-    let spawn = |name: &str, worker: usize, body: fn(Arc<Shared>, usize)| {
-        let shared = Arc::clone(shared);
-        let started = std::thread::Builder::new()
-            .name(format!("{name}{worker}"))
-            .spawn(move || body(shared, worker));
-        started.map_err(|source| DeviceError::System {
-            what: "starting a packet thread",
-            source,
-        })
-    };
     let mut threads = Vec::new();
     for worker in 0..shared.workers() {
-        threads.push(spawn("moat-out", worker, run_outbound)?);
-        threads.push(spawn("moat-in", worker, run_inbound)?);
+        let intake = Arc::new(Intake::new(shared, worker));
+        let bodies: [(&str, Body); 2] = [("moat-out", run_outbound), ("moat-in", run_inbound)];
+        for (name, body) in bodies {
+            let (shared, intake) = (Arc::clone(shared), Arc::clone(&intake));
+            let started = std::thread::Builder::new()
+                .name(format!("{name}{worker}"))
+                .spawn(move || body(shared, worker, intake));
+            threads.push(started.map_err(|source| DeviceError::System {
+                what: "starting a packet thread",
+                source,
+            })?);
+        }
     }
     Ok(threads)
 }
 
-fn run_outbound(shared: Arc<Shared>, number: usize) {
+fn run_outbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>) {
     let bell = shared.outbound_bell(number);
-    let mut worker = OutboundWorker::new(Arc::clone(&shared), number);
-    let mut batch = PacketBatch::new();
     let mut next_tick = 0;
-    let mut tun = shared.tun.get(number);
-    let mut descriptors = vec![bell.wake_fd()];
-    descriptors.extend(tun.map(|tun| tun.readable().as_raw_fd()));
-    let mut readiness = Readiness::new(&descriptors);
+    let mut readiness = Readiness::new(&[bell.wake_fd(), Intake::descriptor(&shared, number)]);
     while !shared.is_stopping.load(Ordering::SeqCst) {
+        let is_reading = intake.is_for_outbound();
+        readiness.heed(TUN, is_reading);
         let tick =
             (number == TICKING && !locked(&shared.kept_open).is_empty()).then_some(next_tick);
-        let due = [worker.deadline(), tick].into_iter().flatten().min();
-        if readiness.wait(patience(due)).is_err() {
+        let held = is_reading.then(|| intake.deadline()).flatten();
+        let due = [held, tick].into_iter().flatten().min();
+        // Unsigned, for ever is the longest.
+        let longest = if is_reading { QUIET_MILLISECONDS } else { -1 };
+        let patience = (patience(due) as u32).min(longest as u32) as i32;
+        if readiness.wait(patience).is_err() {
             break;
         }
-        bell.wake.clear();
-        // Without a packet too: tables may have changed, held packets may have waited long enough.
-        batch.clear();
-        carry(&shared, bell, &mut worker, &mut batch);
-        if tun
-            .is_some_and(|tun| drain(&shared, bell, tun.as_ref(), &mut worker, &mut batch).is_err())
-        {
-            // The device is gone; its descriptor would be readable for ever.
-            tun = None;
-            readiness.forget(1);
-        }
         let now = monotonic();
+        let is_called = answer(bell, &readiness);
+        if is_called || held.is_some_and(|due| due <= now) {
+            intake.reader().look();
+        }
+        if readiness.is_readable(TUN) {
+            intake.drain(MAX_BATCHES);
+        } else if is_reading && !is_called {
+            intake.hand_over(false, shared.inbound_bell(number));
+        }
         if number == TICKING && now >= next_tick {
             next_tick = now + TICK;
             keepalive::tick(&shared, now);
@@ -84,27 +89,13 @@ fn run_outbound(shared: Arc<Shared>, number: usize) {
     }
 }
 
-/// Carry what waits in a queue of the TUN device, a bounded number of batches.
-fn drain(
-    shared: &Shared,
-    bell: &Doorbell,
-    tun: &dyn TunDevice,
-    worker: &mut OutboundWorker,
-    batch: &mut PacketBatch,
-) -> std::io::Result<()> {
-    for _ in 0..MAX_BATCHES {
-        if tun.read_batch(batch)? == 0 {
-            break;
-        }
-        carry(shared, bell, worker, batch);
+/// Whether the bell was rung.
+fn answer(bell: &Doorbell, readiness: &Readiness) -> bool {
+    let is_rung = readiness.is_readable(BELL);
+    if is_rung {
+        bell.wake.clear();
     }
-    Ok(())
-}
-
-fn carry(shared: &Shared, bell: &Doorbell, worker: &mut OutboundWorker, batch: &mut PacketBatch) {
-    if !in_turn(shared, bell, || worker.turn(batch, monotonic())) {
-        worker.abandon();
-    }
+    is_rung
 }
 
 /// Milliseconds until `due`; -1 for ever.
@@ -116,33 +107,54 @@ fn patience(due: Option<u64>) -> i32 {
     (due.saturating_sub(monotonic()) / MILLISECOND + 5).min(TICK / MILLISECOND) as i32
 }
 
-fn run_inbound(shared: Arc<Shared>, number: usize) {
+fn run_inbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>) {
     let bell = shared.inbound_bell(number);
     let mut worker = InboundWorker::new(Arc::clone(&shared), number);
+    let mut load = Load::default();
     let sockets = &shared.outside.receivers[number];
-    let mut descriptors = vec![bell.wake_fd()];
+    let mut descriptors = vec![bell.wake_fd(), Intake::descriptor(&shared, number)];
     descriptors.extend(sockets.iter().map(|socket| socket.readable().as_raw_fd()));
     let mut readiness = Readiness::new(&descriptors);
     while !shared.is_stopping.load(Ordering::SeqCst) {
-        if readiness.wait(patience(worker.deadline())).is_err() {
+        let is_reading = intake.is_for_inbound();
+        readiness.heed(TUN, is_reading);
+        let held = is_reading.then(|| intake.deadline()).flatten();
+        let due = [held, worker.deadline()].into_iter().flatten().min();
+        let Ok(has_rested) = rest(&mut readiness, patience(due)) else {
             break;
-        }
-        bell.wake.clear();
+        };
+        answer(bell, &readiness);
         let now = monotonic();
         if worker.deadline().is_some_and(|due| due <= now) {
             in_turn(&shared, bell, || worker.look_after(now));
         }
+        if held.is_some_and(|due| due <= now) {
+            intake.reader().look();
+        }
         let waiting = sockets
             .iter()
             .enumerate()
-            .filter(|(index, _)| readiness.is_readable(index + 1));
+            .filter(|(index, _)| readiness.is_readable(index + SOCKETS));
         receive(
             &shared,
             bell,
             &mut worker,
             waiting.map(|(_, socket)| socket.as_ref()),
         );
+        let had_packets = readiness.is_readable(TUN) && intake.drain(1);
+        if load.is_too_much(has_rested, had_packets) {
+            intake.hand_over(true, shared.outbound_bell(number));
+        }
     }
+}
+
+/// Wait as long, if nothing is there already. Answers whether that was so.
+fn rest(readiness: &mut Readiness, milliseconds: i32) -> std::io::Result<bool> {
+    if readiness.wait(0)? {
+        return Ok(false);
+    }
+    readiness.wait(milliseconds)?;
+    Ok(true)
 }
 
 /// One batch of each socket that has something, IKE first: so no flood of data is more than a batch of every other
@@ -156,17 +168,6 @@ fn receive<'a>(
     for socket in sockets {
         in_turn(shared, bell, || worker.turn(socket, monotonic()));
     }
-}
-
-/// Run one turn between two strokes of the bell. A panic is a bug: it is counted, and costs one batch.
-fn in_turn(shared: &Shared, bell: &Doorbell, turn: impl FnOnce()) -> bool {
-    bell.begin();
-    let is_done = catch_unwind(AssertUnwindSafe(turn)).is_ok();
-    if !is_done {
-        shared.faults.fetch_add(1, Ordering::Relaxed);
-    }
-    bell.end();
-    is_done
 }
 
 #[cfg(test)]

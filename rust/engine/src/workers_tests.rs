@@ -1,9 +1,10 @@
 //! Several workers, and what a flood of data does to IKE.
 
 use openmoat_io::memory::{Datagram, MemorySocket, MemoryTun};
-use openmoat_io::{BATCH, SocketKind, VnetHeader};
+use openmoat_io::{BATCH, SocketKind, TunDevice, VnetHeader};
 
 use super::*;
+use crate::intake::RESTLESS;
 use crate::lab::{Options, PATIENCE, connect, gateways_with};
 use crate::samples::udp;
 use crate::shared::Config;
@@ -121,5 +122,44 @@ fn ike_waits_for_no_more_than_a_batch_of_a_flood() {
         round(&mut worker);
         assert_eq!(shared.ike.receive(10).len(), 1);
         assert_eq!(flood(), rounds * BATCH as u64);
+    }
+}
+
+#[test]
+fn a_thread_without_rest_lets_the_other_read() {
+    let mut load = Load::default();
+    let rounds = |load: &mut Load, rests: &[bool]| {
+        rests
+            .iter()
+            .map(|has_rested| load.is_too_much(*has_rested, true))
+            .collect::<Vec<_>>()
+    };
+    let restless = vec![false; RESTLESS as usize];
+    let (last, before) = restless.split_last().unwrap();
+    assert!(!rounds(&mut load, before).contains(&true));
+    assert!(!load.is_too_much(false, false), "nothing to hand over");
+    assert!(load.is_too_much(*last, true));
+    assert!(!rounds(&mut load, before).contains(&true), "counted anew");
+    assert!(!rounds(&mut load, &[true, false]).contains(&true));
+}
+
+#[test]
+fn packets_leave_in_order_whoever_reads_them() {
+    let (first, second) = gateways_with(Config::default(), 1);
+    connect(&first, &second, &Options::default());
+    second.engine.stop();
+    let (mut sent, mut last) = (0, 0);
+    // Floods make the outbound thread take over; single packets that are waited for make it give back.
+    for count in [1, 200 * BATCH, 1, 200 * BATCH, 1, 1] {
+        let packets =
+            (0..count).map(|_| (VnetHeader::default(), udp(false, 53, b"one after another")));
+        first.queues[0].send(packets);
+        sent += count as u32;
+        while last < sent {
+            for number in numbers(&first.udp.take_sent(PATIENCE).unwrap()) {
+                assert_eq!(number, last + 1);
+                last = number;
+            }
+        }
     }
 }

@@ -61,8 +61,9 @@ impl Readiness {
         }
     }
 
-    /// Wait until one is readable, or for so many milliseconds. Interrupted by a signal, it answers as if time were up.
-    pub fn wait(&mut self, milliseconds: i32) -> io::Result<()> {
+    /// Wait until one is readable, or for so many milliseconds. Answers whether one is. Interrupted by a signal, it answers
+    /// as if time were up.
+    pub fn wait(&mut self, milliseconds: i32) -> io::Result<bool> {
         let count = self.entries.len() as libc::nfds_t;
         // SAFETY: the pointer and the count describe our own vector.
         let ready = unsafe { libc::poll(self.entries.as_mut_ptr(), count, milliseconds) };
@@ -75,13 +76,15 @@ impl Readiness {
                 return Err(error);
             }
         }
-        Ok(())
+        Ok(ready > 0)
     }
 
-    /// Wait no more for descriptor number `index`.
-    pub fn forget(&mut self, index: usize) {
-        if let Some(entry) = self.entries.get_mut(index) {
-            entry.fd = -1;
+    /// Wait for descriptor number `index` from now on, or no more.
+    pub fn heed(&mut self, index: usize, is_heeded: bool) {
+        if let Some(entry) = self.entries.get_mut(index)
+            && (entry.fd >= 0) != is_heeded
+        {
+            entry.fd = !entry.fd; // poll(2) ignores what is negative
             entry.revents = 0;
         }
     }
@@ -102,11 +105,13 @@ mod tests {
     fn an_eventfd_is_readable_from_signal_to_clear() -> Result<(), Box<dyn std::error::Error>> {
         let event = EventFd::new()?;
         let mut readiness = Readiness::new(&[event.as_fd().as_raw_fd()]);
-        readiness.wait(0)?;
-        assert!(!readiness.is_readable(0));
+        assert!(!readiness.wait(0)? && !readiness.is_readable(0));
         event.signal();
-        readiness.wait(0)?;
-        assert!(readiness.is_readable(0));
+        assert!(readiness.wait(0)? && readiness.is_readable(0));
+        readiness.heed(0, false);
+        assert!(!readiness.wait(0)? && !readiness.is_readable(0));
+        readiness.heed(0, true);
+        assert!(readiness.wait(0)? && readiness.is_readable(0));
         event.clear();
         readiness.wait(0)?;
         assert!(!readiness.is_readable(0));

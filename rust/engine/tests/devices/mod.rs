@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
 use openmoat_engine::plan::MtuPlan;
@@ -221,12 +222,13 @@ fn inner(number: usize, size: usize) -> Vec<u8> {
     octets
 }
 
-/// Meters one packet thread, which calls it once a batch.
+/// Meters whoever calls it once a batch: what a thread took between two of its calls in a row.
 struct Clock {
     meter: Meter,
     warm_up: usize,
     batches: AtomicUsize,
-    began: AtomicU64,
+    /// The thread that called last, what it had taken by then, and the sum.
+    last: Mutex<(Option<ThreadId>, u64, u64)>,
     took: Mutex<Option<u64>>,
     ended: Condvar,
 }
@@ -237,21 +239,28 @@ impl Clock {
             meter,
             warm_up,
             batches: AtomicUsize::new(0),
-            began: AtomicU64::new(0),
+            last: Mutex::default(),
             took: Mutex::default(),
             ended: Condvar::new(),
         }
     }
 
     fn tick(&self) {
-        if self.batches.fetch_add(1, Ordering::Relaxed) == self.warm_up {
-            self.began.store((self.meter)(), Ordering::Relaxed);
-        }
+        let (now, thread) = ((self.meter)(), Some(thread::current().id()));
+        let mut last = locked(&self.last);
+        let is_warm = self.batches.fetch_add(1, Ordering::Relaxed) > self.warm_up;
+        let (before, by_then, sum) = *last;
+        let more = if is_warm && before == thread {
+            now - by_then
+        } else {
+            0
+        };
+        *last = (thread, now, sum + more);
     }
 
     fn end(&self) {
-        let took = (self.meter)() - self.began.load(Ordering::Relaxed);
-        *locked(&self.took) = Some(took);
+        self.tick();
+        *locked(&self.took) = Some(locked(&self.last).2);
         self.ended.notify_all();
     }
 
