@@ -121,6 +121,7 @@ class Batch:
         replay_window: int,
         limits: tuple[int, int, int, int],
         framing: str,
+        strict_icmp: bool,
     ) -> None: ...
     def add_outbound(
         self,
@@ -186,8 +187,7 @@ class MtuPlan:
         oversize: Sequence[str],
         watch_above: int | None,
         too_big_per_second: float,
-        icmp_source_v4: bytes | None,
-        icmp_source_v6: bytes | None,
+        icmp_sources: Sequence[tuple[bytes, bytes, bytes]],
     ) -> None: ...
 
 @final

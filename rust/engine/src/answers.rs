@@ -46,8 +46,9 @@ impl Answers {
         let limit = match complaint {
             Complaint::Prohibited => &mut self.rejects,
             Complaint::TooBig(_) => &mut self.too_big,
+            Complaint::HopsExceeded => return, // goes into an SA: see `Errands`
         };
-        if !limit.permits(packet.flow.source, now, per_second) {
+        if !limit.permits(packet.flow.source, now, per_second, per_second) {
             return;
         }
         if !self.list.has_room() {

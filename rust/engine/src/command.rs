@@ -1,5 +1,6 @@
 //! What Python tells the engine (`openmoat.dataplane.backend`), as plain data.
 
+use openmoat_esp::icmp_error::IcmpCheck;
 use openmoat_esp::sa::Limits;
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::Policy;
@@ -45,6 +46,8 @@ pub struct AddInbound {
     pub limits: Limits,
     /// How the peer lays inner packets into payloads.
     pub framing: Framing,
+    /// How ICMP errors are looked at.
+    pub icmp_check: IcmpCheck,
 }
 
 /// The outbound half of a pair.

@@ -247,7 +247,8 @@ impl Engine {
             seals: self.shared.seals,
         };
         let inbound = InboundSa::new(config, command.replay_window)
-            .map_err(|error| EngineError::Sa(spi, error))?;
+            .map_err(|error| EngineError::Sa(spi, error))?
+            .with_icmp_check(command.icmp_check);
         if !control.spis.install(spi) {
             return Err(EngineError::NotReserved(spi));
         }

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use openmoat_esp::wire::{IPV4_HEADER, IPV6_HEADER, IpPacket, Ports, checksum, protocol};
+use openmoat_esp::wire::{IPV4_HEADER, IPV6_HEADER, IpPacket, checksum, protocol};
+
+use openmoat_esp::icmp_error;
 
 use crate::segment::{mend_ipv4_checksum, pseudo_header};
 
@@ -21,6 +23,8 @@ pub enum Complaint {
     Prohibited,
     /// It is larger than so many octets.
     TooBig(usize),
+    /// Its hops end here.
+    HopsExceeded,
 }
 
 impl Complaint {
@@ -30,12 +34,14 @@ impl Complaint {
             (Self::Prohibited, true) => [1, 1],
             (Self::TooBig(_), false) => [3, 4],
             (Self::TooBig(_), true) => [2, 0],
+            (Self::HopsExceeded, false) => [11, 0],
+            (Self::HopsExceeded, true) => [3, 0],
         }
     }
 
     fn rest(self, is_v6: bool) -> [u8; 4] {
         match self {
-            Self::Prohibited => [0; 4],
+            Self::Prohibited | Self::HopsExceeded => [0; 4],
             Self::TooBig(size) if is_v6 => (size as u32).to_be_bytes(),
             Self::TooBig(size) => (size.min(usize::from(u16::MAX)) as u32).to_be_bytes(),
         }
@@ -57,8 +63,9 @@ pub fn complain(
         .filter(|source| source.is_ipv6() == is_v6)
         .unwrap_or(packet.flow.destination);
     if packet.is_later_fragment
-        || is_icmp_error(packet)
+        || icmp_error::is_error(packet)
         || !is_single(packet.flow.source)
+        || !is_single(packet.flow.destination)
         || !is_single(source)
     {
         return None;
@@ -118,18 +125,6 @@ fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr) {
     }
 }
 
-fn is_icmp_error(packet: &IpPacket) -> bool {
-    let Ports::Known(type_and_code, _) = packet.flow.ports else {
-        return false;
-    };
-    let kind = type_and_code >> 8;
-    match packet.flow.protocol {
-        protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
-        protocol::ICMPV6 => kind < 128,
-        _ => false,
-    }
-}
-
 /// Whether an address is that of one host, as far as it can be told.
 fn is_single(address: IpAddr) -> bool {
     match address {
@@ -168,8 +163,8 @@ impl Default for RateLimit {
 }
 
 impl RateLimit {
-    /// Whether one more may be sent to `source` at `now` nanoseconds; a burst is what one second permits.
-    pub fn permits(&mut self, source: IpAddr, now: u64, per_second: f64) -> bool {
+    /// Whether one more may be sent to `source` at `now` nanoseconds; so many of them at once.
+    pub fn permits(&mut self, source: IpAddr, now: u64, per_second: f64, burst: f64) -> bool {
         let hash = match source {
             IpAddr::V4(v4) => u64::from(u32::from(v4)),
             IpAddr::V6(v6) => u128::from(v6) as u64 ^ (u128::from(v6) >> 64) as u64,
@@ -179,11 +174,11 @@ impl RateLimit {
         let seconds = now.saturating_sub(bucket.filled) as f64 / SECOND;
         // A bucket that was never used is full.
         let tokens = if bucket.filled == 0 {
-            per_second
+            burst
         } else {
             bucket.tokens + seconds * per_second
         };
-        bucket.tokens = tokens.min(per_second.max(1.0));
+        bucket.tokens = tokens.min(burst.max(1.0));
         bucket.filled = now.max(1);
         let permitted = bucket.tokens >= 1.0;
         if permitted {
@@ -257,12 +252,12 @@ mod tests {
         let source = "10.0.0.1".parse().unwrap();
         let at = |limit: &mut RateLimit, now| {
             (0..100)
-                .filter(|_| limit.permits(source, now, 10.0))
+                .filter(|_| limit.permits(source, now, 10.0, 10.0))
                 .count()
         };
         assert_eq!(at(&mut limit, 1_000_000_000), 10);
         assert_eq!(at(&mut limit, 1_500_000_000), 5);
         assert_eq!(at(&mut limit, 9_000_000_000), 10);
-        assert!(limit.permits("10.0.0.2".parse().unwrap(), 9_000_000_000, 10.0));
+        assert!(limit.permits("10.0.0.2".parse().unwrap(), 9_000_000_000, 10.0, 10.0));
     }
 }

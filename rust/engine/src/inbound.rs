@@ -6,10 +6,11 @@
 //! 4. `InboundSa::open`: size, window, ICV, window again, padding, inner lengths, selectors, ECN (RFC 4303 3.4)
 //!    or `InboundSa::open_payload` and what is in it, packet by packet (`unpacking`): RFC 9347
 //! 5. `note`: flags and path, for authentic packets only
-//! 6. `deliver`: MSS clamp, then a place in the list for the host, as part of a super-packet where neighbours join
+//! 6. `deliver`: hops that end here are answered (`errands`); MSS clamp, then a place in the list for the host, as part of
+//!    a super-packet where neighbours join
 //! 7. `flush`: one write per packet or super-packet
 //!
-//! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue.
+//! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue, and ICMP errors.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -23,6 +24,7 @@ use openmoat_esp::sa::{Opened, Usage};
 use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 
+use crate::errands::{Complaints, Written};
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
 use crate::join::Joiner;
@@ -50,6 +52,7 @@ pub struct InboundWorker {
     joiner: Joiner,
     unpacking: Unpacking,
     last: Option<Found>,
+    complaints: Complaints,
     now: u64,
 }
 
@@ -65,6 +68,7 @@ impl InboundWorker {
             joiner,
             unpacking: Unpacking::default(),
             last: None,
+            complaints: Complaints::default(),
             now: 0,
         }
     }
@@ -216,6 +220,9 @@ impl InboundWorker {
     }
 
     fn deliver(&mut self, pair: &Pair, range: Range<usize>, packet: &IpPacket) {
+        if packet.hops <= 1 && self.ends_here(pair, &range, packet) {
+            return;
+        }
         if !self.list.has_room() {
             self.flush();
         }
@@ -230,6 +237,33 @@ impl InboundWorker {
         let arena = self.batch.arena();
         self.joiner
             .add(arena, range, packet, pair.handle, &mut self.list);
+    }
+
+    /// Whether the hops of a packet end at this gateway, which then tells its sender: the host never sees such a packet,
+    /// or it would answer from an address, and by a way, of its own choice.
+    fn ends_here(&mut self, pair: &Pair, range: &Range<usize>, packet: &IpPacket) -> bool {
+        let settings = pair.outbound.get().map(|outbound| outbound.settings.load());
+        let Some(plan) = settings.as_ref().map(|settings| &settings.plan) else {
+            pair.drops.count(DropReason::HopsExceeded);
+            return true;
+        };
+        if plan.is_own(packet.flow.destination) {
+            return false;
+        }
+        pair.drops.count(DropReason::HopsExceeded);
+        let octets = &self.batch.arena()[range.clone()];
+        let (now, worker) = (self.now, self.worker);
+        let is_left = match self.complaints.hops_exceeded(plan, packet, octets, now) {
+            Written::Error(error) => self.shared.errands[worker].leave(error),
+            Written::NoSource => false,
+            Written::NotDue => return true,
+        };
+        if is_left {
+            self.shared.outbound_bell(worker).wake.signal();
+        } else {
+            pair.drops.count(DropReason::IcmpUnsent);
+        }
+        true
     }
 
     fn flush(&mut self) {

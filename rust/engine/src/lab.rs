@@ -9,6 +9,7 @@ use crate::oracle;
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
 use openmoat_engine::plan::MtuPlan;
 use openmoat_engine::{Config, Counters, Engine};
+use openmoat_esp::icmp_error::IcmpCheck;
 use openmoat_esp::sa::Limits;
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy};
@@ -43,6 +44,7 @@ pub struct Options {
     pub plan: MtuPlan,
     pub limits: Limits,
     pub keepalive: u64,
+    pub icmp_check: IcmpCheck,
 }
 
 impl Default for Options {
@@ -54,6 +56,7 @@ impl Default for Options {
             plan: MtuPlan::default(),
             limits: Limits::default(),
             keepalive: 0,
+            icmp_check: IcmpCheck::Outside,
         }
     }
 }
@@ -196,6 +199,7 @@ impl Gateway {
             replay_window: 1024,
             limits: options.limits,
             framing: options.plan.framing,
+            icmp_check: options.icmp_check,
         }))
     }
 

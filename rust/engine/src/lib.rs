@@ -13,6 +13,9 @@ mod answers;
 mod bundle;
 pub mod command;
 mod engine;
+mod errands;
+#[cfg(test)]
+mod errands_tests;
 pub mod events;
 mod flows;
 mod fragment;

@@ -8,6 +8,7 @@
 //!    each of which is sealed when it is full, or nothing more has come
 //! 6. `Bundle::send`: neighbours of one size as one datagram, all in one system call per socket
 //!
+//! Before the batch, ICMP errors that the inbound worker has made are sealed (`run_errands`).
 //! Nothing per packet allocates, locks or logs, but for packets that are held.
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use openmoat_esp::drops::DropReason;
+use openmoat_esp::icmp_error;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::sa::Usage;
 use openmoat_esp::spd::{Action, Missing, Policy};
@@ -23,6 +25,7 @@ use openmoat_io::{BATCH, MAX_PACKET, PacketBatch, VnetHeader};
 
 use crate::answers::Answers;
 use crate::bundle::{Address, Bundle};
+use crate::errands::MAX_ERRANDS;
 use crate::events::{Event, flag};
 use crate::flows::{Choice, FlowCache, Lane};
 use crate::fragment::Fragmentation;
@@ -189,6 +192,7 @@ impl OutboundWorker {
         if self.flows.refresh(&self.press.shared.tables) {
             self.release_held();
         }
+        self.run_errands();
         for index in 0..batch.len() {
             let (vnet, octets) = batch.packet(index);
             self.carry(vnet, octets);
@@ -214,9 +218,28 @@ impl OutboundWorker {
             Err(reason) => return self.press.shared.drops.count(reason),
         };
         let choice = self.flows.choose(&inner.packet.flow, &self.press.shared);
-        match select(choice) {
-            Ok(lane) => self.press.protect(lane, &mut inner),
-            Err(reason) => self.press.treat_missing(reason, choice, &inner),
+        let reason = match select(choice) {
+            Ok(lane) => return self.press.protect(lane, &mut inner),
+            Err(reason) => reason,
+        };
+        // RFC 4301 6.2: an ICMP error that no policy selects goes the way of the answers to what it quotes.
+        if reason == DropReason::NoPolicy
+            && let Some(flow) = icmp_error::return_flow(&inner.packet, inner.octets)
+            && let Ok(lane) = select(self.flows.choose(&flow, &self.press.shared))
+        {
+            return self.press.protect(lane, &mut inner);
+        }
+        let choice = self.flows.choose(&inner.packet.flow, &self.press.shared);
+        self.press.treat_missing(reason, choice, &inner);
+    }
+
+    /// Seal the ICMP errors that the inbound worker has made.
+    fn run_errands(&mut self) {
+        for _ in 0..MAX_ERRANDS {
+            let Some(mut octets) = self.press.shared.errands[self.press.worker].take() else {
+                return;
+            };
+            self.carry(VnetHeader::default(), &mut octets);
         }
     }
 

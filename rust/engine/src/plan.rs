@@ -49,10 +49,8 @@ pub struct MtuPlan {
     pub watch_above: Option<usize>,
     /// Bound on the ICMP errors of `Rung::Refuse`, per inner source.
     pub too_big_per_second: f64,
-    /// Source of ICMP errors; None: none are sent over this family.
-    pub icmp_source_v4: Option<IpAddr>,
-    /// The same for IPv6.
-    pub icmp_source_v6: Option<IpAddr>,
+    /// Our addresses from which ICMP errors go into the SA; the first whose prefix holds the inner destination is used.
+    pub icmp_sources: Vec<IcmpSource>,
 }
 
 impl Default for MtuPlan {
@@ -67,10 +65,20 @@ impl Default for MtuPlan {
             oversize: vec![Rung::FragmentOuter],
             watch_above: None,
             too_big_per_second: 10.0,
-            icmp_source_v4: None,
-            icmp_source_v6: None,
+            icmp_sources: Vec::new(),
         }
     }
+}
+
+/// One of our addresses, for errors about packets to this prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpSource {
+    /// First address of the prefix.
+    pub first: IpAddr,
+    /// Last address of the prefix.
+    pub last: IpAddr,
+    /// Ours.
+    pub address: IpAddr,
 }
 
 impl MtuPlan {
@@ -79,12 +87,18 @@ impl MtuPlan {
         self.watch_above.is_some_and(|least| length > least)
     }
 
-    /// Our address in ICMP errors of one family.
-    pub fn icmp_source(&self, is_v6: bool) -> Option<IpAddr> {
-        if is_v6 {
-            self.icmp_source_v6
-        } else {
-            self.icmp_source_v4
-        }
+    /// Our address in an ICMP error about a packet to `destination`.
+    pub fn icmp_source(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.icmp_sources
+            .iter()
+            .find(|row| (row.first..=row.last).contains(&destination))
+            .map(|row| row.address)
+    }
+
+    /// Whether an address that a packet of the SA goes to is ours, so that its hops need not reach further.
+    pub fn is_own(&self, destination: IpAddr) -> bool {
+        self.icmp_sources
+            .iter()
+            .any(|row| row.address == destination)
     }
 }

@@ -12,6 +12,7 @@ use openmoat_esp::reassembly::{Budget, MAX_HELD_BY_ALL};
 use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
+use crate::errands::Errands;
 use crate::events::{Events, flag};
 use crate::ike::IkeQueues;
 use crate::ladder::IdentifierGuard;
@@ -83,6 +84,8 @@ pub struct Shared {
     pub identifiers: IdentifierGuard,
     /// Memory of all pieces of AGGFRAG that wait for others.
     pub budget: Arc<Budget>,
+    /// ICMP errors that wait to be sealed, one queue for each outbound worker.
+    pub errands: Vec<Errands>,
 }
 
 impl Shared {
@@ -112,6 +115,7 @@ impl Shared {
             seals: config.seals,
             identifiers: IdentifierGuard::default(),
             budget: Arc::new(Budget::new(MAX_HELD_BY_ALL)),
+            errands: (0..workers).map(|_| Errands::default()).collect(),
         })
     }
 

@@ -41,6 +41,12 @@ drop_reasons! {
     Dummy = "dummy",
     /// Inner packet outside the selectors of its SA (RFC 4301 5.2, step 4).
     OutsideSelectors = "outside-selectors",
+    /// An ICMP error whose quoted packet is none of its SA (RFC 4301 6.2).
+    IcmpMismatch = "icmp-mismatch",
+    /// An inner packet whose hops end here; answered with ICMP where that is allowed.
+    HopsExceeded = "hops-exceeded",
+    /// An ICMP error of ours for which there was no source address, or no room to wait.
+    IcmpUnsent = "icmp-unsent",
     /// Congestion was marked outside on a packet that cannot carry the mark inside (RFC 6040 4.2).
     Congested = "congested",
     /// All sequence numbers of the SA are used (RFC 4303 3.3.3).

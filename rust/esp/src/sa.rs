@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::aggfrag;
 use crate::drops::{DropCounters, DropReason};
 use crate::ecn;
+use crate::icmp_error::{self, IcmpCheck};
 use crate::replay::{ReplayWindow, WindowError};
 use crate::selectors::SelectorPair;
 use crate::suite::{PacketKey, Suite, SuiteError};
@@ -394,6 +395,7 @@ pub struct InboundSa {
     key: PacketKey,
     selectors: SelectorPair,
     window: ReplayWindow,
+    icmp_check: IcmpCheck,
     meter: Meter,
     drops: DropCounters,
 }
@@ -407,9 +409,15 @@ impl InboundSa {
             key,
             selectors: config.selectors,
             window: ReplayWindow::new(window, config.has_esn, config.last_sequence)?,
+            icmp_check: IcmpCheck::default(),
             meter: Meter::new(config.limits, config.suite, config.has_esn),
             drops: DropCounters::default(),
         })
+    }
+
+    /// With another way to look at ICMP errors.
+    pub fn with_icmp_check(self, icmp_check: IcmpCheck) -> Self {
+        Self { icmp_check, ..self }
     }
 
     /// Open an ESP packet in place, from SPI to ICV; `outer_tos` is that of the header it came under.
@@ -454,16 +462,27 @@ impl InboundSa {
     /// A mark of congestion outside says nothing of any one inner packet (RFC 9347 3.1). A drop is counted here, too.
     pub fn admit(&self, octets: &[u8]) -> Result<IpPacket, DropReason> {
         IpPacket::parse(octets)
-            .and_then(|inner| self.check_selectors(inner))
+            .and_then(|inner| self.check_selectors(inner, octets))
             .inspect_err(|&reason| self.drops.count(reason))
     }
 
-    fn check_selectors(&self, inner: IpPacket) -> Result<IpPacket, DropReason> {
-        if self.selectors.takes_inbound(&inner.flow) {
-            Ok(inner)
+    /// RFC 4301 5.2, step 4; RFC 4301 6.2 for ICMP errors, which pass for what they quote.
+    fn check_selectors(&self, inner: IpPacket, octets: &[u8]) -> Result<IpPacket, DropReason> {
+        let is_inside = self.selectors.takes_inbound(&inner.flow);
+        let is_looked_into = if is_inside {
+            self.icmp_check == IcmpCheck::Strict && icmp_error::is_error(&inner)
         } else {
-            Err(DropReason::OutsideSelectors)
+            icmp_error::may_pass_for_its_quote(&inner)
+        };
+        if !is_looked_into {
+            return is_inside
+                .then_some(inner)
+                .ok_or(DropReason::OutsideSelectors);
         }
+        icmp_error::return_flow(&inner, octets)
+            .filter(|flow| self.selectors.takes_inbound(flow))
+            .map(|_| inner)
+            .ok_or(DropReason::IcmpMismatch)
     }
 
     /// Count the octets of what an authentic packet held, or why it was dropped.
@@ -506,7 +525,7 @@ impl InboundSa {
         if inner.next_header() != next_header {
             return Err(DropReason::MalformedInner);
         }
-        let inner = self.check_selectors(inner)?;
+        let inner = self.check_selectors(inner, &packet[payload.clone()])?;
         let tos = ecn::inner_tos(inner.tos, outer_tos)?;
         // RFC 4303 2.7: what follows the inner packet's own length is padding for traffic flow confidentiality.
         let range = payload.start..payload.start + inner.length;

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, Update};
+use openmoat_esp::icmp_error::IcmpCheck;
 use openmoat_esp::sa::Limits;
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::suite::Suite;
@@ -39,7 +40,7 @@ impl Batch {
         Self(Mutex::default())
     }
 
-    #[pyo3(signature = (*, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, replay_window, limits, framing))]
+    #[pyo3(signature = (*, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, replay_window, limits, framing, strict_icmp))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn add_inbound(
         &self,
@@ -59,6 +60,7 @@ impl Batch {
         replay_window: u32,
         limits: LimitsTuple,
         framing: &str,
+        strict_icmp: bool,
     ) -> PyResult<()> {
         let command = AddInbound {
             spi,
@@ -77,6 +79,11 @@ impl Batch {
             replay_window,
             limits: to_limits(limits),
             framing: framing_of(framing)?,
+            icmp_check: if strict_icmp {
+                IcmpCheck::Strict
+            } else {
+                IcmpCheck::Outside
+            },
         };
         self.commands().push(Command::AddInbound(Box::new(command)));
         Ok(())

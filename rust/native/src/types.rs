@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use openmoat_engine::Counters;
 use openmoat_engine::events::Event;
 use openmoat_engine::ladder::Rung;
-use openmoat_engine::plan::{self, Framing, OuterDf};
+use openmoat_engine::plan::{self, Framing, IcmpSource, OuterDf};
 use openmoat_esp::aggfrag::MIN_ROOM;
 use openmoat_esp::mss::MssBounds;
 use openmoat_esp::selectors::{Selector, SelectorPair};
@@ -94,6 +94,13 @@ fn to_bytes(py: Python<'_>, ip: IpAddr) -> Bound<'_, PyBytes> {
     }
 }
 
+/// First and last address of a prefix, and the address of ours for it.
+type IcmpSourceTuple<'py> = (
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+);
+
 /// Twin of `mtu.plan.MtuPlan`.
 #[pyclass(frozen, module = "openmoat._native")]
 pub struct MtuPlan(pub plan::MtuPlan);
@@ -101,7 +108,7 @@ pub struct MtuPlan(pub plan::MtuPlan);
 #[pymethods]
 impl MtuPlan {
     #[new]
-    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, watch_above, too_big_per_second, icmp_source_v4, icmp_source_v6))]
+    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, watch_above, too_big_per_second, icmp_sources))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn new(
         framing: &str,
@@ -114,10 +121,15 @@ impl MtuPlan {
         oversize: Vec<String>,
         watch_above: Option<usize>,
         too_big_per_second: f64,
-        icmp_source_v4: Option<Bound<'_, PyBytes>>,
-        icmp_source_v6: Option<Bound<'_, PyBytes>>,
+        icmp_sources: Vec<IcmpSourceTuple<'_>>,
     ) -> PyResult<Self> {
-        let source = |octets: Option<Bound<'_, PyBytes>>| octets.as_ref().map(address).transpose();
+        let source = |(first, last, ours): &IcmpSourceTuple<'_>| {
+            Ok(IcmpSource {
+                first: address(first)?,
+                last: address(last)?,
+                address: address(ours)?,
+            })
+        };
         let framing = framing_of(framing)?;
         if framing == Framing::Aggfrag && inner_room < MIN_ROOM {
             return Err(misuse(format!(
@@ -140,8 +152,7 @@ impl MtuPlan {
                 .collect::<PyResult<_>>()?,
             watch_above,
             too_big_per_second,
-            icmp_source_v4: source(icmp_source_v4)?,
-            icmp_source_v6: source(icmp_source_v6)?,
+            icmp_sources: icmp_sources.iter().map(source).collect::<PyResult<_>>()?,
         }))
     }
 }

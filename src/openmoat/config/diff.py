@@ -76,6 +76,7 @@ CHILD_NEEDS: Mapping[str, Need] = {
     "df": Need.LIVE,
     "mss": Need.LIVE,
     "copy_dscp": Need.REKEY,
+    "icmp_check": Need.REKEY,
     "aggfrag": Need.REKEY,
 }
 LIVE_SETTINGS = frozenset({"key_log", "log_level"})

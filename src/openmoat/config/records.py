@@ -20,6 +20,7 @@ from openmoat.model.connection import (
     Child,
     ChildLifetimes,
     Connection,
+    IcmpCheck,
     IkeLifetimes,
     Own,
     Peer,
@@ -297,6 +298,7 @@ class _Builder:
                 df=None if table.df is None else Df(table.df),
                 mss=MssRule(table.mss) if isinstance(table.mss, str) else table.mss,
                 copy_dscp=table.copy_dscp,
+                icmp_check=IcmpCheck(table.icmp_check),
                 aggfrag=Aggfrag(table.aggfrag),
             )
         except ValueError as error:

@@ -272,6 +272,11 @@ class ChildTable(Table):
         " of octets. Default: as `mtu-policy` has it.",
     )
     copy_dscp: bool = Field(default=True, description="Whether outer packets bear the DSCP of the inner ones.")
+    icmp_check: Literal["outside", "strict"] = Field(
+        default="outside",
+        description="Which ICMP errors that come by the tunnel must quote a packet of it (RFC 4301 6.2): those whose addresses"
+        " are outside `local` and `remote`, or all.",
+    )
     aggfrag: Literal["prefer", "require", "never"] = Field(
         default="prefer",
         description="Slice and pack inner packets (AGGFRAG, RFC 9347), so that every size arrives whole: `prefer` where the"

@@ -13,7 +13,7 @@ from openmoat.daemon.hoststate import host_state, state_change
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.policies import Policies, Protected
 from openmoat.errors import SystemFault
-from openmoat.net import IKE_PORT, NATT_PORT, Address
+from openmoat.net import IKE_PORT, NATT_PORT
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
 from openmoat.system.links import InterfaceAddress, read_addresses
@@ -63,9 +63,8 @@ class HostKeeper:
         self._foreign: tuple[str, ...] = ()
         self._turn = asyncio.Lock()
         self._told: set[str] = set()
-        self._own: tuple[InterfaceAddress, ...] = ()
-        self._addresses: frozenset[Address] = frozenset()
-        self.on_addresses: Callable[[frozenset[Address]], None] = lambda _addresses: None
+        self._addresses: tuple[InterfaceAddress, ...] = ()
+        self.on_addresses: Callable[[tuple[InterfaceAddress, ...]], None] = lambda _addresses: None
         """Told all addresses of the host whenever they are others than before."""
         self.fault = ""
         """Why the host is not as it should be; empty while it is."""
@@ -119,7 +118,7 @@ class HostKeeper:
                 applied = None
                 if self._is_guarded and not self.fault and not changes and touched is not None:
                     # A peer or a connection that comes or goes, or its sizes, are work for what they name, and no other.
-                    change = state_change(self._policies, touched, self._own)
+                    change = state_change(self._policies, touched, self._addresses)
                     applied = await self._beside.run(self._change, change)
                 if applied is None:
                     wanted = self._policies.protected(), self._policies.reserved()
@@ -172,9 +171,8 @@ class HostKeeper:
         """In a thread. Changes are heeded here, so that none is forgotten by an `apply` that was under way."""
         self._reconciler.heed(changes)
         with Netlink() as netlink:
-            self._own = read_addresses(netlink)
-        self._addresses = frozenset(row.address for row in self._own)
-        applied = self._reconciler.apply(host_state(self._device, protected, self._own, reserved, self._ports))
+            self._addresses = read_addresses(netlink)
+        applied = self._reconciler.apply(host_state(self._device, protected, self._addresses, reserved, self._ports))
         if not self._is_guarded or EverythingChanged() in changes:
             self._foreign = self._reconciler.inspect(self._device) if protected or reserved else ()
         return replace(applied, notes=(*applied.notes, *self._foreign))

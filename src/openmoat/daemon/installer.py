@@ -1,9 +1,10 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 from openmoat.daemon.accounting import Accounting, Owner
 from openmoat.daemon.pathsizes import Timer
@@ -35,12 +36,16 @@ from openmoat.ike.events import (
     RemoveChildSa,
     Spis,
 )
+from openmoat.model.connection import IcmpCheck
 from openmoat.policy.spd import PolicyConflict
+from openmoat.system.links import InterfaceAddress
 
 __all__ = ["KEEPALIVE_SECONDS", "LINGER_SECONDS", "MAX_LINGERING", "Installer"]
 
 LINGER_SECONDS = 1.0
 """A pair that was rekeyed still receives for so long: its Delete may overtake packets that wait in another socket."""
+PAIRS_A_TURN = 64
+"""Pairs that are told of other addresses of the host in one turn of the loop."""
 MAX_LINGERING = 4096
 """Pairs that linger; beyond them they are taken out at once."""
 KEEPALIVE_SECONDS = 20.0
@@ -194,6 +199,23 @@ class Installer:
                 continue  # its child was taken out of the configuration, and it is about to be deleted
             self.backend.apply([Update(handle=spi, plan=plan, limits=limits)])
 
+    def readdress(self, addresses: Sequence[InterfaceAddress]) -> None:
+        """The host has other addresses than before: ICMP errors come from others. A slice of the pairs in each turn."""
+        self._policies.addresses = addresses
+        self._readdress(iter(list(self._children)))
+
+    def _readdress(self, waiting: Iterator[int]) -> None:
+        updates: list[Command] = []
+        for spi in islice(waiting, PAIRS_A_TURN):
+            child = self._children.get(spi)
+            if child is not None:
+                with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
+                    updates.append(Update(handle=spi, plan=self._policies.plan(child, child.path, child.udp)))
+        if updates:
+            self.backend.apply(updates)
+            if self.later is not None:
+                self.later(0.0, lambda: self._readdress(waiting))
+
     def counters(self) -> list[SaCounters]:
         """Of all live pairs."""
         return self.backend.read_counters()
@@ -216,6 +238,7 @@ class Installer:
             replay_window=min(settings.replay_window, self._max_replay_window),
             limits=limits,
             framing=framing_of(child),
+            strict_icmp=settings.icmp_check is IcmpCheck.STRICT,
         )
         outbound = AddOutbound(
             handle=child.local_spi,

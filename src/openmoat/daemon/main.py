@@ -57,6 +57,7 @@ from openmoat.model.settings import Settings
 from openmoat.mtu.plan import Framing
 from openmoat.net import Address
 from openmoat.system.capabilities import give_up_the_rest
+from openmoat.system.links import InterfaceAddress
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
 from openmoat.system.routes import route_to
@@ -154,7 +155,7 @@ class Daemon:
     async def start(self, configuration: Configuration) -> None:
         """Guard first, then load, then listen: until then peers wait, instead of being told that nobody knows them."""
         if self.host is not None:
-            self.host.on_addresses = self._leave_gone_addresses
+            self.host.on_addresses = self._heed_addresses
             await self.host.start()
         reloaded = await self.desired.bring_about(configuration)
         self.sizes.later = self.renewal.later = self.installer.later = asyncio.get_running_loop().call_later
@@ -252,8 +253,12 @@ class Daemon:
         if self.host is not None:
             self.host.refresh()
 
-    def _leave_gone_addresses(self, addresses: frozenset[Address]) -> None:
-        """IKE SAs cannot be reached where we are no more; what is kept up is negotiated anew from where we are."""
+    def _heed_addresses(self, rows: tuple[InterfaceAddress, ...]) -> None:
+        """ICMP errors come from others than before, and IKE SAs cannot be reached where we are no more; what is kept up is
+        negotiated anew from where we are.
+        """
+        self.installer.readdress(rows)
+        addresses = {row.address for row in rows}
         now = self.driver.clock()
         for sa in self.core.ike_sas():
             if sa.path.local.address not in addresses:

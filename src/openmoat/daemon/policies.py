@@ -4,12 +4,13 @@ Configuration goes in, `SetPolicies` for the backend and the protected prefixes 
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import EspSuite
+from openmoat.daemon.icmpsources import icmp_sources
 from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
@@ -18,6 +19,7 @@ from openmoat.mtu.plan import BASE, Framing, MtuPlan, Outside, Rung, compile_pla
 from openmoat.net import Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
+from openmoat.system.links import InterfaceAddress
 
 __all__ = ["MAX_CACHED", "MAX_TOUCHED", "Policies", "Protected", "Touched", "UnknownChild", "framing_of"]
 
@@ -73,6 +75,8 @@ class Policies:
         """
         self._rungs = rungs
         self._outside = outside
+        self.addresses: Sequence[InterfaceAddress] = ()
+        """Those of this host, from which ICMP errors may come."""
         self._children: dict[str, dict[str, Child]] = {}
         self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
@@ -180,7 +184,8 @@ class Policies:
     def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
-        return self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
+        plan = self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
+        return replace(plan, icmp_sources=icmp_sources(sa.local, self.addresses, path.local.address))
 
     def discovers(self, connection: str) -> bool:
         """Whether the size of the way to its peers is to be found out for any of its children."""

@@ -89,6 +89,9 @@ class AddInbound:
     framing: Framing = Framing.WHOLE
     """How the peer lays inner packets into ESP payloads, and nothing else is taken (RFC 9347 2.3). What we send is said
     by `MtuPlan.framing`; both are what was agreed for the Child SA."""
+    strict_icmp: bool = False
+    """Whether ICMP errors must quote a packet of this SA (RFC 4301 6.2) also where their own addresses are inside its
+    selectors; where they are outside they always must."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -200,6 +200,7 @@ def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
             replay_window=command.replay_window,
             limits=_limits(command.limits),
             framing=command.framing.value,
+            strict_icmp=command.strict_icmp,
         )
 
 
@@ -282,8 +283,10 @@ def _plan(plan: MtuPlan) -> _native.MtuPlan:
         oversize=[rung.value for rung in plan.oversize],
         watch_above=plan.watch_above,
         too_big_per_second=plan.too_big_per_second,
-        icmp_source_v4=plan.icmp_source_v4.packed if plan.icmp_source_v4 else None,
-        icmp_source_v6=plan.icmp_source_v6.packed if plan.icmp_source_v6 else None,
+        icmp_sources=[
+            (row.prefix.network_address.packed, row.prefix.broadcast_address.packed, row.address.packed)
+            for row in plan.icmp_sources
+        ],
     )
 
 

@@ -182,6 +182,15 @@ class ChildLifetimes:
         _check_jitter(self.jitter)
 
 
+class IcmpCheck(Enum):
+    """Which ICMP errors must quote a packet of the SA by which they come (RFC 4301 6.2)."""
+
+    OUTSIDE = "outside"
+    """Those whose own addresses are outside its selectors."""
+    STRICT = "strict"
+    """All: a peer can then not end flows that others have with us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
     """What one Child SA protects."""
@@ -203,6 +212,7 @@ class Child:
     mss: Mss | None = None
     """None: as the policy has it."""
     copy_dscp: bool = True
+    icmp_check: IcmpCheck = IcmpCheck.OUTSIDE
     aggfrag: Aggfrag = Aggfrag.PREFER
 
     def __post_init__(self) -> None:

@@ -6,13 +6,14 @@ from enum import Enum
 from openmoat.mtu.mss import mss_for
 from openmoat.mtu.overhead import AGGFRAG_HEADER, Overhead
 from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
-from openmoat.net import Address
+from openmoat.net import Address, Network
 
 __all__ = [
     "BASE",
     "MAX_PACKET",
     "MIN_PATH_MTU",
     "Framing",
+    "IcmpSource",
     "MtuPlan",
     "OuterDf",
     "Outside",
@@ -64,6 +65,14 @@ class Rung(Enum):
     """Drop it, and answer with frag-needed or packet-too-big that names `inner_room`, or 1280 to a host of IPv6."""
 
 
+@dataclass(frozen=True, slots=True)
+class IcmpSource:
+    """One of our addresses, for errors about packets to this prefix."""
+
+    prefix: Network
+    address: Address
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MtuPlan:
     """Everything a backend must know about sizes on one outbound SA. All sizes are octets of IP packets."""
@@ -88,9 +97,9 @@ class MtuPlan:
     see `SaFlag.SUSPECT`. None where nothing larger was ever proved."""
     too_big_per_second: float = 10.0
     """Bound on the ICMP errors made for REFUSE, per inner source."""
-    icmp_source_v4: Address | None = None
-    """Our address inside the selectors from which ICMP errors are sent; None: no ICMP over this family."""
-    icmp_source_v6: Address | None = None
+    icmp_sources: tuple[IcmpSource, ...] = ()
+    """From where ICMP errors about packets out of the SA are sent into it: the first whose prefix holds the destination of
+    such a packet. Without one nothing is sent. Packets to these addresses need no further hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +134,6 @@ def compile_plan(
     policy: MtuPolicy = MtuPolicy.VIRTUAL,
     df: Df | None = None,
     mss: Mss | None = None,
-    icmp_source_v4: Address | None = None,
-    icmp_source_v6: Address | None = None,
 ) -> MtuPlan:
     """Decide all sizes of one outbound SA.
 
@@ -152,8 +159,6 @@ def compile_plan(
         outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=outside.is_proved),
         oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
         watch_above=overhead.inner_room(BASE) if outside.is_proved and path_mtu > BASE else None,
-        icmp_source_v4=icmp_source_v4,
-        icmp_source_v6=icmp_source_v6,
     )
 
 

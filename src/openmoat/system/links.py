@@ -16,6 +16,7 @@ __all__ = [
     "InterfaceAddress",
     "Link",
     "address_inside",
+    "can_speak",
     "parse_address",
     "parse_link",
     "put_address",
@@ -113,7 +114,7 @@ def address_inside(selectors: Selectors, addresses: Iterable[InterfaceAddress], 
         width = int(selector.end) - int(selector.start)
         for candidate in addresses:
             address = candidate.address
-            if address.version != version or selector.start.version != version or not _can_speak(address):
+            if address.version != version or selector.start.version != version or not can_speak(address):
                 continue
             if int(selector.start) <= int(address) <= int(selector.end) and (chosen is None or width < chosen[0]):
                 chosen = (width, address)
@@ -150,7 +151,7 @@ def _address(index: int, address: Address) -> bytes:
     return body + attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
 
 
-def _can_speak(address: Address) -> bool:
+def can_speak(address: Address) -> bool:
     """Whether packets from it mean anything beyond one link."""
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
 

@@ -10,7 +10,7 @@ from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite
 from openmoat.daemon.accounting import Accounting, Owner
-from openmoat.daemon.installer import KEEPALIVE_SECONDS, MAX_LINGERING, Installer
+from openmoat.daemon.installer import KEEPALIVE_SECONDS, MAX_LINGERING, PAIRS_A_TURN, Installer
 from openmoat.daemon.policies import Policies
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.memory import MemoryBackend
@@ -31,6 +31,7 @@ from openmoat.mtu.plan import Framing, Outside, Rung
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import Selectors, parse_selectors
 from openmoat.policy.spd import Action
+from openmoat.system.links import InterfaceAddress
 
 SUITE = EspSuite(AES_128_GCM_16, None)
 KEYS = ChildKeys(Secret(bytes(20)), Secret(), Secret(bytes(20)), Secret())
@@ -340,6 +341,30 @@ def test_that_df_is_not_heeded_is_told_once_for_a_child_until_it_is_configured_a
     site.installer.refresh({"office"})
     assert site.installer.ignored_df(second.local_spi) == second
     assert site.installer.ignored_df(0xDEAD) is None
+
+
+def test_icmp_errors_come_from_the_addresses_that_the_host_has_now(site: Bench) -> None:
+    turns: list[Deadline] = []
+
+    def later(_seconds: float, act: Callable[[], None]) -> Deadline:
+        turns.append(Deadline(act))
+        return turns[-1]
+
+    site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    for _ in range(PAIRS_A_TURN + 5):
+        site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    site.installer.later = later
+    ours = ipaddress.ip_address("10.2.0.1")
+    site.installer.readdress([InterfaceAddress(ours, 16, 3)])
+
+    def told() -> int:
+        plans = [pair.outbound.plan for pair in site.backend.pairs.values() if pair.outbound is not None]
+        return sum([row.address for row in plan.icmp_sources] == [ours, ours] for plan in plans)
+
+    assert told() == PAIRS_A_TURN
+    while turns:
+        turns.pop().act()
+    assert told() == PAIRS_A_TURN + 6
 
 
 def test_a_configured_size_is_not_discovered() -> None:

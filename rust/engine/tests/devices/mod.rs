@@ -168,6 +168,7 @@ impl Gateway {
             replay_window: 1024,
             limits: Limits::default(),
             framing: plan.framing,
+            icmp_check: Default::default(),
         };
         let add_outbound = AddOutbound {
             handle: inbound,
