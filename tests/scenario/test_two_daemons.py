@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openmoat.config.toml import load
-from openmoat.control.messages import ConnectionState, ErrorCode
+from openmoat.control.messages import ConnectionState, ErrorCode, OutsideSize
 from openmoat.control.reasons import Reason
 from openmoat.crypto.keys import generate, private_pem, public_line, spki_of
 from openmoat.daemon.main import Daemon
@@ -337,5 +337,43 @@ def test_a_template_serves_a_peer_while_it_is_here(tmp_path: Path) -> None:
             two.home.daemon.desk.down("portal")
             await two.until(lambda: not two.portal.backend.pairs)
             assert two.portal.backend.policies == {}
+
+    asyncio.run(run())
+
+
+def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or_suspected(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
+            desk = two.home.daemon.desk
+
+            def outside() -> OutsideSize | None:
+                peers = desk.connection("portal").peers
+                return peers[0].ike.outside if peers and peers[0].ike else None
+
+            def is_known() -> bool:
+                found = outside()
+                return found is not None and found.fragments_pass is True and found.probing is None
+
+            await two.until(is_known)
+            [handle] = two.home.active()
+            [child] = desk.connection("portal").peers[0].children
+            plan = two.home.backend.pairs[handle].outbound
+            assert plan is not None
+            assert child.sizes is not None
+            assert (child.sizes.outer_size, child.sizes.inner_room) == (1500, plan.plan.inner_room)
+            assert not child.sizes.is_configured
+            assert next(desk.connections()).peers[0].children[0].sizes is None
+            assert "1 paths" in desk.probe("portal").text
+            found = outside()
+            assert found is not None
+            assert (found.learned, found.probing, found.probing_fragments) == ("probe", 1500, False)
+            await two.until(is_known)
+            two.home.backend.raise_flags(handle, SaFlag.SUSPECT)
+            await two.until(lambda: (found := outside()) is not None and found.probing == 1500)
+            await two.until(is_known)
+            two.home.daemon.desk.down("portal")
+            await two.until(lambda: not two.home.backend.pairs)
+            with pytest.raises(ControlError, match="nothing can be probed"):
+                desk.probe("portal")
 
     asyncio.run(run())

@@ -9,19 +9,25 @@ from typer.core import TyperGroup
 __all__ = ["GROUPS", "LazyGroup", "MoatGroup"]
 
 GROUPS = {
-    "keys": ("openmoat.cli.keys", "Keys and shared secrets of this side."),
-    "lab": ("openmoat.cli.lab", "Networks in namespaces on this machine (root)."),
-    "mtu": ("openmoat.cli.mtu", "Sizes of packets in tunnels."),
+    "keys": ("openmoat.cli.keys", "Keys and shared secrets of this side.", ""),
+    "lab": ("openmoat.cli.lab", "Networks in namespaces on this machine (root).", ""),
+    "mtu": ("openmoat.cli.mtu", "Sizes of packets in tunnels.", "show"),
 }
-"""Name, module whose `app` it is, and its line in the help; one row for each."""
+"""Name, module whose `app` it is, its line in the help, and the command that is meant where none of its own is named."""
 
 
 class LazyGroup(TyperGroup):
     """Knows its name and its help; everything else is in the module."""
 
     def __init__(self, name: str) -> None:
-        self._module, summary = GROUPS[name]
-        super().__init__(name=name, help=summary, no_args_is_help=True, rich_markup_mode=None)
+        self._module, summary, self._usual = GROUPS[name]
+        super().__init__(name=name, help=summary, no_args_is_help=not self._usual, rich_markup_mode=None)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`moat mtu CONNECTION` needs no further word."""
+        if self._usual and (not args or args[0] not in {*self.list_commands(ctx), "--help"}):
+            args = [self._usual, *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands of the module."""

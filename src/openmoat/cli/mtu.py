@@ -1,19 +1,28 @@
-"""`moat mtu`: what ESP adds, and what is left for the packets inside."""
+"""`moat mtu`: sizes in use and how they were learned, and what ESP adds."""
 
 import json
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openmoat.mtu.table import OUTER_SIZES, Row
 
-app = typer.Typer(name="mtu", help="Sizes of packets in tunnels.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from openmoat.control.messages import ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 
-__all__ = ["app", "table_screen"]
+app = typer.Typer(name="mtu", help="Sizes of packets in tunnels.")
 
+__all__ = ["app", "sizes_lines", "table_screen"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")]
+PASSAGE = {None: "IP fragments not tried", True: "IP fragments pass", False: "IP fragments are lost"}
+MAX_SHOWN = 40
+"""Connections of one `moat mtu`."""
+POLL_SECONDS = 0.2
 MIN_OUTER = 128
 """Octets; below it no suite leaves room for a packet worth sending."""
 MAX_OUTER = 65_535
@@ -22,6 +31,126 @@ MAX_OUTER = 65_535
 @app.callback()
 def mtu() -> None:
     """Sizes of packets in tunnels."""
+
+
+@app.command("show")
+def show(
+    connection: Annotated[str | None, typer.Argument(help="One connection; otherwise all that are up.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sizes in use: how large outer packets are, how that was learned, and what became of inner ones.
+
+    `moat mtu CONNECTION` is enough, unless its name is that of another command of this group.
+    """
+    from openmoat.cli.main import asking
+
+    with asking(as_json=as_json) as client:
+        names = [connection] if connection is not None else [one.name for one in client.connections().connections]
+        found = [client.connection(name) for name in names[:MAX_SHOWN]]
+    if as_json:
+        rows = [{"name": one.name, "peers": [peer_row(peer) for peer in one.peers]} for one in found]
+        print(json.dumps({"schema": "moat.mtu/1", "connections": rows}))
+        return
+    print("\n".join(line for one in found for line in sizes_lines(one, time.time())))
+    if len(found) < len(names):
+        print(f"and {len(names) - len(found)} more: moat mtu CONNECTION")
+
+
+@app.command("probe")
+def probe(
+    connection: Annotated[str, typer.Argument(help="Name of a connection.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the end.", min=0.0)] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Find out now what the paths of a connection carry, and show it as it goes.
+
+    Larger sizes than the one in use are tried, else that one is confirmed; then whether IP fragments pass.
+    """
+    from openmoat.cli.main import asking
+
+    with asking(as_json=as_json) as client:
+        client.probe(connection)
+        deadline, said = time.time() + wait, ""
+        while True:
+            found = client.connection(connection)
+            paths = [peer.ike.outside for peer in found.peers if peer.ike is not None and peer.ike.outside is not None]
+            text = "; ".join(progress(path) for path in paths)
+            if text != said and not as_json:
+                print(text, flush=True)
+            said = text
+            if time.time() >= deadline or not any(path.probing or path.probing_fragments for path in paths):
+                break
+            time.sleep(POLL_SECONDS)
+    if as_json:
+        rows = [{"name": found.name, "peers": [peer_row(peer) for peer in found.peers]}]
+        print(json.dumps({"schema": "moat.mtu/1", "connections": rows}))
+    else:
+        print("\n".join(sizes_lines(found, time.time())))
+
+
+def progress(path: "OutsideSize") -> str:
+    """One path while it is probed."""
+    if path.probing:
+        return f"{path.size} octets in use, probing {path.probing}"
+    if path.probing_fragments:
+        return f"{path.size} octets in use, probing whether IP fragments pass"
+    return f"{path.size} octets, {PASSAGE[path.fragments_pass]}"
+
+
+def peer_row(peer: "PeerStatus") -> dict[str, Any]:
+    """What programs are told of one peer."""
+    outside = peer.ike.outside if peer.ike is not None else None
+    children = [
+        {"name": child.name, "local_spi": child.local_spi, "aggfrag": child.aggfrag, **child.sizes.model_dump()}
+        for child in peer.children
+        if child.sizes is not None
+    ]
+    return {
+        "identity": peer.identity,
+        "outside": outside.model_dump() if outside is not None else None,
+        "children": children,
+    }
+
+
+def sizes_lines(connection: "ConnectionStatus", now: float) -> Iterator[str]:
+    """One connection for people."""
+    for peer in connection.peers:
+        if peer.ike is None:
+            continue
+        yield f"{connection.name}: {peer.identity}"
+        yield from _outside_lines(peer.ike.outside, now)
+        for child in peer.children:
+            yield from _child_lines(child)
+    if not any(peer.ike is not None for peer in connection.peers):
+        yield f"{connection.name}: not up; see: moat status {connection.name}"
+
+
+def _outside_lines(path: "OutsideSize | None", now: float) -> Iterator[str]:
+    from openmoat.cli.screens import span
+
+    if path is None:
+        return
+    learned = f"proved by a probe {span(now - path.at)} ago" if path.at is not None else "assumed, as of every path"
+    yield f"  path     {path.size} octets, {learned}; {PASSAGE[path.fragments_pass]}"
+    if path.black_hole is not None:
+        hole = path.black_hole
+        yield f"           {hole.before} octets were lost {span(now - hole.at)} ago, {hole.after} were found instead"
+
+
+def _child_lines(child: "ChildStatus") -> Iterator[str]:
+    sizes = child.sizes
+    if sizes is None:
+        return
+    how = " (configured)" if sizes.is_configured else ""
+    framing = "AGGFRAG" if child.aggfrag else "ESP"
+    head = f"  {child.name}".ljust(10)
+    yield f"{head} {framing}, outer packets of {sizes.outer_size} octets{how}, room for {sizes.inner_room}"
+    told = [f"{sizes.whole} whole", f"{sizes.packed} packed", f"{sizes.sliced} sliced into {sizes.slices}"]
+    told += [f"{sizes.assembled} put together"]
+    yield f"           packets: {', '.join(told if child.aggfrag else told[:1])}"
+    for title, counts in (("did not fit", sizes.deeds), ("dropped", sizes.drops)):
+        if counts:
+            yield f"           {title}: {', '.join(f'{word} {number}' for word, number in sorted(counts.items()))}"
 
 
 @app.command("table")
@@ -35,7 +164,7 @@ def table(
             show_default=", ".join(map(str, OUTER_SIZES)),
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What each suite leaves of an outer packet, computed.
 

@@ -76,6 +76,10 @@ class Client:
         """End it and keep it down, also over reloads."""
         return self._ask("POST", _of(Path.DOWN, name), Done)
 
+    def probe(self, name: str) -> Done:
+        """Find out now what its paths carry; `connection` tells what comes of it."""
+        return self._ask("POST", _of(Path.PROBE, name), Done)
+
     def reload(self) -> Reloaded:
         """Read the configuration again and change what has changed."""
         return self._ask("POST", Path.RELOAD, Reloaded)

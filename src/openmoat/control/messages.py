@@ -16,6 +16,7 @@ __all__ = [
     "Access",
     "BlackHole",
     "Candidate",
+    "ChildSizes",
     "ChildStatus",
     "ConnectionState",
     "ConnectionStatus",
@@ -123,10 +124,36 @@ class OutsideSize(Part):
     """When it was last proved."""
     phase: Literal["base", "search", "complete", "error"]
     """Of the search (RFC 8899 5.2)."""
+    probing: int | None = None
+    """The size that is being probed."""
+    probing_fragments: bool = False
+    """It is being found out, or about to be, if IP fragments reach the peer."""
     fragments_pass: bool | None = None
     """Whether IP fragments reach the peer; None: not found out yet."""
     black_hole: BlackHole | None = None
     """The last one."""
+
+
+class ChildSizes(Part):
+    """What is done about sizes on one Child SA, and what it came to. Only where one connection was asked for."""
+
+    outer_size: int
+    """Octets of the largest outer packet that leaves in one piece."""
+    is_configured: bool
+    """By `path-mtu`, instead of found out."""
+    inner_room: int
+    """Octets of inner packets in one outer packet."""
+    whole: int = 0
+    """Inner packets that left whole, those packed with others among them."""
+    packed: int = 0
+    sliced: int = 0
+    slices: int = 0
+    assembled: int = 0
+    """Inner packets put together from the peer's slices."""
+    deeds: dict[str, int] = {}
+    """Inner packets that did not fit, by the rung that let them through or refused them; `clamp` counts SYNs."""
+    drops: dict[str, int] = {}
+    """By reason."""
 
 
 class IkeStatus(Part):
@@ -169,6 +196,7 @@ class ChildStatus(Part):
     is_rekeying: bool = False
     counters: Counters = Counters()
     """Of this SA alone."""
+    sizes: ChildSizes | None = None
 
 
 class PeerStatus(Part):
@@ -357,6 +385,7 @@ class Path:
     CONNECTION = "/v1/connections/{name}"
     UP = "/v1/connections/{name}/up"
     DOWN = "/v1/connections/{name}/down"
+    PROBE = "/v1/connections/{name}/probe"
     RELOAD = "/v1/reload"
     LOG = "/v1/log"
     EVENTS = "/v1/events"
@@ -369,6 +398,7 @@ ROUTES = (
     Route(method="GET", path=Path.CONNECTION, access=Access.READ, reply=ConnectionStatus),
     Route(method="POST", path=Path.UP, access=Access.CHANGE, reply=Done),
     Route(method="POST", path=Path.DOWN, access=Access.CHANGE, reply=Done),
+    Route(method="POST", path=Path.PROBE, access=Access.CHANGE, reply=Done),
     Route(method="POST", path=Path.RELOAD, access=Access.CHANGE, reply=Reloaded),
     Route(method="GET", path=Path.LOG, access=Access.READ, reply=Log),
     Route(method="GET", path=Path.EVENTS, access=Access.READ, reply=None),

@@ -2,8 +2,9 @@
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 from openmoat import __version__
 from openmoat.control.messages import (
@@ -28,11 +29,12 @@ from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.turns import Turns
-from openmoat.dataplane.backend import SaCounters
+from openmoat.dataplane.backend import SaCounters, Spi
 from openmoat.dataplane.wire import Wire
 from openmoat.errors import ControlError
 from openmoat.ike.endpoint import Endpoint
 from openmoat.model.connection import Connection
+from openmoat.mtu.plan import MtuPlan
 
 __all__ = ["MAX_STRANGERS", "Desk"]
 
@@ -106,7 +108,10 @@ class Desk:
         connection = self._find(name)
         number = self._newest_failure(connection)
         failure = self._failure(number) if number is not None else None
-        return self._status(connection, _View(self._installer, self._offset()), failure)
+        view = _View(self._installer, self._offset())
+        record = self._book.record(name)
+        plans = self._installer.plans(record.children) if record is not None else {}
+        return self._status(connection, view, failure, plans)
 
     def up(self, name: str) -> Done:
         """Begin it now; an override by `down` is over."""
@@ -134,6 +139,16 @@ class Desk:
             self._core.take_down(name, self._driver.clock())
             self._driver.flush()
         return Done(text=f'connection "{name}" is down until: moat up {name}', connection=name)
+
+    def probe(self, name: str) -> Done:
+        """Find out now what the paths to its peers carry."""
+        connection = self._find(name)
+        record = self._book.record(connection.name)
+        begun = sum(self._sizes.look(ike) for ike in record.ike_sas) if record is not None else 0
+        if not begun:
+            text = f'connection "{name}": nothing can be probed: it is not up, or its sizes are configured'
+            raise ControlError(ErrorCode.BUSY, text, f"moat mtu {name}")
+        return Done(text=f'connection "{name}": {begun} paths are being probed', connection=name)
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and change what has changed."""
@@ -174,7 +189,13 @@ class Desk:
                 return number
         return None
 
-    def _status(self, connection: Connection, view: "_View", failure: Failure | None = None) -> ConnectionStatus:
+    def _status(
+        self,
+        connection: Connection,
+        view: "_View",
+        failure: Failure | None = None,
+        plans: Mapping[Spi, MtuPlan] = MappingProxyType({}),
+    ) -> ConnectionStatus:
         loaded = self._desired.loaded
         record = self._book.record(connection.name)
         record = record if record is not None else Record(self._since)
@@ -189,6 +210,7 @@ class Desk:
             totals=view.totals.get(connection.name, {}),
             live=view.live,
             ike_sas={ike: row for ike, row in rows if row is not None},
+            plans=plans,
             paths={ike: found for ike in record.ike_sas if (found := self._sizes.found(ike)) is not None},
         )
         return overview.connection_status(connection, facts, failure)

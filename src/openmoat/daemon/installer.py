@@ -1,6 +1,6 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +37,7 @@ from openmoat.ike.events import (
     Spis,
 )
 from openmoat.model.connection import IcmpCheck
+from openmoat.mtu.plan import MtuPlan
 from openmoat.policy.spd import PolicyConflict
 from openmoat.system.links import InterfaceAddress
 
@@ -158,6 +159,14 @@ class Installer:
             self._children[spi] = replace(self._children[spi], ike=new)
         if pairs:
             self._of_ike[new] = pairs | self._of_ike.get(new, set())
+
+    def plans(self, handles: Iterable[Spi]) -> dict[Spi, MtuPlan]:
+        """Sizes of live pairs, as they are now."""
+        found = {}
+        for child in filter(None, map(self._children.get, handles)):
+            with suppress(UnknownChild):
+                found[child.local_spi] = self._policies.plan(child, child.path, child.udp)
+        return found
 
     def child(self, handle: Spi) -> ChildSa | None:
         """The pair with this handle."""

@@ -8,6 +8,7 @@ from typing import Literal
 from openmoat.control.messages import (
     BlackHole,
     Candidate,
+    ChildSizes,
     ChildStatus,
     ConnectionState,
     ConnectionStatus,
@@ -31,6 +32,7 @@ from openmoat.ike.status import IkeSaStatus
 from openmoat.ike.upkeep import Phase
 from openmoat.model.connection import Connection, Start
 from openmoat.mtu.discovery import Discovery
+from openmoat.mtu.plan import MtuPlan, Rung
 from openmoat.policy.selectors import format_selectors
 
 __all__ = ["Facts", "connection_status", "entry", "failure"]
@@ -61,6 +63,8 @@ class Facts:
     totals: Mapping[Owner, Totals]
     live: Mapping[int, SaCounters]
     ike_sas: Mapping[int, IkeSaStatus]
+    plans: Mapping[int, MtuPlan]
+    """By inbound SPI, where sizes are wanted."""
     paths: Mapping[int, Discovery]
     """By IKE SA, what is known of the way to its peer."""
 
@@ -161,7 +165,7 @@ def peers(connection: Connection, facts: Facts) -> tuple[PeerStatus, ...]:
         PeerStatus(
             identity=str(identity),
             ike=ike_status(ike[identity], facts) if identity in ike else None,
-            children=child_statuses(children.get(identity, []), facts.live),
+            children=child_statuses(connection, children.get(identity, []), facts),
             counters=counters(totals.get(identity, Totals())),
         )
         for identity in found
@@ -197,14 +201,18 @@ def outside_size(found: Discovery, clock_offset: float) -> OutsideSize:
         learned="base" if found.learned_at is None else "probe",
         at=found.learned_at + clock_offset if found.learned_at is not None else None,
         phase=found.phase.value,
+        probing=found.probe,
+        probing_fragments=found.probes_fragments,
         fragments_pass=found.fragments_pass,
         black_hole=BlackHole(at=hole.at + clock_offset, before=hole.before, after=hole.after) if hole else None,
     )
 
 
-def child_statuses(children: Sequence[LiveChildSa], live: Mapping[int, SaCounters]) -> tuple[ChildStatus, ...]:
+def child_statuses(connection: Connection, children: Sequence[LiveChildSa], facts: Facts) -> tuple[ChildStatus, ...]:
     """The Child SAs of one peer, by name, the newest of a name last."""
     names = [one.child.child for one in children]
+    live = facts.live
+    configured = {child.name for child in connection.children if child.path_mtu is not None}
     rows = sorted(children, key=lambda one: (one.child.child, one.rekeyed or one.since))
     return tuple(
         ChildStatus(
@@ -220,8 +228,29 @@ def child_statuses(children: Sequence[LiveChildSa], live: Mapping[int, SaCounter
             since=one.since,
             is_rekeying=names.count(one.child.child) > 1,
             counters=counters(live[one.child.local_spi]) if one.child.local_spi in live else Counters(),
+            sizes=child_sizes(one.child.local_spi, facts, is_configured=one.child.child in configured),
         )
         for one in rows
+    )
+
+
+def child_sizes(spi: int, facts: Facts, *, is_configured: bool) -> ChildSizes | None:
+    """What is done about sizes on one Child SA; None where nobody asks, or it is being taken out."""
+    plan, row = facts.plans.get(spi), facts.live.get(spi)
+    if plan is None or row is None:
+        return None
+    fragmented = sum(number for deed, number in row.deeds.items() if deed not in {"clamp", "guard", Rung.REFUSE.value})
+    return ChildSizes(
+        outer_size=plan.outer_size,
+        is_configured=is_configured,
+        inner_room=plan.inner_room,
+        whole=max(0, row.outbound_packets - row.outbound_sliced - fragmented),
+        packed=row.outbound_packed,
+        sliced=row.outbound_sliced,
+        slices=row.outbound_slices,
+        assembled=row.inbound_assembled,
+        deeds=dict(row.deeds),
+        drops=dict(row.drops),
     )
 
 

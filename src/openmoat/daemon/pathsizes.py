@@ -81,6 +81,15 @@ class PathSizes:
         self._tell(ike, search, before)
         self._go_on(ike, search)
 
+    def look(self, ike: int) -> bool:
+        """Find out now what there is to know of the path of an IKE SA; False: nobody looks at it."""
+        search = self._searches.get(ike)
+        if search is None or not self.discovers(search.connection):
+            return False
+        search.discovery.handle_wish(self._clock())
+        self._go_on(ike, search)
+        return True
+
     def hear(self, event: Event) -> None:
         """Follow the IKE SAs, their paths, and what became of probes."""
         match event:

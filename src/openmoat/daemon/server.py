@@ -140,6 +140,7 @@ class Server:
             Path.CONNECTION: lambda request: desk.connection(request.path_params["name"]),
             Path.UP: lambda request: desk.up(request.path_params["name"]),
             Path.DOWN: lambda request: desk.down(request.path_params["name"]),
+            Path.PROBE: lambda request: desk.probe(request.path_params["name"]),
             Path.RELOAD: lambda _: desk.reload(),
             Path.LOG: lambda request: desk.log(last_of(request)),
         }

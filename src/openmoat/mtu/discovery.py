@@ -173,6 +173,16 @@ class Discovery:
         else:
             self._deadline, self._probe = None, self.size
 
+    def handle_wish(self, now: float) -> None:
+        """Somebody wants to know it now: larger sizes, else the one in use, and the passage of fragments."""
+        if self._probe is not None:
+            return
+        self._lost = self._bounds.maximum + 1
+        self._is_passage_due = True
+        self._search(now)
+        if self._probe is None:
+            self._deadline, self._probe = None, self.size
+
     def handle_timeout(self, now: float, *, is_used: bool) -> None:
         """The deadline has passed. `is_used`: packets have gone out since the one before (RFC 8899 5.1.1)."""
         if self._deadline is None or now < self._deadline:

@@ -1,12 +1,16 @@
 """`moat mtu`."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from openmoat.cli.main import app
-from openmoat.cli.mtu import MAX_OUTER, MIN_OUTER
+from openmoat.cli.main import ExitCode, app
+from openmoat.cli.mtu import MAX_OUTER, MIN_OUTER, progress
+from openmoat.control.messages import OutsideSize
+from unit.control.listener import Server
 
 RUNNER = CliRunner()
 
@@ -29,3 +33,73 @@ def test_suites_of_equal_size_share_a_block_and_lines_fit_a_screen() -> None:
 @pytest.mark.parametrize(("outer", "code"), [(MIN_OUTER, 0), (MIN_OUTER - 1, 2), (MAX_OUTER, 0), (MAX_OUTER + 1, 2)])
 def test_outer_sizes_that_no_packet_has_are_refused(outer: int, code: int) -> None:
     assert RUNNER.invoke(app, ["mtu", "table", "--outer", str(outer)]).exit_code == code
+
+
+OUTSIDE = {
+    "size": 1400,
+    "learned": "probe",
+    "at": 1.0,
+    "phase": "complete",
+    "fragments_pass": False,
+    "black_hole": {"at": 1.0, "before": 1500, "after": 1400},
+}
+IKE = {
+    "spi": "01", "peer_spi": "02", "is_initiator": True, "suite": "", "path": "", "behind_nat": False,
+    "peer_behind_nat": False, "own_method": "psk", "peer_method": "psk", "since": 1.0, "outside": OUTSIDE,
+}  # fmt: skip
+CHILD = {
+    "name": "lan", "local_spi": "03", "remote_spi": "04", "suite": "", "encapsulation": "raw", "local": "", "remote": "",
+    "since": 1.0, "sizes": {"outer_size": 1400, "is_configured": False, "inner_room": 1346, "whole": 7,
+                            "deeds": {"refuse": 2}},
+}  # fmt: skip
+HOME = {
+    "schema": "moat.connection/1", "name": "home", "state": "up", "since": 1.0, "local": "", "remote": "",
+    "peers": [{"identity": "portal.example", "ike": IKE, "children": [CHILD]}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "control.sock")
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("words", [["mtu", "home"], ["mtu", "show", "home"]])
+def test_the_sizes_of_a_connection_are_shown_with_how_they_were_learned(server: Server, words: list[str]) -> None:
+    server.says(200, json.dumps(HOME))
+    lines = RUNNER.invoke(app, ["--socket", server.path, *words]).stdout.splitlines()
+    assert lines[0] == "home: portal.example"
+    assert lines[1].startswith("  path     1400 octets, proved by a probe")
+    assert lines[1].endswith("IP fragments are lost")
+    assert lines[2].strip().startswith("1500 octets were lost")
+    assert lines[3:] == [
+        "  lan      ESP, outer packets of 1400 octets, room for 1346",
+        "           packets: 7 whole",
+        "           did not fit: refuse 2",
+    ]
+
+
+def test_programs_get_the_sizes_of_a_connection_as_one_object(server: Server) -> None:
+    server.says(200, json.dumps(HOME))
+    told = json.loads(RUNNER.invoke(app, ["--socket", server.path, "mtu", "home", "--json"]).stdout)
+    assert told["schema"] == "moat.mtu/1"
+    [peer] = told["connections"][0]["peers"]
+    assert (peer["outside"]["size"], peer["children"][0]["inner_room"]) == (1400, 1346)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ({"probing": 1500}, "1400 octets in use, probing 1500"),
+        ({"probing_fragments": True}, "1400 octets in use, probing whether IP fragments pass"),
+        ({}, "1400 octets, IP fragments are lost"),
+    ],
+)
+def test_the_progress_of_a_probe_is_one_line(path: dict[str, object], said: str) -> None:
+    assert progress(OutsideSize.model_validate({**OUTSIDE, **path})) == said
+
+
+def test_without_a_word_all_connections_are_asked_for_and_help_is_still_help() -> None:
+    assert RUNNER.invoke(app, ["--socket", "/nonexistent/socket", "mtu"]).exit_code == ExitCode.NO_DAEMON
+    assert "probe" in RUNNER.invoke(app, ["mtu", "--help"]).stdout

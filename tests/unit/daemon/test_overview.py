@@ -54,7 +54,7 @@ def told(
     core = ConnectionStatus(
         name="office", phase=phase, since=since, reason=reason, text="", failures=1, retry_at=None, missing=("lan",)
     )
-    return state_of(OFFICE, Facts(record=record, core=core, totals={}, live={}, ike_sas={}, paths={}))[:3]
+    return state_of(OFFICE, Facts(record=record, core=core, totals={}, live={}, ike_sas={}, paths={}, plans={}))[:3]
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,19 @@ def test_a_suspicion_shrinks_first_where_that_costs_little() -> None:
     assert path.discovery.black_hole == BlackHole(5.0, 1500, 1500)
 
 
+@pytest.mark.parametrize(("carries", "probed"), [(1500, 1500), (1400, 1500)])
+def test_who_wants_to_know_now_has_larger_sizes_tried_or_the_one_in_use_confirmed(carries: int, probed: int) -> None:
+    path = road(carries)
+    path.settle()
+    path.discovery.handle_fragments(passed=True)
+    path.discovery.handle_wish(path.now)
+    assert path.discovery.probe == probed
+    path.discovery.handle_wish(path.now)
+    path.settle()
+    assert (path.discovery.size, path.discovery.probes_fragments) == (carries, True)
+    assert path.discovery.black_hole is None
+
+
 @pytest.mark.parametrize("shrinks", [True, False])
 def test_a_suspicion_is_nothing_before_anything_was_proved_or_while_a_probe_is_under_way(shrinks: bool) -> None:
     path = road(1500)
