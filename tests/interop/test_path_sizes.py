@@ -1,8 +1,9 @@
 """What is found out about the way to a peer: the size it carries in one piece, and whether IP fragments pass."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,8 +17,29 @@ from openmoat.lab.traffic import Transfer, reaches, transfer
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 
-FRAGMENTS = "ip frag-off & 0x3fff != 0 drop"
+IS_FRAGMENT = "ip frag-off & 0x3fff != 0"
+FRAGMENTS = f"{IS_FRAGMENT} drop"
 FOUND_SECONDS = 30.0
+FORGER = """
+import ipaddress, socket, struct, sys, time
+source, target, spi, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3], 16), float(sys.argv[4])
+ends = b"".join(ipaddress.ip_address(end).packed for end in (source, target))
+def checksum(octets):
+    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    total = (total & 0xffff) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xffff
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+sent, end = 0, time.monotonic() + seconds
+while time.monotonic() < end:
+    for mtu in (0, 68, 552, 576, 1000, 1280, 65535):
+        for protocol, quoted in ((50, struct.pack(">II", spi, sent)), (17, struct.pack(">HHHH", 4500, 4500, 1480, 0))):
+            header = struct.pack(">BBHHHBBH8s", 0x45, 0, 1500, sent & 0xffff, 0x4000, 60, protocol, 0, ends)
+            body = struct.pack(">BBHHH", 3, 4, 0, 0, mtu) + header + quoted + bytes(8)
+            raw.sendto(body[:2] + struct.pack(">H", checksum(body)) + body[4:], (source, 0))
+            sent += 1
+print(sent)
+"""
+"""Says `fragmentation needed` of packets of ours, as fast as it can, as anybody on the way could."""
 
 
 def harm(lab: Lab, *rules: str) -> None:
@@ -94,15 +116,7 @@ def test_a_stream_goes_on_within_five_seconds_of_a_path_that_shrinks(capsys: pyt
 
 
 def test_with_aggfrag_a_stream_goes_on_within_a_second(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lab(two_gateways(offloads=False)) as lab:
-        tables = {"portal": between(MOAT, SWAN, "198.51.100.2", "10.1.0.0/24", "10.2.0.0/24")}
-        moat = Moatd(lab, "left", tables, {"psk": PSK})
-        Moatd(
-            lab, "right", {"home": between(SWAN, MOAT, "192.0.2.2", "10.2.0.0/24", "10.1.0.0/24")}, {"psk": PSK}
-        ).start()
-        moat.start()
-        wait_until("an echo request is answered", lambda: reaches(lab, PC_MOAT.host, PC_SWAN.address), 15)
-        wait_until("the size is found", lambda: outside(moat)["fragments_pass"] is not None, FOUND_SECONDS)
+    with two_moats() as (lab, moat):
         done = shrink_in_mid_transfer(lab, 100_000_000)
         found = outside(moat)
         with capsys.disabled():
@@ -111,6 +125,43 @@ def test_with_aggfrag_a_stream_goes_on_within_a_second(capsys: pytest.CaptureFix
         assert found["size"] <= 1400
         assert found["black_hole"]["before"] == 1500
         assert done.longest_gap < 10
+
+
+@pytest.mark.parametrize("in_udp", [False, True], ids=["raw", "udp"])
+def test_forged_reports_of_a_small_path_change_nothing(in_udp: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with two_moats(in_udp=in_udp) as (lab, moat):
+        undisturbed = transfer(lab, PC_MOAT, PC_SWAN, 20_000_000)
+        (child,) = moat.ask("status")["connections"][0]["peers"][0]["children"]
+        harm(lab, f"{IS_FRAGMENT} counter")
+        words = (sys.executable, "-I", "-c", FORGER, "192.0.2.2", "198.51.100.2", child["remote_spi"], "4")
+        with ThreadPoolExecutor(1) as beside:
+            storm = beside.submit(lab.run, "router", *words)
+            stormy = transfer(lab, PC_MOAT, PC_SWAN, 20_000_000)
+            forged = int(storm.result().stdout)
+        with capsys.disabled():
+            rates = ", ".join(f"{done.bits_per_second / 1e6:.0f} Mbit/s" for done in (undisturbed, stormy))
+            sys.stdout.write(f"{forged} forged reports: {rates}\n")
+        assert forged > 1000
+        # The kernel itself has believed them, so that they were well forged.
+        assert " mtu " in lab.run("left", "ip", "route", "get", "198.51.100.2").stdout
+        assert "counter packets 0 " in lab.run("router", "nft", "list", "table", "ip", "harm").stdout
+        assert (outside(moat)["size"], outside(moat)["black_hole"]) == (1500, None)
+        assert stormy.segment == undisturbed.segment
+        assert "send-failed" not in moat.drops()
+
+
+@contextmanager
+def two_moats(*, in_udp: bool = False) -> Iterator[tuple[Lab, Moatd]]:
+    """Two of ours that have found out what there is to know of the path; the left one is given."""
+    left = between(MOAT, SWAN, "198.51.100.2", "10.1.0.0/24", "10.2.0.0/24")
+    right = between(SWAN, MOAT, "192.0.2.2", "10.2.0.0/24", "10.1.0.0/24")
+    with Lab(two_gateways(offloads=False)) as lab:
+        moat = Moatd(lab, "left", {"portal": {**left, "force-encapsulation": in_udp}}, {"psk": PSK})
+        Moatd(lab, "right", {"home": {**right, "force-encapsulation": in_udp}}, {"psk": PSK}).start()
+        moat.start()
+        wait_until("an echo request is answered", lambda: reaches(lab, PC_MOAT.host, PC_SWAN.address), 15)
+        wait_until("the size is found", lambda: outside(moat)["fragments_pass"] is not None, FOUND_SECONDS)
+        yield lab, moat
 
 
 def between(own: str, other: str, address: str, own_net: str, other_net: str) -> dict[str, Any]:

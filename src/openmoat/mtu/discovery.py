@@ -90,12 +90,14 @@ class Discovery:
     __slots__ = (
         "_bounds",
         "_deadline",
+        "_hole",
         "_is_passage_due",
         "_is_recovering",
         "_lost",
         "_probe",
         "_proved",
         "_raise_at",
+        "_unfounded_at",
         "black_hole",
         "fragments_pass",
         "learned_at",
@@ -121,6 +123,10 @@ class Discovery:
         self._probe: int | None = bounds.maximum
         self._is_passage_due = True
         self._is_recovering = False
+        self._hole: BlackHole | None = None
+        """The one before, while it is being found out whether there is another."""
+        self._unfounded_at = -CONFIRM_SECONDS
+        """When what was given up on suspicion was last found to get through after all."""
 
     @property
     def probe(self) -> int | None:
@@ -166,7 +172,8 @@ class Discovery:
         """Packets as large as may be seem to be lost. `shrinks`: sending less costs little, so it is asked later."""
         if self._probe is not None or self._proved <= self._bounds.base:
             return
-        if shrinks:
+        # Flows that nobody ever answers are always suspicious: they must not have the size go up and down for ever.
+        if shrinks and now - self._unfounded_at >= CONFIRM_SECONDS:
             self._lost = self._bounds.maximum + 1
             self._shrink(self.size, now)
             self._search(now)
@@ -205,6 +212,7 @@ class Discovery:
         smaller = [size for size in self._bounds.candidates if size < lost]
         self.size = min(self._bounds.base, smaller[0]) if smaller else lost
         if was_proved:
+            self._hole = self.black_hole
             self.black_hole = BlackHole(now, before, self.size)
             self._is_recovering = True
         # It may be another way now. Where it is not, fragments as large as the link's were lost with the rest.
@@ -220,6 +228,8 @@ class Discovery:
         if self.phase is not Phase.COMPLETE:  # otherwise it was a confirmation, which puts nothing off
             self._raise_at = now + RAISE_SECONDS
         self.phase = Phase.COMPLETE if self._proved else Phase.ERROR
+        if self._is_recovering and self.black_hole is not None and self.size >= self.black_hole.before:
+            self.black_hole, self._unfounded_at = self._hole, now
         self._is_recovering = False
         self._deadline = self._next_look(now)
 

@@ -169,7 +169,24 @@ def test_a_suspicion_shrinks_first_where_that_costs_little() -> None:
     assert (path.discovery.size, path.discovery.learned_at, path.discovery.probe) == (BASE, None, 1500)
     path.settle()
     assert (path.discovery.size, path.discovery.phase) == (1500, Phase.COMPLETE)
-    assert path.discovery.black_hole == BlackHole(5.0, 1500, 1500)
+    assert path.discovery.black_hole is None
+
+
+def test_a_suspicion_that_was_unfounded_makes_the_next_ones_questions_for_a_while() -> None:
+    path = road(1500)
+    path.settle()
+    path.discovery.handle_suspicion(5.0, shrinks=True)
+    path.settle()
+    path.discovery.handle_suspicion(path.now + 2.0, shrinks=True)
+    assert (path.discovery.size, path.discovery.probe) == (1500, 1500)
+    path.settle()
+    path.carries = 1400
+    path.now += CONFIRM_SECONDS
+    found_at = path.now
+    path.discovery.handle_suspicion(found_at, shrinks=True)
+    assert path.discovery.size == BASE
+    path.settle()
+    assert path.discovery.black_hole == BlackHole(found_at, 1500, 1400)
 
 
 @pytest.mark.parametrize(("carries", "probed"), [(1500, 1500), (1400, 1500)])
