@@ -1,11 +1,10 @@
 #!/bin/sh
 # PID 1 of the guest. The kernel's command line gives moat_* as environment; all files are those of the host, read-only.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/tmp PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run PYTHONDONTWRITEBYTECODE=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
-mount -t tmpfs tmp /tmp
 mkdir /run/share
 mount -t hostfs -o "$moat_share" share /run/share
 ip link set lo up
