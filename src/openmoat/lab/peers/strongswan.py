@@ -14,7 +14,18 @@ from pathlib import Path
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.processes import LabError, Process, run, wait_until
 
-__all__ = ["Section", "StrongSwan", "SwanChild", "SwanConnection", "SwanEnd", "SwanKeys", "render"]
+__all__ = [
+    "SOCKET",
+    "Section",
+    "StrongSwan",
+    "SwanChild",
+    "SwanConnection",
+    "SwanEnd",
+    "SwanKeys",
+    "daemon_settings",
+    "render",
+    "write_files",
+]
 
 Section = Mapping[str, "str | Section"]
 """A section of strongSwan's configuration files: settings and sections below it."""
@@ -250,33 +261,39 @@ class StrongSwan:
         return f"STRONGSWAN_CONF={self._directory}/strongswan.conf SWANCTL_DIR={self._directory}/swanctl"
 
     def _write(self, connections: tuple[SwanConnection, ...], keys: SwanKeys, settings: Section) -> None:
-        swanctl = self._directory / "swanctl"
-        for folder in FOLDERS:
-            (swanctl / folder).mkdir(parents=True, exist_ok=True)
-        (self._directory / "strongswan.conf").write_text(render(_daemon_settings(self._log, settings)))
-        sections: dict[str, Section] = {
-            "connections": {connection.name: connection.section() for connection in connections},
-            "secrets": {
-                f"ike-{number}": {
-                    "secret": json.dumps(secret),
-                    **{f"id-{n}": f'"{identity}"' for n, identity in enumerate(identities)},
-                }
-                for number, (secret, identities) in enumerate(keys.shared)
-            },
-        }
-        (swanctl / "swanctl.conf").write_text(render(sections))
-        folders = {
-            "private": keys.private,
-            "pubkey": keys.public,
-            "x509": keys.certificates,
-            "x509ca": keys.authorities,
-        }
-        for folder, files in folders.items():
-            for name, octets in files.items():
-                (swanctl / folder / name).write_bytes(octets)
+        write_files(self._directory, connections, keys, daemon_settings(self._log, settings))
 
 
-def _daemon_settings(log: Path, settings: Section) -> Section:
+def write_files(directory: Path, connections: Iterable[SwanConnection], keys: SwanKeys, settings: Section) -> None:
+    """Make strongswan.conf of `settings`, and the directory swanctl of the rest."""
+    swanctl = directory / "swanctl"
+    for folder in FOLDERS:
+        (swanctl / folder).mkdir(parents=True, exist_ok=True)
+    (directory / "strongswan.conf").write_text(render(settings))
+    sections: dict[str, Section] = {
+        "connections": {connection.name: connection.section() for connection in connections},
+        "secrets": {
+            f"ike-{number}": {
+                "secret": json.dumps(secret),
+                **{f"id-{n}": f'"{identity}"' for n, identity in enumerate(identities)},
+            }
+            for number, (secret, identities) in enumerate(keys.shared)
+        },
+    }
+    (swanctl / "swanctl.conf").write_text(render(sections))
+    folders = {
+        "private": keys.private,
+        "pubkey": keys.public,
+        "x509": keys.certificates,
+        "x509ca": keys.authorities,
+    }
+    for folder, files in folders.items():
+        for name, octets in files.items():
+            (swanctl / folder / name).write_bytes(octets)
+
+
+def daemon_settings(log: Path, settings: Section) -> Section:
+    """What strongswan.conf says: ours, and `settings` of charon over it; `log` as the daemon sees it."""
     charon: Section = {
         "load_modular": "no",
         "load": PLUGINS,
