@@ -70,6 +70,9 @@ DEFAULT_CONFIGURATION = Path("/etc/openmoat/moat.toml")
 STOP_SECONDS = 3.0
 """Patience with peers that do not answer our Deletes when we end in good order."""
 STOP_STEP = 0.02
+COLLECT_AFTER = (5_000, 5, 50)
+"""Thresholds of the garbage collector's generations: almost nothing of a handshake is garbage that only it can find, and
+looking through all that lives (generation 2) takes longer the more SAs there are."""
 
 EXIT_FAULT = 1
 EXIT_CONFIGURATION = 2
@@ -336,6 +339,7 @@ async def serve(file: Path, configuration: Configuration, turns: Turns) -> None:
     # What was loaded stays: no collection need ever look at it again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
     await asyncio.sleep(0)  # the turn of the collection is over: what is measured begins here
     turns.reset()
     place = Path(settings.control_socket)
