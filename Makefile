@@ -80,7 +80,6 @@ sanitize: toolchain ## the Rust code that is unsafe under AddressSanitizer (CRAT
 bench: PACKAGES += openvpn
 bench: setup packages peers ## this machine's figures, ours beside those of others (root, half an hour); BENCH=--quick: main rows
 	$(BIN)/moat bench $(BENCH)
-	PYTHONPATH=tests $(BIN)/python tests/bench/handshakes.py
 
 .PHONY: peers
 peers: # the userspace WireGuards, which Debian does not package, in their newest versions; whoever is missing is named later
