@@ -182,6 +182,44 @@ def table(
         print(table_screen(rows))
 
 
+@app.command("survey")
+def survey(
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Servers, by name or IPv4 address.")],
+    port: Annotated[int, typer.Option(help="Of TCP; what answers there is asked by HTTP.", min=1, max=65_535)] = 80,
+    page: Annotated[str, typer.Option(help="What to ask for: the larger, the better.")] = "/",
+    size: Annotated[int, typer.Option(help="Octets of the largest packet that is let in.", min=576, max=1499)] = 1280,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
+) -> None:
+    """Tell how servers deal with packets that are too large (root): it takes up to a minute.
+
+    Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
+    watches what the server does.
+    """
+    import socket
+    from concurrent.futures import ThreadPoolExecutor
+
+    from openmoat.diag.survey import http_get
+    from openmoat.diag.survey import survey as find_out
+
+    def one(host: str) -> dict[str, Any]:
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+        address = str(found[0][4][0])
+        finding = find_out(address, port, http_get(host, page), size)
+        return {"host": host, "address": address, "kind": finding.kind.value, "evidence": list(finding.evidence)}
+
+    try:
+        with ThreadPoolExecutor(max_workers=len(hosts)) as workers:
+            rows = list(workers.map(one, hosts))
+    except OSError as error:
+        typer.echo(f"{error}; a survey needs root, and nft", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        print(json.dumps({"schema": "moat.mtu-survey/1", "size": size, "rows": rows}))
+        return
+    for row in rows:
+        print("\n  ".join([f"{row['host']}: {row['kind']}", *row["evidence"]]))
+
+
 def table_screen(rows: Sequence[Row]) -> str:
     """The table for people: a block for each kind of suite, since most suites are of equal size."""
     lines = [

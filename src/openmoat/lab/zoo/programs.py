@@ -33,6 +33,7 @@ UDP_RATE = 750_000
 NUMBER = struct.Struct(">II")
 FORGED_SIZES = (68, 296, 552, 576, 1006, 1279)
 COPIES = 4
+PAGE = 300_000
 
 
 def say(line: str) -> None:
@@ -68,7 +69,9 @@ def serve(port: str) -> None:
 
 def _answer_tcp(connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):
-        octets, rate = REQUEST.unpack(connection.recv(REQUEST.size, socket.MSG_WAITALL))
+        request = connection.recv(REQUEST.size, socket.MSG_WAITALL)
+        # Whoever asks by HTTP gets a page as large as the others' answers.
+        octets, rate = (PAGE, 0) if request.startswith(b"GET ") else REQUEST.unpack(request)
         whole = body(octets)
         turn = round(rate * TURN_SECONDS) or octets
         due = time.monotonic()

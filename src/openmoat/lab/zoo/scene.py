@@ -43,7 +43,7 @@ from openmoat.lab.zoo.network import (
     sink_rules,
 )
 
-__all__ = ["Scene", "Visit"]
+__all__ = ["PORT", "PROGRAM", "Scene", "Visit"]
 
 PORT = 5080
 PROGRAM = (sys.executable, "-I", str(File(programs.__file__)))
@@ -61,7 +61,7 @@ PACED = 100_000
 PACED_SECONDS = 12
 SHRINK_AFTER = 4.0
 POLL_SECONDS = 0.1
-SIZE_FOUND = re.compile(r"outer packets of (\d+) octets")
+SIZE_FOUND = re.compile(r"Outside\(size=(\d+), is_proved=True, fragments_pass=(?:True|False)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,7 @@ class _Stage:
             self._swan().start()
         self.west.start()
         wait_until("all Child SAs of the zoo are up", self._is_up, UP_SECONDS, POLL_SECONDS)
-        if self.scene.peer == PEER_OURS:
-            self._settle()
+        self._settle()
 
     def _tables(self, host: str) -> dict[str, Any]:
         identities = {WEST: MOAT, EAST: SWAN}
@@ -177,7 +176,7 @@ class _Stage:
         return {child["name"] for peer in peers for child in peer["children"]} >= set(self.policies)
 
     def _settle(self) -> None:
-        """Wait until the size of the path is known, or long enough."""
+        """Wait until it is known how large the path is and whether fragments pass, or long enough."""
         west, deadline = self.west, time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline and not self.stopped.is_set():
             found = SIZE_FOUND.findall(west.log())

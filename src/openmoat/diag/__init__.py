@@ -1,0 +1,1 @@
+"""Says which layer is broken, and why."""

@@ -1,0 +1,261 @@
+"""A TCP client that acts as a path with a small size: it sees what a server sends, drops what is too large, and watches.
+
+Needs root: it captures what comes, and keeps the kernel from answering. IPv4 only: IPv6 has no DF.
+"""
+
+import contextlib
+import secrets
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from openmoat.mtu.survey import ENOUGH_OCTETS, SILENT_SECONDS, TOLD_SECONDS, Finding, Observation, classify
+
+__all__ = ["Segment", "frag_needed", "http_get", "parse", "survey"]
+
+MSS = 1460
+WINDOW = 65_535
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+AGAIN_SECONDS = 1.0
+CONNECT_SECONDS = 5.0
+VNET_HEADER = struct.Struct("=BBHHHH")
+"""`virtio_net_hdr`: flags, kind of GSO, length of headers, size of a segment, two offsets of checksums."""
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
+LINK_HEADERS = {1: 14, 772: 14, 65534: 0, 65535: 0}
+"""By kind of hardware: Ethernet, loopback; TUN and the like have none."""
+IPV4 = 0x0800
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A TCP segment, or many of one size that the kernel has joined, as it came."""
+
+    header: bytes
+    """IPv4 header."""
+    sequence: int
+    acknowledged: int
+    flags: int
+    payload: bytes
+    size: int
+    """Octets of the IP packet; of the largest one, where many were joined."""
+    first_octets: bytes
+    """Of TCP: what ICMP quotes."""
+
+    @property
+    def is_df(self) -> bool:
+        """Don't Fragment."""
+        return bool(self.header[6] & 0x40)
+
+
+def parse(packet: bytes, gso_size: int) -> tuple[str, int, int, Segment] | None:
+    """Sender, its port, our port, and the segment of an IPv4 packet; None where it is no whole TCP segment."""
+    if len(packet) < 20 or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+        return None
+    start, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
+    tcp = packet[start : total or len(packet)]
+    if start < 20 or len(tcp) < 20 or (tcp[12] >> 4) * 4 not in range(20, len(tcp) + 1):
+        return None
+    if int.from_bytes(packet[6:8], "big") & 0x3FFF:
+        return None  # a fragment
+    offset = (tcp[12] >> 4) * 4
+    payload = tcp[offset:]
+    source_port, own_port, sequence, acknowledged = struct.unpack_from(">HHII", tcp)
+    size = start + offset + (min(gso_size, len(payload)) or len(payload))
+    segment = Segment(packet[:start], sequence, acknowledged, tcp[13], payload, size, tcp[:8])
+    return socket.inet_ntoa(packet[12:16]), source_port, own_port, segment
+
+
+def frag_needed(segment: Segment, size: int) -> bytes:
+    """ICMP that says of a segment that only `size` octets pass (RFC 1191 4)."""
+    header = segment.header[:2] + segment.size.to_bytes(2, "big") + segment.header[4:]
+    head = struct.pack(">BBHHH", 3, 4, 0, 0, size)
+    checksum = _checksum(head + header + segment.first_octets)
+    return struct.pack(">BBHHH", 3, 4, checksum, 0, size) + header + segment.first_octets
+
+
+def http_get(host: str, path: str) -> bytes:
+    """A request for a page."""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: moat\r\nConnection: close\r\n\r\n".encode()
+
+
+def survey(address: str, port: int, request: bytes, limit: int) -> Finding:
+    """Find out what kind of server this is; takes up to a minute. Raises `OSError` where this host does not permit it."""
+    with _Client(address, port, request, limit) as client:
+        silent = client.observe(SILENT_SECONDS, tells=False)
+    told = None
+    if silent.dropped and silent.recovered is None:
+        with _Client(address, port, request, limit) as client:
+            told = client.observe(TOLD_SECONDS, tells=True)
+    return classify(silent, told)
+
+
+class _Client:
+    """One TCP connection of its own making."""
+
+    def __init__(self, address: str, port: int, request: bytes, limit: int) -> None:
+        self.peer = (address, port)
+        self.request = request
+        self.limit = limit
+        self._stack = contextlib.ExitStack()
+        self.sent = secrets.randbits(32)
+        """Sequence number of our next octet; of the first one of the request, once connected."""
+        self.expected = 0
+        self.octets = self.largest = self.dropped = self.fragmentable = 0
+        self.first_drop: float | None = None
+        self.recovered: float | None = None
+        self.has_ended = False
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        try:
+            # Holds the port; that the kernel knows nothing of our connection is what the rule is for.
+            holder = enter(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as finder:
+                finder.connect(self.peer)
+                self.own = finder.getsockname()[0]
+            holder.bind((self.own, 0))
+            self.port: int = holder.getsockname()[1]
+            enter(_kept_from_kernel(self.peer, self.port))
+            self.ear = enter(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(IPV4)))
+            self.ear.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            self.mouth = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
+            self.mouth.bind((self.own, 0))
+            self.icmp = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+            self.icmp.bind((self.own, 0))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def observe(self, seconds: float, *, tells: bool) -> Observation:
+        """Ask, drop what is too large, and watch for so long after the first that was; `tells`: by ICMP, each time."""
+        if not self._connect():
+            return Observation(limit=self.limit, is_connected=False)
+        self._ask()
+        deadline = time.monotonic() + CONNECT_SECONDS
+        asked = time.monotonic()
+        while time.monotonic() < deadline and not self._is_enough():
+            for segment in self._segments(AGAIN_SECONDS / 4):
+                self._take(segment, tells=tells)
+                deadline = (self.first_drop or time.monotonic()) + (seconds if self.first_drop else CONNECT_SECONDS)
+            if not self.octets and not self.dropped and time.monotonic() - asked > AGAIN_SECONDS:
+                self._ask()
+                asked = time.monotonic()
+        self._send(RST | ACK, self.sent + len(self.request))
+        return Observation(
+            limit=self.limit,
+            octets=self.octets,
+            largest=self.largest,
+            dropped=self.dropped,
+            fragmentable=self.fragmentable,
+            recovered=self.recovered,
+        )
+
+    def _is_enough(self) -> bool:
+        return self.has_ended or self.recovered is not None or (self.octets >= ENOUGH_OCTETS and not self.dropped)
+
+    def _connect(self) -> bool:
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while time.monotonic() < deadline:
+            self._send(SYN, self.sent, struct.pack(">BBH", 2, 4, MSS))
+            for segment in self._segments(AGAIN_SECONDS):
+                if segment.flags & RST:
+                    return False
+                if segment.flags & SYN and segment.acknowledged == (self.sent + 1) & 0xFFFFFFFF:
+                    self.sent = segment.acknowledged
+                    self.expected = (segment.sequence + 1) & 0xFFFFFFFF
+                    return True
+        return False
+
+    def _ask(self) -> None:
+        self._send(ACK, self.sent, payload=self.request)
+
+    def _take(self, segment: Segment, *, tells: bool) -> None:
+        """One segment of the answer: as a path of `limit` octets would deal with it."""
+        if segment.flags & RST:
+            self.has_ended = True
+        if segment.payload:
+            self.largest = max(self.largest, segment.size)
+            if segment.size > self.limit and segment.is_df:
+                self.dropped += 1
+                self.first_drop = self.first_drop or time.monotonic()
+                if tells:
+                    self.icmp.sendto(frag_needed(segment, self.limit), (self.peer[0], 0))
+                return
+            self.fragmentable += segment.size > self.limit
+        elif not segment.flags & FIN:
+            return
+        if segment.sequence == self.expected:
+            self.octets += len(segment.payload)
+            self.has_ended |= bool(segment.flags & FIN)
+            self.expected = (self.expected + len(segment.payload)) & 0xFFFFFFFF
+            # What was sent before the first loss and came after it is no recovery: it must be what was lost, sent anew.
+            if self.first_drop is not None and segment.payload:
+                self.recovered = time.monotonic() - self.first_drop
+        self._send(ACK, self.sent + len(self.request))
+
+    def _segments(self, seconds: float) -> Iterator[Segment]:
+        """What comes on this connection, for so long; the wait ends early with nothing missed."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and select.select([self.ear], [], [], left)[0]:
+            octets, source = self.ear.recvfrom(1 << 17)
+            skipped = LINK_HEADERS.get(source[3])
+            if skipped is None or source[2] == socket.PACKET_OUTGOING or len(octets) < VNET_HEADER.size:
+                continue
+            gso_size = VNET_HEADER.unpack_from(octets)[3]
+            found = parse(octets[VNET_HEADER.size + skipped :], gso_size)
+            if found is not None and found[:3] == (*self.peer, self.port):
+                yield found[3]
+
+    def _send(self, flags: int, sequence: int, options: bytes = b"", payload: bytes = b"") -> None:
+        offset = (20 + len(options)) // 4 << 4
+        acknowledged = self.expected if flags & ACK else 0
+
+        def header(checksum: int) -> bytes:
+            numbers = (self.port, self.peer[1], sequence & 0xFFFFFFFF, acknowledged)
+            return struct.pack(">HHIIBBHHH", *numbers, offset, flags, WINDOW, checksum, 0)
+
+        length = 20 + len(options) + len(payload)
+        pseudo = socket.inet_aton(self.own) + socket.inet_aton(self.peer[0]) + struct.pack(">HH", 6, length)
+        checksum = _checksum(pseudo + header(0) + options + payload)
+        self.mouth.sendto(header(checksum) + options + payload, (self.peer[0], 0))
+
+
+@contextlib.contextmanager
+def _kept_from_kernel(peer: tuple[str, int], port: int) -> Iterator[None]:
+    """Keeps packets of one connection from the kernel's TCP, which would reset what it does not know."""
+    table = f"inet moat_survey_{port}"
+    rule = f"ip saddr {peer[0]} tcp sport {peer[1]} tcp dport {port} drop"
+    try:
+        _nft(
+            f"table {table} {{\nchain arriving {{\ntype filter hook prerouting priority raw; policy accept\n{rule}\n}}\n}}\n"
+        )
+    except subprocess.CalledProcessError as error:
+        raise PermissionError(f"nft: {error.stderr.strip()}") from error
+    try:
+        yield
+    finally:
+        _nft(f"delete table {table}\n")
+
+
+def _nft(text: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True, capture_output=True)
+
+
+def _checksum(octets: bytes) -> int:
+    padded = octets + bytes(len(octets) % 2)
+    total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
