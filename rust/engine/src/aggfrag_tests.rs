@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use openmoat_esp::aggfrag::NEXT_HEADER;
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::sa::{Limits, OutboundSa, SaConfig};
+use openmoat_esp::spd::{Action, Missing};
 use openmoat_io::VnetHeader;
 use openmoat_io::memory::Datagram;
 use proptest::prelude::*;
@@ -239,6 +240,57 @@ fn small_packets_that_wait_together_travel_together_and_alone_when_alone() {
     let counters = &first.engine.read_counters(Some(&[handle]))[0];
     assert_eq!(counters.outbound_sequence, 24);
     assert_eq!(counters.outbound_packed, (0, 0, 0));
+}
+
+#[test]
+fn packets_of_two_sas_that_come_by_turns_are_packed_all_the_same() {
+    let (first, second) = gateways();
+    let handles = [true, false].map(|is_v6| connect_family(&first, &second, is_v6));
+    first.engine.start().unwrap();
+    second.engine.start().unwrap();
+    let packets: Vec<_> = (0..192).map(|n| numbered(n % 2 == 0, n, 60)).collect();
+    send_all(&first, &packets);
+    let got: Vec<_> = packets.iter().map(|_| second.expect()).collect();
+    for is_v6 in [false, true] {
+        let of = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
+            let own = packets.iter().filter(|p| (p[0] >> 4 == 6) == is_v6);
+            own.cloned().collect()
+        };
+        assert_eq!(of(&got), of(&packets));
+    }
+    let counters = first.engine.read_counters(Some(&handles));
+    let payloads: u64 = counters.iter().map(|c| c.outbound_sequence).sum();
+    // The first batch shows that they come mixed; each of the others needs two payloads for each SA.
+    assert!((66..=72).contains(&payloads), "{payloads} payloads");
+}
+
+/// A pair for one family on each side, of one policy; answers the handle of the first.
+fn connect_family(first: &Gateway, second: &Gateway, is_v6: bool) -> u32 {
+    let (ours, theirs) = (
+        first.engine.reserve_spis(1)[0],
+        second.engine.reserve_spis(1)[0],
+    );
+    for (gateway, inbound, outbound) in [(first, ours, theirs), (second, theirs, ours)] {
+        let mut halves = [
+            gateway.add_inbound(inbound, &options()),
+            gateway.add_outbound(inbound, outbound, &options()),
+        ];
+        for half in &mut halves {
+            let selectors = match half {
+                Command::AddInbound(half) => &mut half.selectors,
+                Command::AddOutbound(half) => &mut half.selectors,
+                _ => continue,
+            };
+            // The lab has the one of IPv4 first.
+            let place = usize::from(is_v6);
+            selectors.local = [selectors.local[place]].into();
+            selectors.remote = [selectors.remote[place]].into();
+        }
+        gateway.apply(vec![gateway.policy(Action::Protect, Missing::Drop)]);
+        gateway.apply(halves.into());
+        gateway.apply(vec![Command::Activate(inbound)]);
+    }
+    ours
 }
 
 #[test]

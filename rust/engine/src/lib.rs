@@ -10,6 +10,7 @@ extern crate self as openmoat_engine; // `lab.rs` is also part of tests outside
 #[cfg(test)]
 mod aggfrag_tests;
 mod answers;
+mod arrangement;
 mod bundle;
 pub mod command;
 mod engine;

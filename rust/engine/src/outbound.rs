@@ -24,6 +24,7 @@ use openmoat_esp::wire::{IpPacket, Ports};
 use openmoat_io::{BATCH, MAX_PACKET, PacketBatch, VnetHeader};
 
 use crate::answers::Answers;
+use crate::arrangement::Arrangement;
 use crate::bundle::{Address, Bundle};
 use crate::errands::MAX_ERRANDS;
 use crate::events::{Event, flag};
@@ -173,6 +174,7 @@ impl Train<'_> {
 /// The state of an outbound thread.
 pub struct OutboundWorker {
     flows: FlowCache,
+    arrangement: Arrangement,
     /// All but what is remembered of flows, so that a choice can be borrowed while it is carried out.
     press: Press,
 }
@@ -182,6 +184,7 @@ impl OutboundWorker {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         Self {
             flows: FlowCache::default(),
+            arrangement: Arrangement::default(),
             press: Press::new(shared, worker),
         }
     }
@@ -193,11 +196,36 @@ impl OutboundWorker {
             self.release_held();
         }
         self.run_errands();
-        for index in 0..batch.len() {
+        let is_arranged = self.arrangement.is_wanted();
+        if is_arranged {
+            self.arrange(batch);
+        }
+        for place in 0..batch.len() {
+            let index = if is_arranged {
+                self.arrangement.at(place)
+            } else {
+                place
+            };
             let (vnet, octets) = batch.packet(index);
             self.carry(vnet, octets);
         }
+        self.arrangement.learn(self.press.packing.take_changes());
         self.press.finish();
+    }
+
+    /// Let packets of one SA follow each other.
+    fn arrange(&mut self, batch: &mut PacketBatch) {
+        let Self {
+            flows,
+            arrangement,
+            press,
+        } = self;
+        arrangement.arrange(batch.len(), |index| {
+            let flow = IpPacket::parse(batch.packet(index).1).map(|packet| packet.flow);
+            let choice = flow.ok().map(|flow| flows.choose(&flow, &press.shared));
+            let lane = choice.and_then(|choice| choice.lane.as_ref());
+            lane.map_or(0, |lane| lane.pair.handle)
+        });
     }
 
     /// Let go of everything of a turn that ended in a panic.

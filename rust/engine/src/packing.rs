@@ -32,6 +32,8 @@ pub struct Sink<'a> {
 /// The payload of one worker that may still grow.
 pub struct Packing {
     open: Option<Open>,
+    /// How often the SA has changed while one was open.
+    changes: usize,
     /// Where segments and fragments that must be sliced are made.
     scratch: Box<[u8]>,
 }
@@ -53,6 +55,7 @@ impl Default for Packing {
     fn default() -> Self {
         Self {
             open: None,
+            changes: 0,
             scratch: vec![0; MAX_PACKET].into(),
         }
     }
@@ -70,6 +73,7 @@ impl Packing {
         if self.open.as_ref().is_some_and(is_it) {
             return Ok(());
         }
+        self.changes += usize::from(self.open.is_some());
         self.close(sink);
         let outbound = lane.outbound().ok_or(DropReason::NoSa)?;
         self.open = Some(Open {
@@ -92,7 +96,7 @@ impl Packing {
         (pieces, index): (&Pieces, usize),
         octets: &[u8],
     ) -> Result<(), DropReason> {
-        let Self { open, scratch } = self;
+        let Self { open, scratch, .. } = self;
         let open = open.as_mut().ok_or(DropReason::NoSa)?;
         let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
         let length = pieces.length(index);
@@ -136,6 +140,11 @@ impl Packing {
         add(&outbound.packed.octets, length as u64);
         seal(sink, open, outbound, HEADER + length, address);
         Ok(())
+    }
+
+    /// How often the SA has changed since this was last asked.
+    pub fn take_changes(&mut self) -> usize {
+        std::mem::take(&mut self.changes)
     }
 
     /// Seal what is open, and let go of its SA.
