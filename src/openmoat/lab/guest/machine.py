@@ -79,6 +79,10 @@ class Guest:
             self._process.kill()
             self._process = None
         if self._bell is not None:
+            # What we have killed is its parent; the line ends when the last process of the guest has gone with it.
+            self._bell.settimeout(GRACE_SECONDS)
+            while self._bell.recv(64):
+                pass
             self._bell.close()
             self._bell = None
 
