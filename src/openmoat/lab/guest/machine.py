@@ -1,5 +1,6 @@
 """A guest that runs: booted beside a host of a lab, told what to do, ended with everything in it."""
 
+import contextlib
 import json
 import select
 import signal
@@ -45,7 +46,11 @@ class Guest:
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
-        self.boot()
+        try:
+            self.boot()
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(
@@ -81,8 +86,9 @@ class Guest:
         if self._bell is not None:
             # What we have killed is its parent; the line ends when the last process of the guest has gone with it.
             self._bell.settimeout(GRACE_SECONDS)
-            while self._bell.recv(64):
-                pass
+            with contextlib.suppress(ConnectionResetError):  # it had not read all that we said
+                while self._bell.recv(64):
+                    pass
             self._bell.close()
             self._bell = None
 
