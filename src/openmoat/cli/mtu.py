@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmoat.mtu.explain import Explanation, Packet
+from openmoat.mtu.explain import explain as explain_packet
+from openmoat.mtu.plan import MAX_PACKET, MtuPlan, Rung
 from openmoat.mtu.table import OUTER_SIZES, Row
 
 if TYPE_CHECKING:
-    from openmoat.control.messages import ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
+    from openmoat.control.messages import ChildSizes, ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 
 app = typer.Typer(name="mtu", help="Sizes of packets in tunnels.")
 
@@ -151,6 +154,63 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
     for title, counts in (("did not fit", sizes.deeds), ("dropped", sizes.drops)):
         if counts:
             yield f"           {title}: {', '.join(f'{word} {number}' for word, number in sorted(counts.items()))}"
+
+
+@app.command("explain")
+def explain(
+    connection: Annotated[str, typer.Argument(help="Name of a connection that is up.")],
+    size: Annotated[int, typer.Argument(help="Octets of an inner IP packet.", min=1, max=MAX_PACKET)],
+    df: Annotated[bool, typer.Option("--df", help="Its sender forbids to fragment it.")] = False,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="An IPv6 packet, which only its sender fragments.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what becomes of a packet of some size, and why: which rung of the ladder acts."""
+    from openmoat.cli.main import asking
+
+    packet = Packet(6 if ipv6 else 4, size, df or ipv6)
+    with asking(as_json=as_json) as client:
+        found = client.connection(connection)
+    if as_json:
+        rows = [{"peer": peer, "child": child, **asdict(one)} for peer, child, one in explanations(found, packet)]
+        steps = {"schema": "moat.mtu-explain/1", "name": found.name, "packet": asdict(packet), "children": rows}
+        print(json.dumps(steps, default=lambda rung: rung.value))
+        return
+    print("\n".join(explanation_lines(found, packet)))
+
+
+def explanations(connection: "ConnectionStatus", packet: Packet) -> Iterator[tuple[str, str, Explanation]]:
+    """By peer and child, of each name the newest: what is done with the packet now."""
+    for peer in connection.peers[:MAX_SHOWN]:
+        newest = {child.name: child.sizes for child in peer.children if child.sizes is not None}
+        for name, sizes in newest.items():
+            yield peer.identity, name, explain_packet(_plan(sizes), packet)
+
+
+def _plan(sizes: "ChildSizes") -> MtuPlan:
+    """What of a plan decides about single packets."""
+    return MtuPlan(
+        outer_size=sizes.outer_size,
+        inner_room=sizes.inner_room,
+        slices=sizes.slices_all,
+        oversize=tuple(map(Rung, sizes.ladder)),
+    )
+
+
+def explanation_lines(connection: "ConnectionStatus", packet: Packet) -> Iterator[str]:
+    """The same for people."""
+    said, is_any = "", False
+    for peer, child, found in explanations(connection, packet):
+        if peer != said:
+            yield f"{connection.name}: {peer}"
+        said, is_any = peer, True
+        line = f"{f'  {child}'.ljust(10)} {packet}: {found.verdict}"
+        yield from textwrap.wrap(line, 80, subsequent_indent=" " * 11, break_on_hyphens=False)
+        for step in found.steps:
+            yield f"             {step.rung.value:<15} {'acts: ' if step.acts else 'no:   '}{step.why}"
+    if not is_any:
+        yield f"{connection.name}: not up; see: moat status {connection.name}"
+    elif len(connection.peers) > MAX_SHOWN:
+        yield f"and {len(connection.peers) - MAX_SHOWN} more peers"
 
 
 @app.command("table")

@@ -143,6 +143,10 @@ class ChildSizes(Part):
     """By `path-mtu`, instead of found out."""
     inner_room: int
     """Octets of inner packets in one outer packet."""
+    slices_all: bool = False
+    """Whether larger packets are sliced, so that every size fits (RFC 9347)."""
+    ladder: tuple[str, ...] = ()
+    """What is tried otherwise with a larger packet, in order."""
     whole: int = 0
     """Inner packets that left whole, those packed with others among them."""
     packed: int = 0

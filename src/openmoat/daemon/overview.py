@@ -244,6 +244,8 @@ def child_sizes(spi: int, facts: Facts, *, is_configured: bool) -> ChildSizes | 
         outer_size=plan.outer_size,
         is_configured=is_configured,
         inner_room=plan.inner_room,
+        slices_all=plan.slices,
+        ladder=tuple(rung.value for rung in plan.oversize),
         whole=max(0, row.outbound_packets - row.outbound_sliced - fragmented),
         packed=row.outbound_packed,
         sliced=row.outbound_sliced,

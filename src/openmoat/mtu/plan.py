@@ -22,6 +22,7 @@ __all__ = [
     "compile_plan",
     "route_sizes",
     "rung_of",
+    "takes",
 ]
 
 MAX_PACKET = 65_535
@@ -176,14 +177,20 @@ def rung_of(plan: MtuPlan, version: int, size: int, *, is_df: bool) -> Rung | No
     """What the plan does with an inner packet, as long as the guard of FRAGMENT_OUTER is open; None: it fits, or is sliced."""
     if size <= plan.inner_room or plan.slices:
         return None
-    acts = {
-        Rung.FRAGMENT_INNER: version == 4 and not is_df,
-        Rung.MINIMUM_OUTER: version == 6 and size <= MIN_PATH_MTU[6],
-        Rung.FRAGMENT_OUTER: True,
-        Rung.FRAGMENT_ANYWAY: version == 4,
-        Rung.REFUSE: True,
-    }
-    return next((rung for rung in plan.oversize if acts[rung]), Rung.REFUSE)
+    return next((rung for rung in plan.oversize if takes(rung, version, size, is_df=is_df)), Rung.REFUSE)
+
+
+def takes(rung: Rung, version: int, size: int, *, is_df: bool) -> bool:
+    """Whether a rung is for such an inner packet."""
+    match rung:
+        case Rung.FRAGMENT_INNER:
+            return version == 4 and not is_df
+        case Rung.MINIMUM_OUTER:
+            return version == 6 and size <= MIN_PATH_MTU[6]
+        case Rung.FRAGMENT_ANYWAY:
+            return version == 4
+        case Rung.FRAGMENT_OUTER | Rung.REFUSE:
+            return True
 
 
 def _mss_bound(policy: MtuPolicy, wish: Mss | None, room: int, version: int) -> int | None:

@@ -50,7 +50,7 @@ IKE = {
 CHILD = {
     "name": "lan", "local_spi": "03", "remote_spi": "04", "suite": "", "encapsulation": "raw", "local": "", "remote": "",
     "since": 1.0, "sizes": {"outer_size": 1400, "is_configured": False, "inner_room": 1346, "whole": 7,
-                            "deeds": {"refuse": 2}},
+                            "deeds": {"refuse": 2}, "ladder": ["fragment-inner", "minimum-outer", "refuse"]},
 }  # fmt: skip
 HOME = {
     "schema": "moat.connection/1", "name": "home", "state": "up", "since": 1.0, "local": "", "remote": "",
@@ -103,3 +103,29 @@ def test_the_progress_of_a_probe_is_one_line(path: dict[str, object], said: str)
 def test_without_a_word_all_connections_are_asked_for_and_help_is_still_help() -> None:
     assert RUNNER.invoke(app, ["--socket", "/nonexistent/socket", "mtu"]).exit_code == ExitCode.NO_DAEMON
     assert "probe" in RUNNER.invoke(app, ["mtu", "--help"]).stdout
+
+
+def test_what_becomes_of_a_packet_is_explained_rung_by_rung(server: Server) -> None:
+    server.says(200, json.dumps(HOME))
+    shown = RUNNER.invoke(app, ["--socket", server.path, "mtu", "explain", "home", "1500", "--df"]).stdout
+    assert shown.splitlines() == [
+        "home: portal.example",
+        "  lan      IPv4, 1500 octets, DF: refused: its sender is told by ICMP",
+        "           (frag-needed) to send at most 1346 octets",
+        "             fragment-inner  no:   only for IPv4 packets without DF",
+        "             minimum-outer   no:   only for IPv6 packets of up to 1280 octets",
+        "             refuse          acts: for all",
+    ]
+
+
+def test_an_explanation_is_one_object_for_programs(server: Server) -> None:
+    server.says(200, json.dumps(HOME))
+    told = RUNNER.invoke(app, ["--socket", server.path, "mtu", "explain", "home", "1500", "--json"]).stdout
+    [row] = json.loads(told)["children"]
+    assert (row["peer"], row["child"], row["is_carried"], row["is_whole"]) == ("portal.example", "lan", True, False)
+    assert row["steps"] == [{"rung": "fragment-inner", "acts": True, "why": "for packets like this one"}]
+
+
+@pytest.mark.parametrize("size", ["0", "65536"])
+def test_a_size_that_no_packet_has_is_refused(size: str) -> None:
+    assert RUNNER.invoke(app, ["mtu", "explain", "home", size]).exit_code == 2
