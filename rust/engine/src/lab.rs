@@ -302,14 +302,20 @@ pub fn connect(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u3
         first.engine.reserve_spis(1)[0],
         second.engine.reserve_spis(1)[0],
     );
-    for (gateway, inbound, outbound) in [(first, ours, theirs), (second, theirs, ours)] {
+    let ends = [(first, ours, theirs), (second, theirs, ours)];
+    for (gateway, inbound, _) in ends {
         gateway.apply(vec![
             gateway.policy(Action::Protect, Missing::Drop),
             gateway.add_inbound(inbound, options),
+        ]);
+        gateway.engine.start().unwrap();
+    }
+    // As IKE has it: nobody sends on an SA before the other end can receive.
+    for (gateway, inbound, outbound) in ends {
+        gateway.apply(vec![
             gateway.add_outbound(inbound, outbound, options),
             Command::Activate(inbound),
         ]);
-        gateway.engine.start().unwrap();
     }
     (ours, theirs)
 }
