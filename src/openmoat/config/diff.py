@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 
 from openmoat.config.toml import Configuration
+from openmoat.errors import Secret
 from openmoat.model.connection import Child, Connection, PrivateKey, Psk
 from openmoat.model.settings import Settings
 
@@ -119,8 +120,11 @@ def diff(old: Configuration, new: Configuration) -> Difference:
     """Compare; a key file whose content changed is a change of every connection that names it."""
     settings = [f.name for f in fields(Settings) if getattr(old.settings, f.name) != getattr(new.settings, f.name)]
     changed = {}
+    has_same_keys = _is_same(old.psks, new.psks) and _is_same(old.private_keys, new.private_keys)
     for name, connection in new.connections.items():
         before = old.connections.get(name)
+        if before is connection and has_same_keys:
+            continue  # of a file that is unchanged, as are all keys
         if before is not None and (change := _compare(before, connection, old, new)):
             changed[name] = change
     return Difference(
@@ -130,6 +134,11 @@ def diff(old: Configuration, new: Configuration) -> Difference:
         live_settings=tuple(name for name in settings if name in LIVE_SETTINGS),
         restart_settings=tuple(name for name in settings if name not in LIVE_SETTINGS),
     )
+
+
+def _is_same(old: Mapping[str, Secret], new: Mapping[str, Secret]) -> bool:
+    """Whether what both name has the same content."""
+    return all((before := old.get(name, secret)) is secret or before == secret for name, secret in new.items())
 
 
 def _compare(

@@ -165,11 +165,12 @@ class _Loader:
             return Settings()
 
     def _take_record(self, name: str) -> None:
-        if self._is_unchanged(name):
-            self._records[name] = kept = self._before.records[name]
+        kept = self._before.records.get(name)
+        if kept is not None and self._is_unchanged(kept):
+            self._records[name] = kept
             self._files.adopt(self._before.files, kept.stamps)
-            self._connections.update((connection.name, connection) for connection in kept.connections)
-            self._sources.update((connection.name, name) for connection in kept.connections)
+            for connection in kept.connections:
+                self._connections[connection.name], self._sources[connection.name] = connection, name
             return
         self._files.named.clear()
         self._files.stamp(name)  # before it is read: what is written meanwhile is seen the next time
@@ -178,12 +179,15 @@ class _Loader:
         stamps = {one: self._files.stamp(one) for one in (name, *self._files.named)}
         self._records[name] = Record(stamps, tuple(self._fresh))
 
-    def _is_unchanged(self, name: str) -> bool:
+    def _is_unchanged(self, kept: Record) -> bool:
         """Whether an included file would give what it gave before."""
-        kept = self._before.records.get(name)
-        if kept is None or any(connection.name in self._connections for connection in kept.connections):
-            return False
-        return all(stamp is not None and self._files.stamp(one) == stamp for one, stamp in kept.stamps.items())
+        for connection in kept.connections:
+            if connection.name in self._connections:
+                return False
+        for one, stamp in kept.stamps.items():  # noqa: SIM110 - ten thousand times for one file that changed
+            if stamp is None or self._files.stamp(one) != stamp:
+                return False
+        return True
 
     def _read_record(self, file: Path) -> None:
         text = self._read(file)

@@ -11,6 +11,7 @@ from openmoat.lab.bench import control, machine
 from openmoat.lab.bench.budgets import RATES, budgets
 from openmoat.lab.bench.chart import chart
 from openmoat.lab.bench.measures import FORWARDED, IDLE, P50, WORKS, Raised, Work, largest_packet, target_answers
+from openmoat.lab.bench.reloads import reload_rows
 from openmoat.lab.bench.results import Missing, Report, Result, Row
 from openmoat.lab.bench.subjects import OURS, SUBJECTS, SUITES, Subject
 from openmoat.lab.bench.turns import schedule, take_turns
@@ -19,10 +20,12 @@ from openmoat.lab.networks import two_gateways
 from openmoat.lab.processes import LabError, wait_until
 from openmoat.lab.topology import DEFAULT_MTU
 
-__all__ = ["HANDSHAKES", "LINKS", "Links", "Options", "bench", "draw", "selected_works", "wants_handshakes"]
+__all__ = ["CONNECTIONS", "HANDSHAKES", "LINKS", "Links", "Options", "bench", "draw", "selected_works", "wants_control"]
 
 HANDSHAKES = "handshakes"
-"""The name by which the control plane is selected, beside the names of works."""
+CONNECTIONS = "connections"
+CONTROL = (HANDSHAKES, CONNECTIONS)
+"""Works of the control plane: the names by which they are selected, beside those of the data plane."""
 UP_SECONDS = 20.0
 QUICK_SECONDS = 140.0
 """For the rounds of a quick run, which is to take less than three minutes with all that comes before."""
@@ -78,8 +81,11 @@ def bench(options: Options, say: Say) -> Report:
         rows = list(_measure(links, present, works, options, say))
         report.add(rows)
         report.add(budgets([row for row in rows if isinstance(row, Result)], links.title))
-    if wants_handshakes(options):
-        report.add(_handshakes(options, say))
+    if wants_control(options, HANDSHAKES):
+        options_of = control.Options(rounds=options.rounds)
+        report.add(_or_missing(HANDSHAKES, control.control_rows(options_of, say)))
+    if wants_control(options, CONNECTIONS):
+        report.add(_or_missing(CONNECTIONS, reload_rows(options.rounds, say)))
     return report
 
 
@@ -98,25 +104,25 @@ def selected_works(options: Options) -> Sequence[Work]:
         return [work for work in WORKS.values() if work.is_main or not options.is_quick]
     names: set[str] = set()
     for word in options.works:
-        if word == HANDSHAKES:
+        if word in CONTROL:
             continue
         found = {word} & set(WORKS) or {name for name in WORKS if name.startswith(f"{word}-")}
         if not found:
-            raise ValueError(f"no work {word}; there are: {', '.join((*WORKS, HANDSHAKES))}")
+            raise ValueError(f"no work {word}; there are: {', '.join((*WORKS, *CONTROL))}")
         names |= found
     return [work for name, work in WORKS.items() if name in names]
 
 
-def wants_handshakes(options: Options) -> bool:
-    """Whether the control plane is measured, too: where it is asked for, or everything is."""
-    return HANDSHAKES in options.works or not (options.works or options.subjects or options.is_quick)
+def wants_control(options: Options, work: str) -> bool:
+    """Whether a work of the control plane is measured, too: where it is asked for, or everything is."""
+    return work in options.works or not (options.works or options.subjects or options.is_quick)
 
 
-def _handshakes(options: Options, say: Say) -> Iterator[Row]:
+def _or_missing(work: str, rows: Iterator[Row]) -> Iterator[Row]:
     try:
-        yield from control.control_rows(control.Options(rounds=options.rounds), say)
+        yield from rows
     except LabError as error:
-        yield Missing(HANDSHAKES, str(error)[:500])
+        yield Missing(work, str(error)[:500])
 
 
 def _subjects(options: Options) -> Sequence[Subject]:

@@ -64,13 +64,13 @@ class Moatd:
             file.write_bytes(octets)
         self.config.write_text(toml({"daemon": self._settings, "connections": connections}).lstrip())
 
-    def start(self) -> None:
+    def start(self, seconds: float = START_SECONDS) -> None:
         """Start it and wait until it listens."""
         self._starts += 1
         self._process = self._lab.spawn(
             self.host, str(BINARIES / "moatd"), "--config", str(self.config), name=f"moatd-{self._starts}"
         )
-        wait_until(f"moatd on {self.host} listens: {self._process.log}", self._answers, START_SECONDS)
+        wait_until(f"moatd on {self.host} listens: {self._process.log}", self._answers, seconds)
 
     def moat(self, *words: str, check: bool = True, seconds: float = 30.0) -> str:
         """Run a command of `moat` against this daemon; gives its output."""

@@ -3,7 +3,7 @@
 import pytest
 
 from openmoat.lab.bench.measures import WORKS
-from openmoat.lab.bench.run import HANDSHAKES, Options, selected_works, wants_handshakes
+from openmoat.lab.bench.run import CONNECTIONS, HANDSHAKES, Options, selected_works, wants_control
 
 
 def names(*words: str, is_quick: bool = False) -> list[str]:
@@ -32,8 +32,10 @@ def test_a_word_that_selects_nothing_is_refused(word: str) -> None:
 
 
 def test_the_control_plane_is_measured_with_everything_or_by_its_name() -> None:
-    assert wants_handshakes(Options())
-    assert wants_handshakes(Options(works=(HANDSHAKES,)))
-    assert names(HANDSHAKES) == []
-    assert not wants_handshakes(Options(works=("tcp",)))
-    assert not wants_handshakes(Options(is_quick=True))
+    for work, other in ((HANDSHAKES, CONNECTIONS), (CONNECTIONS, HANDSHAKES)):
+        assert wants_control(Options(), work)
+        assert wants_control(Options(works=(work,)), work)
+        assert not wants_control(Options(works=(other,)), work)
+        assert names(work) == []
+        assert not wants_control(Options(works=("tcp",)), work)
+        assert not wants_control(Options(is_quick=True), work)
