@@ -115,8 +115,9 @@ class Policies:
         gone = {policy for name in (*remove, *fresh) for policy in self._forget(name)}
         self._exceptions.clear()
         conflicts: dict[str, PolicyConflict] = {}
+        policies = {name: wanted_policies(connection) for name, connection in fresh.items()}
         while True:
-            wanted = [policy for connection in fresh.values() for policy in wanted_policies(connection)]
+            wanted = [policy for name in fresh for policy in policies[name]]
             try:
                 change = self._spd.change(wanted, gone - {policy.name for policy in wanted})
                 break
@@ -125,7 +126,7 @@ class Policies:
                 conflicts[name] = conflict
                 del fresh[name]
         for connection in fresh.values():
-            self._learn(connection)
+            self._learn(connection, policies[connection.name])
         return set_policies(change), conflicts
 
     def child(self, sa: ChildSa) -> Child:
@@ -258,8 +259,9 @@ class Policies:
 
     def _cautious_plan(self, child: Child) -> MtuPlan:
         """Sizes before any SA is there: the least room that a proposed suite could leave."""
-        plans = [self._plan(child, Overhead(suite, 6, True)) for p in child.proposals for suite in suites(p)]
-        return min(plans, key=lambda plan: plan.inner_room)
+        size = child.path_mtu if child.path_mtu is not None else UNKNOWN.size
+        overheads = [Overhead(suite, 6, True) for proposal in child.proposals for suite in suites(proposal)]
+        return self._plan(child, min(overheads, key=lambda overhead: overhead.inner_room(size)))
 
     def _policy_name(self, sa: ChildSa) -> str:
         if sa.connection not in self._templates:
@@ -268,13 +270,13 @@ class Policies:
         part = f"{format_selectors(sa.local)} to {format_selectors(sa.remote)}"
         return f"{policy_name(sa.connection, sa.child, sa.peer)}, {part}"
 
-    def _learn(self, connection: Connection) -> None:
+    def _learn(self, connection: Connection, policies: list[WantedPolicy]) -> None:
         self._names[connection.name] = set()
         if connection.is_template:
             self._templates.add(connection.name)
             self._reserve(connection.name, [(child.local, child.remote) for child in connection.children])
         else:
-            self._configured[connection.name] = wanted_policies(connection)
+            self._configured[connection.name] = policies
         self._children[connection.name] = {child.name: child for child in connection.children}
         for child in connection.children:
             if not connection.is_template:

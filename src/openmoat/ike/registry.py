@@ -284,11 +284,7 @@ SelectorKey = tuple[Selectors, Selectors]
 
 def _selector_key(local: Selectors, remote: Selectors) -> SelectorKey:
     """Equal for selectors that select the same."""
-    return _canonical(local), _canonical(remote)
-
-
-def _canonical(selectors: Selectors) -> Selectors:
-    return selectors if len(selectors) == 1 else canonical(selectors)
+    return canonical(local), canonical(remote)
 
 
 def _drop(index: "dict[Key, dict[int, IkeSa]]", key: Key, spi: int) -> None:

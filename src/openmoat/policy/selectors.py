@@ -237,6 +237,8 @@ def to_prefixes(selectors: Selectors) -> list[Network]:
 
 def canonical(selectors: Selectors) -> Selectors:
     """One form for lists that select the same addresses with the same protocols and ports; sorted, adjacent ranges joined."""
+    if len(selectors) == 1 and not selectors[0].is_empty:
+        return selectors
     groups: dict[tuple[int, int, int, int], list[_Interval]] = {}
     for selector in selectors:
         if not selector.is_empty:
