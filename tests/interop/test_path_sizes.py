@@ -142,8 +142,9 @@ def test_forged_reports_of_a_small_path_change_nothing(in_udp: bool, capsys: pyt
             rates = ", ".join(f"{done.bits_per_second / 1e6:.0f} Mbit/s" for done in (undisturbed, stormy))
             sys.stdout.write(f"{forged} forged reports: {rates}\n")
         assert forged > 1000
-        # The kernel itself has believed them, so that they were well forged.
-        assert " mtu " in lab.run("left", "ip", "route", "get", "198.51.100.2").stdout
+        if not in_udp:
+            # The kernel itself has believed them, so that they were well forged. Of UDP it is the socket that decides.
+            assert " mtu " in lab.run("left", "ip", "route", "get", "198.51.100.2").stdout
         assert "counter packets 0 " in lab.run("router", "nft", "list", "table", "ip", "harm").stdout
         assert (outside(moat)["size"], outside(moat)["black_hole"]) == (1500, None)
         assert stormy.segment == undisturbed.segment
