@@ -291,7 +291,9 @@ def init(
 
 @app.command(epilog=EXIT_HELP)
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="The main rows, in less than three minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The main rows and some handshakes, in three minutes.")
+    ] = False,
     work: Annotated[list[str] | None, typer.Option(help="What is done, by name or beginning: udp-64, tcp.")] = None,
     subject: Annotated[
         list[str] | None, typer.Option(help="Who is measured; everybody who is here by default.")

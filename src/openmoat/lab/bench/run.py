@@ -20,15 +20,29 @@ from openmoat.lab.networks import two_gateways
 from openmoat.lab.processes import LabError, wait_until
 from openmoat.lab.topology import DEFAULT_MTU
 
-__all__ = ["CONNECTIONS", "HANDSHAKES", "LINKS", "Links", "Options", "bench", "draw", "selected_works", "wants_control"]
+__all__ = [
+    "CONNECTIONS",
+    "HANDSHAKES",
+    "LINKS",
+    "Links",
+    "Options",
+    "bench",
+    "draw",
+    "handshakes_of",
+    "left_out",
+    "selected_works",
+    "wants_control",
+]
 
 HANDSHAKES = "handshakes"
 CONNECTIONS = "connections"
 CONTROL = (HANDSHAKES, CONNECTIONS)
 """Works of the control plane: the names by which they are selected, beside those of the data plane."""
 UP_SECONDS = 20.0
-QUICK_SECONDS = 140.0
-"""For the rounds of a quick run, which is to take less than three minutes with all that comes before."""
+QUICK_SECONDS = 105.0
+"""For the rounds of a quick run, which is to take less than three minutes with what comes before and after."""
+QUICK_HANDSHAKES = 500
+LEFT_OUT = "left out of a quick run; measured by: moat bench"
 TOOLS = {
     "ethtool": "ethtool", "ip": "iproute2", "iperf3": "iperf3", "nft": "nftables", "ping": "iputils-ping",
     "tcpdump": "tcpdump",
@@ -60,7 +74,7 @@ class Options:
     seconds: int = 2
     """Of one measurement; TCP warms up for one more."""
     is_quick: bool = False
-    """The main rows over real packets only."""
+    """The main rows over real packets, and a short round of handshakes."""
 
 
 def bench(options: Options, say: Say) -> Report:
@@ -73,7 +87,8 @@ def bench(options: Options, say: Say) -> Report:
         raise LabError(f"not installed: {', '.join(lacking)}; on Debian: apt-get install {' '.join(TOOLS.values())}")
     rounds = f"up to {options.rounds}" if options.is_quick else options.rounds
     settings = {"suite": SUITES, "path_mtu": DEFAULT_MTU, "rounds": rounds, "seconds": options.seconds}
-    report = Report({**machine.facts(), **settings})
+    handshakes = handshakes_of(options)
+    report = Report({**machine.facts(), **settings, "handshakes": handshakes.handshakes})
     present = dict(_present(subjects, report, say))
     for links in LINKS[:1] if options.is_quick else LINKS:
         if not works:
@@ -82,10 +97,10 @@ def bench(options: Options, say: Say) -> Report:
         report.add(rows)
         report.add(budgets([row for row in rows if isinstance(row, Result)], links.title))
     if wants_control(options, HANDSHAKES):
-        options_of = control.Options(rounds=options.rounds)
-        report.add(_or_missing(HANDSHAKES, control.control_rows(options_of, say)))
+        report.add(_or_missing(HANDSHAKES, control.control_rows(handshakes, say)))
     if wants_control(options, CONNECTIONS):
         report.add(_or_missing(CONNECTIONS, reload_rows(options.rounds, say)))
+    report.add(left_out(options))
     return report
 
 
@@ -115,7 +130,27 @@ def selected_works(options: Options) -> Sequence[Work]:
 
 def wants_control(options: Options, work: str) -> bool:
     """Whether a work of the control plane is measured, too: where it is asked for, or everything is."""
-    return work in options.works or not (options.works or options.subjects or options.is_quick)
+    if options.works or options.subjects:
+        return work in options.works
+    return work == HANDSHAKES or not options.is_quick
+
+
+def handshakes_of(options: Options) -> control.Options:
+    """How much is measured of the control plane: of a quick run nothing but the number is less."""
+    if options.is_quick:
+        return control.Options(rounds=options.rounds if options.works else 1, handshakes=QUICK_HANDSHAKES)
+    return control.Options(rounds=options.rounds)
+
+
+def left_out(options: Options) -> Iterator[Missing]:
+    """What a whole run measures and a quick one does not, where nobody selected anything: each by its name."""
+    if not options.is_quick or options.works or options.subjects:
+        return
+    chosen = selected_works(options)
+    yield from (Missing(links.title, LEFT_OUT) for links in LINKS[1:])
+    yield from (Missing(one.title, f"{LEFT_OUT} --subject {name}") for name, one in SUBJECTS.items() if not one.is_main)
+    yield from (Missing(name, f"{LEFT_OUT} --work {name}") for name, work in WORKS.items() if work not in chosen)
+    yield from (Missing(work, f"{LEFT_OUT} --work {work}") for work in CONTROL if not wants_control(options, work))
 
 
 def _or_missing(work: str, rows: Iterator[Row]) -> Iterator[Row]:

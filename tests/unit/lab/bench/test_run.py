@@ -3,7 +3,17 @@
 import pytest
 
 from openmoat.lab.bench.measures import WORKS
-from openmoat.lab.bench.run import CONNECTIONS, HANDSHAKES, Options, selected_works, wants_control
+from openmoat.lab.bench.run import (
+    CONNECTIONS,
+    HANDSHAKES,
+    LINKS,
+    Options,
+    handshakes_of,
+    left_out,
+    selected_works,
+    wants_control,
+)
+from openmoat.lab.bench.subjects import SUBJECTS
 
 
 def names(*words: str, is_quick: bool = False) -> list[str]:
@@ -38,4 +48,26 @@ def test_the_control_plane_is_measured_with_everything_or_by_its_name() -> None:
         assert not wants_control(Options(works=(other,)), work)
         assert names(work) == []
         assert not wants_control(Options(works=("tcp",)), work)
-        assert not wants_control(Options(is_quick=True), work)
+        assert not wants_control(Options(subjects=("veth",)), work)
+        assert wants_control(Options(works=(work,), is_quick=True), work)
+
+
+def test_a_quick_run_has_a_short_round_of_handshakes() -> None:
+    assert wants_control(Options(is_quick=True), HANDSHAKES)
+    quick, whole = handshakes_of(Options(is_quick=True)), handshakes_of(Options(rounds=5))
+    assert (quick.rounds, whole.rounds) == (1, 5)
+    assert quick.handshakes < whole.handshakes
+    assert quick.authentications == whole.authentications
+
+
+def test_what_a_quick_run_leaves_out_is_missing_by_its_name() -> None:
+    rows = {row.subject: row.why for row in left_out(Options(is_quick=True))}
+    assert rows[CONNECTIONS] == "left out of a quick run; measured by: moat bench --work connections"
+    done = {*names(is_quick=True), HANDSHAKES, LINKS[0].title}
+    subjects = {subject.title for subject in SUBJECTS.values() if not subject.is_main}
+    assert set(rows) == {*WORKS, CONNECTIONS, *subjects, *(links.title for links in LINKS)} - done
+
+
+@pytest.mark.parametrize("options", [Options(), Options(is_quick=True, works=("tcp",)), Options(subjects=("veth",))])
+def test_nothing_is_left_out_of_what_was_asked_for(options: Options) -> None:
+    assert list(left_out(options)) == []
