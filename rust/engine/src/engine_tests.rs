@@ -14,7 +14,7 @@ use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_pack
 
 fn wait_for_events(engine: &Engine) -> Vec<Event> {
     use std::os::fd::AsRawFd;
-    let mut readiness = openmoat_io::Readiness::new(&[engine.events_fd().as_raw_fd()]);
+    let mut readiness = openmoat_io::Readiness::new(&[engine.events_fd().as_raw_fd()]).unwrap();
     readiness.wait(PATIENCE.as_millis() as i32).unwrap();
     engine.drain(100)
 }

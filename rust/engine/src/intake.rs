@@ -82,7 +82,7 @@ impl Intake {
         }
     }
 
-    /// For poll(2).
+    /// To wait for; negative where there is no such queue.
     pub fn descriptor(shared: &Shared, number: usize) -> i32 {
         let readable = |tun: &Arc<dyn TunDevice>| tun.readable().as_raw_fd();
         shared.tun.get(number).map_or(-1, readable)

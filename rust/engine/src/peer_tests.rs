@@ -227,7 +227,8 @@ fn ike_passes_with_its_marker_taken_and_given() {
     let mut got = Vec::new();
     while got.len() < 2 {
         use std::os::fd::AsRawFd;
-        let mut readiness = openmoat_io::Readiness::new(&[gateway.engine.ike_fd().as_raw_fd()]);
+        let mut readiness =
+            openmoat_io::Readiness::new(&[gateway.engine.ike_fd().as_raw_fd()]).unwrap();
         readiness.wait(PATIENCE.as_millis() as i32).unwrap();
         got.extend(gateway.engine.receive_ike(8));
     }

@@ -32,7 +32,7 @@ const BELL: usize = 0;
 const TUN: usize = 1;
 const SOCKETS: usize = 2;
 
-type Body = fn(Arc<Shared>, usize, Arc<Intake>);
+type Body = fn(Arc<Shared>, usize, Arc<Intake>, Readiness);
 
 /// Start all threads.
 pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, DeviceError> {
@@ -40,12 +40,21 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, DeviceError> {
     let mut threads = Vec::new();
     for worker in 0..shared.workers() {
         let intake = Arc::new(Intake::new(shared, worker));
-        let bodies: [(&str, Body); 2] = [("moat-out", run_outbound), ("moat-in", run_inbound)];
-        for (name, body) in bodies {
+        let tun = Intake::descriptor(shared, worker);
+        let outbound = vec![shared.outbound_bell(worker).wake_fd(), tun];
+        let mut inbound = vec![shared.inbound_bell(worker).wake_fd(), tun];
+        let sockets = shared.outside.receivers[worker].iter();
+        inbound.extend(sockets.map(|socket| socket.readable().as_raw_fd()));
+        let bodies: [(&str, Body, Vec<i32>); 2] = [
+            ("moat-out", run_outbound, outbound),
+            ("moat-in", run_inbound, inbound),
+        ];
+        for (name, body, descriptors) in bodies {
+            let readiness = Readiness::new(&descriptors)?;
             let (shared, intake) = (Arc::clone(shared), Arc::clone(&intake));
             let started = std::thread::Builder::new()
                 .name(format!("{name}{worker}"))
-                .spawn(move || body(shared, worker, intake));
+                .spawn(move || body(shared, worker, intake, readiness));
             threads.push(started.map_err(|source| DeviceError::System {
                 what: "starting a packet thread",
                 source,
@@ -55,13 +64,14 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, DeviceError> {
     Ok(threads)
 }
 
-fn run_outbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>) {
+fn run_outbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>, mut readiness: Readiness) {
     let bell = shared.outbound_bell(number);
     let mut next_tick = 0;
-    let mut readiness = Readiness::new(&[bell.wake_fd(), Intake::descriptor(&shared, number)]);
     while !shared.is_stopping.load(Ordering::SeqCst) {
         let is_reading = intake.is_for_outbound();
-        readiness.heed(TUN, is_reading);
+        if readiness.heed(TUN, is_reading).is_err() {
+            break;
+        }
         let tick =
             (number == TICKING && !locked(&shared.kept_open).is_empty()).then_some(next_tick);
         let held = is_reading.then(|| intake.deadline()).flatten();
@@ -107,17 +117,16 @@ fn patience(due: Option<u64>) -> i32 {
     (due.saturating_sub(monotonic()) / MILLISECOND + 5).min(TICK / MILLISECOND) as i32
 }
 
-fn run_inbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>) {
+fn run_inbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>, mut readiness: Readiness) {
     let bell = shared.inbound_bell(number);
     let mut worker = InboundWorker::new(Arc::clone(&shared), number);
     let mut load = Load::default();
     let sockets = &shared.outside.receivers[number];
-    let mut descriptors = vec![bell.wake_fd(), Intake::descriptor(&shared, number)];
-    descriptors.extend(sockets.iter().map(|socket| socket.readable().as_raw_fd()));
-    let mut readiness = Readiness::new(&descriptors);
     while !shared.is_stopping.load(Ordering::SeqCst) {
         let is_reading = intake.is_for_inbound();
-        readiness.heed(TUN, is_reading);
+        if readiness.heed(TUN, is_reading).is_err() {
+            break;
+        }
         let held = is_reading.then(|| intake.deadline()).flatten();
         let due = [held, worker.deadline()].into_iter().flatten().min();
         let Ok(has_rested) = rest(&mut readiness, patience(due)) else {

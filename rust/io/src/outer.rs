@@ -266,7 +266,7 @@ mod tests {
     fn receive_all(socket: &Socket, wanted: usize) -> Result<Arrived, Box<dyn std::error::Error>> {
         let mut batch = ReceiveBatch::new();
         let mut found = Vec::new();
-        let mut readiness = crate::Readiness::new(&[socket.readable().as_raw_fd()]);
+        let mut readiness = crate::Readiness::new(&[socket.readable().as_raw_fd()])?;
         while found.len() < wanted {
             readiness.wait(1_000)?;
             if socket.receive_batch(&mut batch)? == 0 {
