@@ -52,6 +52,11 @@ class Segment:
         """Don't Fragment."""
         return bool(self.header[6] & 0x40)
 
+    @property
+    def destination(self) -> str:
+        """Whom it is for."""
+        return socket.inet_ntoa(self.header[16:20])
+
 
 def parse(packet: bytes, gso_size: int) -> tuple[str, int, int, Segment] | None:
     """Sender, its port, our port, and the segment of an IPv4 packet; None where it is no whole TCP segment."""
@@ -121,7 +126,7 @@ class _Client:
                 self.own = finder.getsockname()[0]
             holder.bind((self.own, 0))
             self.port: int = holder.getsockname()[1]
-            enter(_kept_from_kernel(self.peer, self.port))
+            enter(_kept_from_kernel(self.own, self.peer, self.port))
             self.ear = enter(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(IPV4)))
             self.ear.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             self.mouth = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
@@ -215,7 +220,8 @@ class _Client:
                 continue
             gso_size = VNET_HEADER.unpack_from(octets)[3]
             found = parse(octets[VNET_HEADER.size + skipped :], gso_size)
-            if found is not None and found[:3] == (*self.peer, self.port):
+            # On a gateway, what it carries for others is seen as well, and may have the same port.
+            if found is not None and found[:3] == (*self.peer, self.port) and found[3].destination == self.own:
                 yield found[3]
 
     def _send(self, flags: int, sequence: int, options: bytes = b"", payload: bytes = b"") -> None:
@@ -233,10 +239,10 @@ class _Client:
 
 
 @contextlib.contextmanager
-def _kept_from_kernel(peer: tuple[str, int], port: int) -> Iterator[None]:
+def _kept_from_kernel(own: str, peer: tuple[str, int], port: int) -> Iterator[None]:
     """Keeps packets of one connection from the kernel's TCP, which would reset what it does not know."""
     table = f"inet moat_survey_{port}"
-    rule = f"ip saddr {peer[0]} tcp sport {peer[1]} tcp dport {port} drop"
+    rule = f"ip saddr {peer[0]} ip daddr {own} tcp sport {peer[1]} tcp dport {port} drop"
     try:
         _nft(
             f"table {table} {{\nchain arriving {{\ntype filter hook prerouting priority raw; policy accept\n{rule}\n}}\n}}\n"

@@ -19,6 +19,7 @@ def test_a_segment_is_read_with_its_size_and_its_df() -> None:
     assert found is not None
     assert found[:3] == ("10.1.6.1", 5080, 40000)
     assert (found[3].size, found[3].is_df, found[3].sequence) == (1500, True, 0x01020304)
+    assert found[3].destination == "10.9.8.2"
     clear = parse(packet(bytes(10), flags=0), 0)
     assert clear is not None
     assert not clear[3].is_df
