@@ -64,6 +64,8 @@ _NO_PORT = -1
 _Interval = tuple[int, int]
 _Box = tuple[_Interval, _Interval, _Interval]
 """Addresses, protocols, ports; both ends included."""
+_EVERY_PROTOCOL: _Interval = (0, MAX_PROTOCOL)
+_EVERY_PORT: _Interval = (_NO_PORT, MAX_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,11 @@ class TrafficSelector:
             return None
         mine, theirs = self._box(), other._box()
         common = _meet(mine, theirs) if mine and theirs else None
-        return None if common is None else _selector(common, self.start.version)
+        if common is None:
+            return None
+        if common == mine:
+            return self
+        return other if common == theirs else _selector(common, self.start.version)
 
     def covers(self, other: "TrafficSelector") -> bool:
         """Whether every packet of `other` is selected too."""
@@ -160,22 +166,26 @@ class TrafficSelector:
         return [] if self.is_empty else list(ipaddress.summarize_address_range(self.start, self.end))
 
     def _box(self) -> _Box | None:
-        if self.start.version != self.end.version or int(self.start) > int(self.end):
+        start, end, protocol = int(self.start), int(self.end), self.protocol
+        if start > end or self.start.version != self.end.version or not 0 <= protocol <= MAX_PROTOCOL:
             return None
-        if not 0 <= self.protocol <= MAX_PROTOCOL:
-            return None
-        protocols = (0, MAX_PROTOCOL) if self.protocol == ANY_PROTOCOL else (self.protocol, self.protocol)
-        if self.has_all_ports:
-            ports = (_NO_PORT, MAX_PORT)
-        elif self.protocol == ANY_PROTOCOL:
-            return None  # RFC 7296 3.13.1: without a protocol there are no ports to choose
+        low, high = self.start_port, self.end_port
+        if protocol == ANY_PROTOCOL:
+            # RFC 7296 3.13.1: without a protocol there are no ports to choose
+            return ((start, end), _EVERY_PROTOCOL, _EVERY_PORT) if low == 0 and high == MAX_PORT else None
+        if low == 0 and high == MAX_PORT:
+            ports = _EVERY_PORT
         elif self.is_opaque:
             ports = (_NO_PORT, _NO_PORT)
-        elif 0 <= self.start_port <= self.end_port <= MAX_PORT:
-            ports = (self.start_port, self.end_port)
+        elif 0 <= low <= high <= MAX_PORT:
+            ports = (low, high)
         else:
             return None
-        return (int(self.start), int(self.end)), protocols, ports
+        return (start, end), (protocol, protocol), ports
+
+    def __hash__(self) -> int:
+        # Of the numbers: the hash of an address object is several times as much work, and keys of tables are hashed often.
+        return hash((int(self.start), int(self.end), self.protocol, self.start_port, self.end_port))
 
     def __str__(self) -> str:
         return _format_addresses(self.start, self.end) + _format_protocol(self)
@@ -273,9 +283,13 @@ def format_selectors(selectors: Selectors) -> str:
 
 
 def _meet(left: _Box, right: _Box) -> _Box | None:
-    ranges = [(max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(left, right, strict=True)]
-    if any(low > high for low, high in ranges):
-        return None
+    ranges: list[_Interval] = []
+    for (low, high), (other_low, other_high) in zip(left, right, strict=True):
+        first = low if low > other_low else other_low
+        last = high if high < other_high else other_high
+        if first > last:
+            return None
+        ranges.append((first, last))
     return ranges[0], ranges[1], ranges[2]
 
 

@@ -33,10 +33,14 @@ MAX_RANK = 2**31 - 1
 MAX_POLICIES = 1 << 20
 """So many find a rank with room around them."""
 _FIRST_RANK = 1 << 30
-_STEP = 1 << 10
+_STEP = 1 << 15
 """Distance of a policy at either end of the order from its neighbour."""
 _ROOM = 1 << 5
-"""Where a gap is used up, neighbours are moved apart until there is at least so much room for each."""
+_MOST_ROOM = 1 << 10
+"""Where a gap is used up, neighbours are moved apart until there is so much room for each: the more when more are moved, so
+that those who move many have peace for long. Even with `MAX_POLICIES` there is twice as much for each."""
+_RUN = 1 << 6
+"""Of a gap in which policies come one after the other, as those of numbered peers do, each takes so small a part."""
 
 
 class Action(Enum):
@@ -138,6 +142,8 @@ class Spd:
         self._by_remote: dict[Selectors, tuple[str, ...]] = {}
         self._next_id: PolicyId = 1
         self._touched: set[str] = set()
+        self._newest: str = ""
+        """The policy that was inserted last."""
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -223,6 +229,7 @@ class Spd:
         self._entries.insert(place, entry)
         self._by_name[wanted.name] = entry
         self._touched.add(wanted.name)
+        self._newest = wanted.name
         if wanted.action is Action.PROTECT:
             remote = canonical(wanted.remote)
             self._by_remote[remote] = (*self._by_remote.get(remote, ()), wanted.name)
@@ -239,6 +246,10 @@ class Spd:
             return min(below + _STEP, (below + above) // 2)
         if below == 0:
             return max(above - _STEP, above // 2)
+        if self._entries[place - 1].wanted.name == self._newest:
+            return below + max(1, (above - below) // _RUN)
+        if self._entries[place].wanted.name == self._newest:
+            return above - max(1, (above - below) // _RUN)
         return (below + above) // 2
 
     def _bounds(self, start: int, end: int) -> tuple[int, int]:
@@ -249,14 +260,21 @@ class Spd:
 
     def _make_room(self, place: int) -> None:
         """Spread as few neighbours as it takes over the room between theirs (order maintenance by windows that double)."""
-        width = 1
+        level = 0
         while True:
+            width = 1 << level
             start, end = max(0, place - width), min(len(self._entries), place + width)
             below, above = self._bounds(start, end)
             count = end - start
-            if above - below > (count + 2) * _ROOM or count == len(self._entries):
+            room = min(_ROOM << level // 2, _MOST_ROOM)
+            if above - below > (count + 2) * room or count == len(self._entries):
                 break
-            width *= 2
+            level += 1
+        # What lies beyond the ends is for those who come there.
+        if end == len(self._entries):
+            above = min(above, below + (count + 1) * _STEP)
+        elif start == 0:
+            below = max(below, above - (count + 1) * _STEP)
         for index in range(count):
             rank = below + (above - below) * (index + 1) // (count + 1)
             self._move(start + index, rank)
@@ -272,5 +290,6 @@ class Spd:
 
 def _sort_key(wanted: WantedPolicy) -> _SortKey:
     """Equal selectors have equal volume, so among them a shunt comes first; what holds another comes after it."""
-    size = sum(volume(wanted.local, version) * volume(wanted.remote, version) for version in (4, 6))
+    versions = {selector.start.version for selector in wanted.local}
+    size = sum(volume(wanted.local, version) * volume(wanted.remote, version) for version in versions)
     return wanted.priority, size, wanted.action is Action.PROTECT, wanted.name

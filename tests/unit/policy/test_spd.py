@@ -1,5 +1,7 @@
 """Places in the order, and two peers that want the same packets."""
 
+import random
+
 import pytest
 
 from openmoat.policy import spd as module
@@ -72,9 +74,30 @@ def test_a_gap_that_is_used_up_moves_a_few_neighbours_only() -> None:
     spd = spd_of(*[wanted(f"m{n:03}", f"10.{n}.0.0/16") for n in range(200)])
     moved = 0
     for n in range(100):
-        moved += len(spd.change([wanted(f"m100-{n:03}", f"192.{n}.0.0/16")]).put) - 1
-    assert names(spd) == sorted(names(spd))
+        for place in (50, 150):  # by turns, so that neither is a run
+            moved += len(spd.change([wanted(f"m{place:03}-{n:03}", f"192.{n}.{place}.0/24")]).put) - 1
     assert 0 < moved < 1000
+
+
+def test_numbered_peers_that_come_one_after_the_other_move_almost_nobody() -> None:
+    for step in (1, -1):
+        spd = spd_of(wanted("m0", "10.0.0.0/32"), wanted("m2", "10.0.0.1/32"))
+        peers = [wanted(f"m1-{n:03}", f"10.1.{n}.0/32") for n in range(200)]
+        moved = sum(len(spd.change([peer]).put) - 1 for peer in peers[::step])
+        assert names(spd) == sorted(names(spd))
+        assert moved < 10
+
+
+def test_swarms_of_numbered_peers_move_less_than_every_second_time_another() -> None:
+    # Numbers of four digits come between those of three, where the order is one of names.
+    spd, moved = Spd(), 0
+    chance = random.Random(7)
+    for first in range(100, 2100, 50):
+        swarm = [wanted(f"n{n}", f"10.{n // 256}.{n % 256}.0/32") for n in range(first, first + 50)]
+        chance.shuffle(swarm)
+        moved += sum(len(spd.change([one]).put) - 1 for one in swarm)
+    assert names(spd) == sorted(names(spd))
+    assert moved < 1000
 
 
 def test_a_wish_that_did_not_change_is_no_change() -> None:
