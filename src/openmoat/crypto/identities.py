@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Self
 
@@ -25,6 +26,8 @@ __all__ = ["MAX_IDENTITY", "Identity", "IdentityPattern", "PatternKind", "distin
 MAX_IDENTITY = 1024
 """Octets of an identity; longer ones are refused as they come."""
 MAX_FQDN = 253
+_TOLD = 1_024
+"""Identities whose text is remembered: that of a peer is wanted several times while it comes up."""
 
 _ADDRESS_SIZES: Mapping[IdType, int] = MappingProxyType({IdType.IPV4_ADDR: 4, IdType.IPV6_ADDR: 16, IdType.NULL: 0})
 _TEXTS = frozenset({IdType.FQDN, IdType.RFC822_ADDR})
@@ -92,14 +95,7 @@ class Identity:
 
     def __str__(self) -> str:
         """The text form, safe to print whatever the octets are; `parse` reads it back for all kinds it knows."""
-        text = self._text()
-        try:
-            reads_back = Identity.parse(text) == self
-        except ValueError:
-            reads_back = False
-        if reads_back or self.type not in _TEXTS:
-            return text
-        return f"{'fqdn' if self.type is IdType.FQDN else 'email'}:{text}"
+        return _told(self)
 
     def _text(self) -> str:
         match self.type:
@@ -169,6 +165,18 @@ class IdentityPattern:
         return (
             f"*{_printable(_decoded(self.identity.value))}" if self.kind is PatternKind.SUFFIX else str(self.identity)
         )
+
+
+@lru_cache(maxsize=_TOLD)
+def _told(identity: Identity) -> str:
+    text = identity._text()
+    try:
+        reads_back = Identity.parse(text) == identity
+    except ValueError:
+        reads_back = False
+    if reads_back or identity.type not in _TEXTS:
+        return text
+    return f"{'fqdn' if identity.type is IdType.FQDN else 'email'}:{text}"
 
 
 def distinguished_name(octets: bytes) -> x509.Name | None:
@@ -242,4 +250,6 @@ def _decoded(octets: bytes) -> str:
 
 def _printable(text: str) -> str:
     """The text with everything that could move a cursor, or end a line, written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

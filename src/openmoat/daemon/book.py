@@ -1,5 +1,6 @@
 """What is up, since when, and why not: the state that `moat status` shows, kept from the events of the core."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -57,6 +58,8 @@ class Record:
     """Wall clock: when it was loaded, or last changed."""
     ike_sas: dict[int, LiveIkeSa] = field(default_factory=dict)
     children: dict[int, LiveChildSa] = field(default_factory=dict)
+    up: Counter[str] = field(default_factory=Counter)
+    """How many Child SAs are up of each child, by its name: of a template there may be thousands."""
     down: Down | None = None
     """The last loss of an IKE SA or of an attempt to have one."""
     child_downs: dict[str, Down] = field(default_factory=dict)
@@ -124,10 +127,8 @@ class Book:
             return
         record.ike_sas.pop(event.ike, None)
         if event.reason is not DownReason.REKEYED:
+            # Its Child SAs have gone before it, each by an event of its own.
             record.down = Down(self._wall_clock(), event.reason, event.text)
-            for spi in [spi for spi, live in record.children.items() if live.child.ike == event.ike]:
-                live = record.children.pop(spi)
-                record.child_downs[live.child.child] = record.down
             if event.reason is DownReason.ASKED:
                 record.missed = None
             else:
@@ -139,6 +140,8 @@ class Book:
             return
         before = record.children.get(child.replaces) if child.replaces is not None else None
         now = self._wall_clock()
+        if child.local_spi not in record.children:
+            record.up[child.child] += 1
         record.children[child.local_spi] = LiveChildSa(child, before.since if before else now, now if before else None)
         record.child_downs.pop(child.child, None)
         record.failure, record.attempts, record.missed = None, 0, None
@@ -147,9 +150,10 @@ class Book:
         record = self._records.get(event.child.connection)
         if record is None:
             return
-        record.children.pop(event.child.local_spi, None)
-        is_up = any(live.child.child == event.child.child for live in record.children.values())
-        if not is_up:
+        gone = record.children.pop(event.child.local_spi, None)
+        if gone is not None:
+            record.up[gone.child.child] -= 1
+        if not record.up[event.child.child]:
             record.child_downs[event.child.child] = Down(self._wall_clock(), event.reason, event.text)
 
     def _failed(self, event: NegotiationFailed) -> None:

@@ -95,6 +95,8 @@ class Driver:
         self._journal = journal
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline: float | None = None
+        """By our clock: what the timer was set for."""
         self._waiting: deque[Datagram] = deque()
         self._transmits: list[Datagram] = []
         self._is_flushing = False
@@ -219,12 +221,15 @@ class Driver:
                 pass
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._loop is None:
             return
         deadline = self.endpoint.poll_timeout()
+        if self._timer is not None:
+            if deadline == self._deadline:
+                return
+            self._timer.cancel()
+            self._timer = None
+        self._deadline = deadline
         if deadline is not None:
             delay = min(max(0.0, deadline - self.clock()), LONGEST_SLEEP)
             self._timer = self._loop.call_later(delay, self._timed_out)

@@ -231,7 +231,7 @@ class Installer:
 
     def _commands(self, question: AskInstall) -> list[Command]:
         child, keys = question.child, question.keys
-        policy, changes = self._policies.serve(child)
+        policy, plan, changes = self._policies.serve(child)
         settings = self._policies.child(child)
         limits = self._policies.limits(child)
         encapsulation = Encapsulation.UDP if child.udp else Encapsulation.RAW
@@ -260,7 +260,7 @@ class Installer:
             local=child.local,
             remote=child.remote,
             policy=policy,
-            plan=self._policies.plan(child, child.path, child.udp),
+            plan=plan,
             limits=limits,
             copy_dscp=settings.copy_dscp,
             keepalive_seconds=KEEPALIVE_SECONDS if child.keepalive else 0.0,

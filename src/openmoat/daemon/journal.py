@@ -180,7 +180,8 @@ class Journal:
     def note(self, kind: str, level: int, text: str, fields: Mapping[str, str] | None = None) -> None:
         """Note something that the daemon itself did or saw."""
         fields = fields or {}
-        log.log(level, "%s%s", text, "".join(f" {name}={value}" for name, value in fields.items()))
+        if log.isEnabledFor(level):
+            log.log(level, "%s%s", text, "".join(f" {name}={value}" for name, value in fields.items()))
         self._number += 1
         entry = Entry(self._number, self._wall_clock(), level, kind, text, fields)
         self._entries.append(entry)

@@ -15,16 +15,27 @@ from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import BASE, Framing, MtuPlan, Outside, Rung, compile_plan
-from openmoat.net import Network, Path
+from openmoat.mtu.plan import BASE, Framing, IcmpSource, MtuPlan, Outside, Rung, compile_plan
+from openmoat.net import Address, Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
 from openmoat.system.links import InterfaceAddress
 
-__all__ = ["MAX_CACHED", "MAX_TOUCHED", "Policies", "Protected", "Touched", "UnknownChild", "framing_of"]
+__all__ = [
+    "MAX_CACHED",
+    "MAX_CACHED_SOURCES",
+    "MAX_TOUCHED",
+    "Policies",
+    "Protected",
+    "Touched",
+    "UnknownChild",
+    "framing_of",
+]
 
 MAX_CACHED = 16_384
 """Lists of selectors whose prefixes are remembered."""
+MAX_CACHED_SOURCES = 1_024
+"""Lists of selectors of our side, each with an address, whose sources of ICMP errors are remembered."""
 MAX_TOUCHED = 256
 """Prefixes that are remembered for the host one by one; where more have changed, everything is planned anew."""
 UNKNOWN = Outside(BASE)
@@ -75,8 +86,8 @@ class Policies:
         """
         self._rungs = rungs
         self._outside = outside
-        self.addresses: Sequence[InterfaceAddress] = ()
-        """Those of this host, from which ICMP errors may come."""
+        self._addresses: Sequence[InterfaceAddress] = ()
+        self._icmp_sources: dict[tuple[Selectors, Address], tuple[IcmpSource, ...]] = {}
         self._children: dict[str, dict[str, Child]] = {}
         self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
@@ -103,6 +114,16 @@ class Policies:
     def spd(self) -> Spd:
         """As it stands."""
         return self._spd
+
+    @property
+    def addresses(self) -> Sequence[InterfaceAddress]:
+        """Those of this host, from which ICMP errors may come."""
+        return self._addresses
+
+    @addresses.setter
+    def addresses(self, addresses: Sequence[InterfaceAddress]) -> None:
+        self._addresses = addresses
+        self._icmp_sources.clear()
 
     def load(
         self, put: Iterable[Connection], remove: Iterable[str] = ()
@@ -136,8 +157,9 @@ class Policies:
         except KeyError:
             raise UnknownChild(f'connection "{sa.connection}": no child "{sa.child}"') from None
 
-    def serve(self, sa: ChildSa) -> tuple[PolicyId, SetPolicies | None]:
-        """The policy whose packets an SA is to carry, and the change that brings it about where it is a template's.
+    def serve(self, sa: ChildSa) -> tuple[PolicyId, MtuPlan, SetPolicies | None]:
+        """The policy whose packets an SA is to carry, its sizes, and the change that brings the policy about where it is a
+        template's.
 
         Raises `UnknownChild`, and `PolicyConflict` where another peer already has these selectors; then there is nothing to
         `release`.
@@ -154,9 +176,10 @@ class Policies:
         policy = self._spd.find(name)
         if policy is None:
             raise UnknownChild(f'connection "{sa.connection}": child "{sa.child}" has no policy')
-        self._protect(name, Protected(local, remote, self.plan(sa, sa.path, sa.udp)))
+        plan = self.plan(sa, sa.path, sa.udp)
+        self._protect(name, Protected(local, remote, plan))
         self._users[name] += 1
-        return policy.id, set_policies(change) if change else None
+        return policy.id, plan, set_policies(change) if change else None
 
     def release(self, sa: ChildSa) -> SetPolicies | None:
         """An SA is gone: the policy of a template's peer goes with the last SA that served it."""
@@ -186,7 +209,17 @@ class Policies:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
         plan = self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
-        return replace(plan, icmp_sources=icmp_sources(sa.local, self.addresses, path.local.address))
+        return replace(plan, icmp_sources=self._sources(sa.local, path.local.address))
+
+    def _sources(self, local: Selectors, outside: Address) -> tuple[IcmpSource, ...]:
+        """From where ICMP errors come: of most peers of a template the same."""
+        key = local, outside
+        found = self._icmp_sources.get(key)
+        if found is None:
+            if len(self._icmp_sources) >= MAX_CACHED_SOURCES:
+                self._icmp_sources.clear()
+            found = self._icmp_sources[key] = icmp_sources(local, self._addresses, outside)
+        return found
 
     def discovers(self, connection: str) -> bool:
         """Whether the size of the way to its peers is to be found out for any of its children."""

@@ -1,7 +1,7 @@
 """Settings of an `Endpoint`, and the names of everything it counts."""
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from openmoat.crypto.suites import EspSuite
 from openmoat.ike.window import RetransmissionSchedule
@@ -62,7 +62,7 @@ class IkeConfig:
     """Emit `IkeSaKeys` for a key log."""
 
 
-class Count(Enum):
+class Count(StrEnum):
     """Everything counted that is not news by itself: why octets were dropped, and which bound was hit."""
 
     MALFORMED = "malformed"

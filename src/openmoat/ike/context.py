@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import TypeVar
 
 from openmoat.ike.config import Count, IkeConfig
@@ -17,7 +17,7 @@ Output = Transmit | Question | Event
 Asked = TypeVar("Asked", bound=Question)
 
 
-class Timer(Enum):
+class Timer(IntEnum):
     """Kinds of timer; with an SPI or a name they are the keys of `Context.timers`."""
 
     RETRANSMIT = auto()

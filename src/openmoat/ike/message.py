@@ -264,7 +264,7 @@ def emit_chain(payloads: Sequence[Payload]) -> tuple[PayloadType, bytes]:
     following = PayloadType.NONE
     for payload in reversed(payloads):
         body = payload.emit()
-        flags = CRITICAL if getattr(payload, "is_critical", False) else 0
+        flags = CRITICAL if type(payload) is Unknown and payload.is_critical else 0
         parts.append(GENERIC.pack(following, flags, len(body) + 4) + body)
         following = payload.TYPE
     return following, b"".join(reversed(parts))

@@ -285,8 +285,8 @@ def format_selectors(selectors: Selectors) -> str:
 def _meet(left: _Box, right: _Box) -> _Box | None:
     ranges: list[_Interval] = []
     for (low, high), (other_low, other_high) in zip(left, right, strict=True):
-        first = low if low > other_low else other_low
-        last = high if high < other_high else other_high
+        first = max(low, other_low)
+        last = min(high, other_high)
         if first > last:
             return None
         ranges.append((first, last))

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 
@@ -150,3 +151,32 @@ def test_a_fault_in_one_step_is_counted_and_ends_nothing_else(caplog: pytest.Log
 
     asyncio.run(run())
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_timer_is_set_anew_only_where_the_deadline_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        core, loop, delays = Script(), asyncio.get_running_loop(), list[float]()
+        core.deadline = 105.0
+        bench = Bench(core)
+        later = loop.call_later
+
+        def call_later(delay: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+            delays.append(delay)
+            return later(delay, act)
+
+        monkeypatch.setattr(loop, "call_later", call_later)
+        bench.driver.start()
+        bench.driver.flush()
+        core.deadline = 103.0
+        bench.driver.flush()
+        assert delays == [5.0, 3.0]
+        core.deadline = 100.0
+        bench.driver.flush()
+        while "timeout" not in core.heard:
+            await asyncio.sleep(0)
+        core.deadline = 100.0  # once more the same: the timer of before has fired
+        bench.driver.flush()
+        assert delays == [5.0, 3.0, 0.0, 0.0]
+        bench.driver.stop()
+
+    asyncio.run(run())

@@ -11,7 +11,7 @@ from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite
 from openmoat.daemon.accounting import Accounting, Owner
 from openmoat.daemon.installer import KEEPALIVE_SECONDS, MAX_LINGERING, PAIRS_A_TURN, Installer
-from openmoat.daemon.policies import Policies
+from openmoat.daemon.policies import MAX_CACHED_SOURCES, Policies
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.errors import Secret
@@ -365,6 +365,16 @@ def test_icmp_errors_come_from_the_addresses_that_the_host_has_now(site: Bench) 
     while turns:
         turns.pop().act()
     assert told() == PAIRS_A_TURN + 6
+
+
+def test_sources_of_icmp_errors_are_remembered_within_a_bound(site: Bench) -> None:
+    kept = site.policies._icmp_sources
+    before, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
+    for number in range(MAX_CACHED_SOURCES):
+        sa = replace(before, local=parse_selectors([f"10.2.{number // 256}.{number % 256}"]))
+        site.policies.plan(sa, sa.path, sa.udp)
+        assert len(kept) <= MAX_CACHED_SOURCES
+    assert kept
 
 
 def test_a_configured_size_is_not_discovered() -> None:

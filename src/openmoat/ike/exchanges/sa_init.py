@@ -338,12 +338,13 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
         payloads += natt.notifies(sa.peer_spi, sa.own_spi, sa.path)
     payloads += _abilities(sa, fragmentation=sa.peer_fragments)
     header = sa.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
-    room = AMPLIFICATION * len(state.request) - len(Message(header, tuple(payloads)).emit()) - CERTREQ_HEADER
+    response = Message(header, tuple(payloads)).emit()
+    room = AMPLIFICATION * len(state.request) - len(response) - CERTREQ_HEADER
     authorities = sa.registry.connections.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
     if authorities:
         # Without it many peers do not send their certificate. Which connection is meant shows in IKE_AUTH only.
         payloads.append(CertRequest(CertEncoding.X509_SIGNATURE, authorities))
-    response = Message(header, tuple(payloads)).emit()
+        response = Message(header, tuple(payloads)).emit()
     initials = Initials(
         suite=state.suite,
         first_i=state.request,
