@@ -1,6 +1,8 @@
 """A survey of servers whose kind is known, those of the zoo: without a tunnel before them, and through one."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from openmoat.lab.captures import judge
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.peers.moatd import BINARIES, Moatd
 from openmoat.lab.processes import wait_until
+from openmoat.lab.topology import End, Host, Link, Topology
 from openmoat.lab.zoo.exhibits import OUTERS, PATHS, SERVERS
 from openmoat.lab.zoo.network import (
     EAST,
@@ -136,3 +139,26 @@ def test_through_a_tunnel_a_host_and_the_gateway_itself_tell_every_kind_right(ag
 def up(gateway: Moatd) -> Callable[[], bool]:
     """Whether its Child SA is up."""
     return lambda: any(peer["children"] for peer in gateway.ask("status")["connections"][0]["peers"])
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_survey_that_is_ended_early_leaves_no_rule_behind(sign: signal.Signals) -> None:
+    link = Link(a=End.of("here", "eth0", "192.0.2.1/24"), b=End.of("there", "eth0", "192.0.2.2/24"))
+    with Lab(Topology(name="silent", hosts=(Host(name="here"), Host(name="there")), links=(link,))) as lab:
+
+        def rules() -> bool:
+            return "moat_survey" in lab.run("here", "nft", "list", "ruleset").stdout
+
+        # Nobody has the second address, so that the answer is waited for.
+        asking = lab.spawn("here", str(BINARIES / "moat"), "mtu", "survey", "192.0.2.9", name="survey")
+        wait_until("its rule is there", rules, UP_SECONDS)
+        os.kill(asking.pid, sign)
+        wait_until("its rule is gone", lambda: not rules(), UP_SECONDS)
+
+
+def test_a_server_to_which_no_route_leads_is_told_beside_the_others() -> None:
+    with Lab(Topology(name="alone", hosts=(Host(name="here"),), links=())) as lab:
+        words = ("mtu", "survey", "--json", "192.0.2.9", "..")
+        told = json.loads(lab.run("here", str(BINARIES / "moat"), *words).stdout)
+    assert [row["kind"] for row in told["rows"]] == ["unreachable", "unreachable"]
+    assert told["rows"][0]["evidence"] == ["no way there: Network is unreachable"]

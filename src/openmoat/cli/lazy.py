@@ -21,11 +21,14 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, name: str) -> None:
         self._module, summary, self._usual = GROUPS[name]
+        if self._usual:
+            summary += f"\n\n`moat {name} [CONNECTION]` is short for `moat {name} {self._usual} [CONNECTION]`."
         super().__init__(name=name, help=summary, no_args_is_help=not self._usual, rich_markup_mode=None)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """`moat mtu CONNECTION` needs no further word."""
-        if self._usual and (not args or args[0] not in {*self.list_commands(ctx), "--help"}):
+        """`moat mtu CONNECTION` needs no further word; of two words the first is meant to be a command."""
+        words = [arg for arg in args[:2] if not arg.startswith("-")]
+        if self._usual and len(words) < 2 and (not args or args[0] not in {*self.list_commands(ctx), "--help"}):
             args = [self._usual, *args]
         return super().parse_args(ctx, args)
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmoat.errors import ControlError
 from openmoat.mtu.explain import Explanation, Packet
 from openmoat.mtu.explain import explain as explain_packet
+from openmoat.mtu.overhead import IP_HEADER
 from openmoat.mtu.plan import MAX_PACKET, MtuPlan, Rung
 from openmoat.mtu.table import OUTER_SIZES, Row
 
@@ -26,8 +28,8 @@ PASSAGE = {None: "IP fragments not tried", True: "IP fragments pass", False: "IP
 MAX_SHOWN = 40
 """Connections of one `moat mtu`."""
 POLL_SECONDS = 0.2
-MIN_OUTER = 128
-"""Octets; below it no suite leaves room for a packet worth sending."""
+MIN_OUTER = 576
+"""Octets, as the least `path-mtu` has: what every host of IPv4 takes (RFC 1122 3.3.2)."""
 MAX_OUTER = 65_535
 
 
@@ -159,7 +161,7 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
 @app.command("explain")
 def explain(
     connection: Annotated[str, typer.Argument(help="Name of a connection that is up.")],
-    size: Annotated[int, typer.Argument(help="Octets of an inner IP packet.", min=1, max=MAX_PACKET)],
+    size: Annotated[int, typer.Argument(help="Octets of an inner IP packet.", min=IP_HEADER[4], max=MAX_PACKET)],
     df: Annotated[bool, typer.Option("--df", help="Its sender forbids to fragment it.")] = False,
     ipv6: Annotated[bool, typer.Option("--ipv6", help="An IPv6 packet, which only its sender fragments.")] = False,
     as_json: AsJson = False,
@@ -168,6 +170,10 @@ def explain(
     from openmoat.cli.main import asking
 
     packet = Packet(6 if ipv6 else 4, size, df or ipv6)
+    if size < IP_HEADER[packet.version]:
+        raise typer.BadParameter(
+            f"the header of IPv6 alone has {IP_HEADER[6]} octets, {size} came", param_hint="'size'"
+        )
     with asking(as_json=as_json) as client:
         found = client.connection(connection)
     if as_json:
@@ -244,7 +250,7 @@ def table(
 
 @app.command("survey")
 def survey(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Servers, by name or IPv4 address.")],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST", help="Servers, by name or IPv4 address.")],
     port: Annotated[int, typer.Option(help="Of TCP; what answers there is asked by HTTP.", min=1, max=65_535)] = 80,
     page: Annotated[str, typer.Option(help="What to ask for: the larger, the better.")] = "/",
     size: Annotated[int, typer.Option(help="Octets of the largest packet that is let in.", min=576, max=1499)] = 1280,
@@ -255,29 +261,20 @@ def survey(
     Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
     watches what the server does.
     """
-    import socket
-    from concurrent.futures import ThreadPoolExecutor
-
-    from openmoat.diag.survey import http_get
-    from openmoat.diag.survey import survey as find_out
-
-    def one(host: str) -> dict[str, Any]:
-        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
-        address = str(found[0][4][0])
-        finding = find_out(address, port, http_get(host, page), size)
-        return {"host": host, "address": address, "kind": finding.kind.value, "evidence": list(finding.evidence)}
+    from openmoat.cli.main import ExitCode, fail
+    from openmoat.diag.survey import survey_all
 
     try:
-        with ThreadPoolExecutor(max_workers=len(hosts)) as workers:
-            rows = list(workers.map(one, hosts))
+        rows = survey_all(hosts, port, page, size)
     except OSError as error:
-        typer.echo(f"{error}; a survey needs root, and nft", err=True)
-        raise typer.Exit(1) from error
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        denied = ControlError("not-permitted", text, "become root; a survey also needs nft")
+        fail(ExitCode.REFUSED, denied, as_json=as_json)
     if as_json:
-        print(json.dumps({"schema": "moat.mtu-survey/1", "size": size, "rows": rows}))
+        print(json.dumps({"schema": "moat.mtu-survey/1", "size": size, "rows": [asdict(row) for row in rows]}))
         return
     for row in rows:
-        print("\n  ".join([f"{row['host']}: {row['kind']}", *row["evidence"]]))
+        print("\n  ".join([f"{row.host}: {row.kind}", *row.evidence]))
 
 
 def table_screen(rows: Sequence[Row]) -> str:

@@ -4,26 +4,32 @@ Needs root: it captures what comes, and keeps the kernel from answering. IPv4 on
 """
 
 import contextlib
+import errno
 import secrets
 import select
 import socket
 import struct
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from openmoat.mtu.survey import ENOUGH_OCTETS, SILENT_SECONDS, TOLD_SECONDS, Finding, Observation, classify
+from openmoat.mtu.survey import ENOUGH_OCTETS, SILENT_SECONDS, TOLD_SECONDS, Finding, Kind, Observation, classify
 
-__all__ = ["Segment", "frag_needed", "http_get", "parse", "survey"]
+__all__ = ["Segment", "Surveyed", "frag_needed", "http_get", "parse", "survey", "survey_all"]
 
 MSS = 1460
 WINDOW = 65_535
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 AGAIN_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
+NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN}
+SERVERS_AT_ONCE = 32
+"""Each has a thread, an `nft` and four sockets."""
 VNET_HEADER = struct.Struct("=BBHHHH")
 """`virtio_net_hdr`: flags, kind of GSO, length of headers, size of a segment, two offsets of checksums."""
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
@@ -89,13 +95,53 @@ def http_get(host: str, path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: moat\r\nConnection: close\r\n\r\n".encode()
 
 
-def survey(address: str, port: int, request: bytes, limit: int) -> Finding:
-    """Find out what kind of server this is; takes up to a minute. Raises `OSError` where this host does not permit it."""
-    with _Client(address, port, request, limit) as client:
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What is told of one server."""
+
+    host: str
+    """As it was asked for."""
+    address: str | None
+    kind: str
+    evidence: tuple[str, ...]
+
+
+def survey_all(hosts: Sequence[str], port: int, page: str, limit: int) -> list[Surveyed]:
+    """Survey web servers, some at once: a row for each, also for whoever has no address. Raises `OSError` as `survey` does."""
+    stopped = threading.Event()
+
+    def one(host: str) -> Surveyed:
+        try:
+            address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        except (socket.gaierror, UnicodeError) as error:
+            why = f"no IPv4 address: {error.strerror if isinstance(error, OSError) else 'no name of a host'}"
+            return Surveyed(host, None, Kind.UNREACHABLE.value, (why,))
+        try:
+            found = survey(str(address), port, http_get(host, page), limit, stopped)
+        except OSError as error:
+            if error.errno not in NO_WAY:
+                raise
+            found = Finding(Kind.UNREACHABLE, (f"no way there: {error.strerror}",))
+        return Surveyed(host, str(address), found.kind.value, found.evidence)
+
+    with ThreadPoolExecutor(max_workers=SERVERS_AT_ONCE) as workers:
+        try:
+            return list(workers.map(one, hosts))
+        finally:
+            stopped.set()  # who ends us early does not wait for the rest
+            workers.shutdown(cancel_futures=True)
+
+
+def survey(address: str, port: int, request: bytes, limit: int, stopped: threading.Event) -> Finding:
+    """Find out what kind of server this is; takes up to a minute, or until `stopped`, whatever comes of it then.
+
+    Raises `OSError` where this host does not permit it.
+    """
+    with _Client(address, port, request, limit, stopped) as client:
         silent = client.observe(SILENT_SECONDS, tells=False)
     told = None
-    if silent.dropped and silent.recovered is None:
-        with _Client(address, port, request, limit) as client:
+    if silent.dropped and silent.recovered is None and not stopped.is_set():
+        with _Client(address, port, request, limit, stopped) as client:
             told = client.observe(TOLD_SECONDS, tells=True)
     return classify(silent, told)
 
@@ -103,10 +149,11 @@ def survey(address: str, port: int, request: bytes, limit: int) -> Finding:
 class _Client:
     """One TCP connection of its own making."""
 
-    def __init__(self, address: str, port: int, request: bytes, limit: int) -> None:
+    def __init__(self, address: str, port: int, request: bytes, limit: int, stopped: threading.Event) -> None:
         self.peer = (address, port)
         self.request = request
         self.limit = limit
+        self.stopped = stopped
         self._stack = contextlib.ExitStack()
         self.sent = secrets.randbits(32)
         """Sequence number of our next octet; of the first one of the request, once connected."""
@@ -150,7 +197,7 @@ class _Client:
         self._ask()
         deadline = time.monotonic() + CONNECT_SECONDS
         asked = time.monotonic()
-        while time.monotonic() < deadline and not self._is_enough():
+        while time.monotonic() < deadline and not self._is_enough() and not self.stopped.is_set():
             for segment in self._segments(AGAIN_SECONDS / 4):
                 self._take(segment, tells=tells)
                 deadline = (self.first_drop or time.monotonic()) + (seconds if self.first_drop else CONNECT_SECONDS)
@@ -172,7 +219,7 @@ class _Client:
 
     def _connect(self) -> bool:
         deadline = time.monotonic() + CONNECT_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.stopped.is_set():
             self._send(SYN, self.sent, struct.pack(">BBH", 2, 4, MSS))
             for segment in self._segments(AGAIN_SECONDS):
                 if segment.flags & RST:
@@ -240,23 +287,36 @@ class _Client:
 
 @contextlib.contextmanager
 def _kept_from_kernel(own: str, peer: tuple[str, int], port: int) -> Iterator[None]:
-    """Keeps packets of one connection from the kernel's TCP, which would reset what it does not know."""
+    """Keeps packets of one connection from the kernel's TCP, which would reset what it does not know.
+
+    The table belongs to the `nft` that made it, and goes with it; that one ends when we do, however that comes about.
+    """
     table = f"inet moat_survey_{port}"
-    rule = f"ip saddr {peer[0]} ip daddr {own} tcp sport {peer[1]} tcp dport {port} drop"
-    try:
-        _nft(
-            f"table {table} {{\nchain arriving {{\ntype filter hook prerouting priority raw; policy accept\n{rule}\n}}\n}}\n"
-        )
-    except subprocess.CalledProcessError as error:
-        raise PermissionError(f"nft: {error.stderr.strip()}") from error
-    try:
-        yield
-    finally:
-        _nft(f"delete table {table}\n")
+    commands = (
+        f"add table {table} {{ flags owner; }}",
+        f"add chain {table} arriving {{ type filter hook prerouting priority raw; policy accept; }}",
+        f"add rule {table} arriving ip saddr {peer[0]} ip daddr {own} tcp sport {peer[1]} tcp dport {port} drop",
+        f"list table {table}",
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["nft", "-i"], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as nft:
+        try:
+            answer = _answer(nft, commands)
+            if not answer.startswith(f"table {table}"):
+                raise PermissionError(f"nft: {answer or 'it ended without a word'}")
+            yield
+        finally:
+            nft.kill()
 
 
-def _nft(text: str) -> None:
-    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True, capture_output=True)
+def _answer(nft: "subprocess.Popen[str]", commands: Sequence[str]) -> str:
+    """First line of what `nft` says to them; where they are accepted it is that of the listing at their end."""
+    if nft.stdin is None or nft.stdout is None:
+        raise ValueError("nft was started without pipes")
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and said why
+        nft.stdin.write("\n".join(commands) + "\n")
+        nft.stdin.flush()
+    return nft.stdout.readline().strip()
 
 
 def _checksum(octets: bytes) -> int:

@@ -126,6 +126,26 @@ def test_an_explanation_is_one_object_for_programs(server: Server) -> None:
     assert row["steps"] == [{"rung": "fragment-inner", "acts": True, "why": "for packets like this one"}]
 
 
-@pytest.mark.parametrize("size", ["0", "65536"])
-def test_a_size_that_no_packet_has_is_refused(size: str) -> None:
-    assert RUNNER.invoke(app, ["mtu", "explain", "home", size]).exit_code == 2
+@pytest.mark.parametrize("words", [["0"], ["19"], ["65536"], ["39", "--ipv6"]])
+def test_a_size_that_no_packet_has_is_refused(words: list[str]) -> None:
+    assert RUNNER.invoke(app, ["mtu", "explain", "home", *words]).exit_code == 2
+
+
+def test_of_two_words_the_first_is_meant_to_be_a_command() -> None:
+    done = RUNNER.invoke(app, ["mtu", "prob", "home"])
+    assert done.exit_code == 2
+    assert "No such command 'prob'" in done.stderr
+
+
+def test_outer_sizes_that_no_path_may_have_are_refused() -> None:
+    assert RUNNER.invoke(app, ["mtu", "table", "--outer", "575"]).exit_code == 2
+
+
+def test_who_has_no_address_is_told_beside_the_others() -> None:
+    done = RUNNER.invoke(app, ["mtu", "survey", "..", "a..b", "--json"])
+    assert done.exit_code == 0
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["host"], row["address"], row["kind"]) for row in rows] == [
+        ("..", None, "unreachable"),
+        ("a..b", None, "unreachable"),
+    ]
