@@ -31,6 +31,9 @@ def measure(
     def say(text: str) -> None:
         typer.echo(f"{time.monotonic() - start:7.1f} s  {text}", err=True)
 
+    if svg and not svg.parent.is_dir():
+        missing = ControlError("bad-request", f"{svg}: there is no directory {svg.parent}", "moat bench --help")
+        fail(ExitCode.USAGE, missing, as_json=as_json)
     options = Options(works=tuple(works), subjects=tuple(subjects), rounds=rounds, seconds=seconds, is_quick=is_quick)
     try:
         report = bench(options, say)

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from openmoat.cli.main import ExitCode, fail
 from openmoat.crypto.keys import (
     MAX_KEY_FILE,
     KeyKind,
@@ -25,7 +26,7 @@ from openmoat.crypto.keys import (
     spki_of,
 )
 from openmoat.crypto.x509 import load_certificates, subject_key
-from openmoat.errors import CryptoError
+from openmoat.errors import ControlError, CryptoError
 
 __all__ = ["PSK_SIZE", "Kind", "app"]
 
@@ -52,7 +53,7 @@ def generate_key(
 ) -> None:
     """Make a private key, or a shared secret, that only its owner can read."""
     if kind is Kind.PSK:
-        _write(file, base64.b64encode(secrets.token_bytes(PSK_SIZE)) + b"\n")
+        _write(file, base64.b64encode(secrets.token_bytes(PSK_SIZE)) + b"\n", as_json=as_json)
         if as_json:
             print(json.dumps({"schema": "moat.key/1", "file": str(file), "kind": "psk"}))
         else:
@@ -60,7 +61,7 @@ def generate_key(
             print("copy it to the other side where nobody can read along; both name it with: psk")
         return
     key = generate(KeyKind(kind.value))
-    _write(file, private_pem(key))
+    _write(file, private_pem(key), as_json=as_json)
     _show(file, spki_of(key), as_json=as_json)
 
 
@@ -75,9 +76,9 @@ def show_key(
         with file.open("rb") as stream:
             spki = _public_half(stream.read(MAX_KEY_FILE + 1))
     except OSError as error:
-        _end(f"{file}: {error.strerror}")
+        _end(f"{file}: {error.strerror}", as_json=as_json)
     except CryptoError as error:
-        _end(f"{file}: {error}")
+        _end(f"{file}: {error}", as_json=as_json)
     if pem:
         print(public_pem(spki).decode(), end="")
     else:
@@ -104,7 +105,7 @@ def _show(file: Path, spki: bytes, *, as_json: bool) -> None:
     print(f'key = "{line}"')
 
 
-def _write(file: Path, octets: bytes) -> None:
+def _write(file: Path, octets: bytes, *, as_json: bool) -> None:
     """Make a file that only its owner reads, whole or not at all, and never in the place of another.
 
     What root makes belongs to whom the directory belongs to: moatd reads its keys without being root.
@@ -112,9 +113,12 @@ def _write(file: Path, octets: bytes) -> None:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        _end(f"{file}: exists already; whoever knows its public half would lose this side: move it away first")
+        _end(
+            f"{file}: exists already; whoever knows its public half would lose this side: move it away first",
+            as_json=as_json,
+        )
     except OSError as error:
-        _end(f"{file}: {error.strerror}")
+        _end(f"{file}: {error.strerror}", as_json=as_json)
     try:
         with open(descriptor, "wb") as stream:
             if os.geteuid() == 0:
@@ -123,9 +127,8 @@ def _write(file: Path, octets: bytes) -> None:
             stream.write(octets)
     except OSError as error:
         file.unlink(missing_ok=True)
-        _end(f"{file}: {error.strerror}")
+        _end(f"{file}: {error.strerror}", as_json=as_json)
 
 
-def _end(text: str) -> NoReturn:
-    typer.echo(text, err=True)
-    raise typer.Exit(1)
+def _end(text: str, *, as_json: bool) -> NoReturn:
+    fail(ExitCode.REFUSED, ControlError("bad-request", text), as_json=as_json)

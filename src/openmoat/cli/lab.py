@@ -6,6 +6,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from openmoat.cli.main import ExitCode, fail
+from openmoat.errors import ControlError
+
 app = typer.Typer(name="lab", help="Networks in namespaces on this machine (root).", no_args_is_help=True)
 
 __all__ = ["app"]
@@ -131,14 +134,13 @@ def zoo(
         )
         rows = run(options, say)
     except ValueError as error:
-        _end(str(error), 2)
+        fail(ExitCode.USAGE, ControlError("bad-request", str(error), "moat lab zoo --help"), as_json=as_json)
     except (LabError, OSError) as error:
-        _end(str(error))
+        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error)), as_json=as_json)
     print((to_json if as_json else to_markdown if as_markdown else to_text)(rows))
     if broken(rows):
         raise typer.Exit(1)
 
 
-def _end(text: str, code: int = 1) -> NoReturn:
-    typer.echo(text, err=True)
-    raise typer.Exit(code)
+def _end(text: str) -> NoReturn:
+    fail(ExitCode.REFUSED, ControlError("not-permitted", text), as_json=False)

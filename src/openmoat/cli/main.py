@@ -3,7 +3,10 @@
 Exit codes: see `ExitCode`.
 """
 
+import errno
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +47,8 @@ EXIT_HELP = (
     " 5 the connection asked for is not up."
 )
 POLL_SECONDS = 0.25
+UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What may happen to output where it is sent."""
 
 app = typer.Typer(
     name="moat",
@@ -208,7 +213,7 @@ def cleanup(
     try:
         done = Reconciler().cleanup()
     except SystemFault as error:
-        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), "become root"), as_json=as_json)
+        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), become_root()), as_json=as_json)
     print_json_or_text(
         {"schema": "moat.cleanup/1", "written": done.written, "settings": list(done.settings)},
         "\n".join([f"{done.written} changes; protected traffic is no longer held back", *done.settings]),
@@ -276,7 +281,7 @@ def init(
     try:
         done = initialize(directory, Path(unit) if unit else None, identity, with_users=users)
     except SystemFault as error:
-        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), "become root"), as_json=as_json)
+        fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), become_root()), as_json=as_json)
     lines = [
         *(done.steps or ("everything was there already",)),
         *(f"warning: {warning}" for warning in done.warnings),
@@ -314,7 +319,24 @@ def bench(
 
 def main() -> None:
     """Entry point of the command `moat`."""
-    app()
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        if error.errno != errno.EPIPE:  # whoever reads has seen enough
+            typer.echo(f"moat: output: {error.strerror}", err=True)
+        # What is left in the buffer cannot be written at the end either.
+        os._exit(ExitCode.REFUSED)
+
+
+def become_root() -> str:
+    """What to do where the host refused, as a hint."""
+    return "become root" if os.geteuid() else ""
 
 
 def default_socket() -> str:

@@ -146,6 +146,8 @@ class Client:
             group = grp.getgrgid(os.stat(self._socket).st_gid).gr_name
         except (KeyError, OSError):
             group = "GROUP"
+        if group == "root":  # whose members may do far more than use a socket
+            return "become root"
         return f"become root, or have root say: usermod --append --groups {group} YOU; then log in again"
 
     def _unreachable(self, error: httpx2.TransportError) -> ControlError:
@@ -166,6 +168,8 @@ class Client:
 
 
 def _of(path: str, name: str) -> str:
+    if name in {"", ".", ".."}:  # would be another path
+        raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name}"', "moat connections lists all")
     return path.format(name=quote(name, safe=""))
 
 

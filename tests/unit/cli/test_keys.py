@@ -98,5 +98,12 @@ def test_json_names_its_schema(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_key_is_named_with_the_reason(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "home.key"
     file.write_bytes(content)
-    assert run("show", file, code=1).startswith(f"{file}: ")
+    assert run("show", file, code=1).startswith(f"moat: {file}: ")
     assert "No such file" in run("show", tmp_path / "none", code=1)
+
+
+def test_for_programs_a_refusal_is_an_object(tmp_path: Path) -> None:
+    for words in (("show", tmp_path / "none"), ("generate", tmp_path / "none/home.key")):
+        told = json.loads(run(*words, "--json", code=1))
+        assert (told["schema"], told["code"]) == ("moat.error/1", "bad-request")
+        assert "No such file or directory" in told["text"]

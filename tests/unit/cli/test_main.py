@@ -189,3 +189,36 @@ def test_cleanup_while_the_daemon_answers_is_refused(server: Server) -> None:
     done = moat("cleanup", socket=server.path)
     assert done.exit_code == ExitCode.REFUSED
     assert "systemctl stop moatd" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_told_in_one_line() -> None:
+    code = "from openmoat.cli.main import main; main()"
+    for unbuffered in ((), ("-u",)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, *unbuffered, "-c", code, "mtu", "table"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (ExitCode.REFUSED, "moat: output: No space left on device\n")
+
+
+def test_a_bench_that_could_not_draw_is_refused_before_it_measures(tmp_path: Path) -> None:
+    done = moat("bench", "--svg", str(tmp_path / "none" / "chart.svg"), "--json")
+    assert done.exit_code == ExitCode.USAGE
+    assert json.loads(done.stdout)["text"].endswith(f"there is no directory {tmp_path / 'none'}")
+
+
+def test_a_zoo_of_nothing_is_refused() -> None:
+    done = moat("lab", "zoo", "--path", "forged1500", "--outer", "IPv6", "--json")
+    assert done.exit_code == ExitCode.USAGE
+    assert "of forged1500: IPv4 moatd" in json.loads(done.stdout)["text"]
+
+
+def test_a_zoo_without_root_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    done = moat("lab", "zoo", "--quick", "--json")
+    assert done.exit_code == ExitCode.REFUSED
+    assert json.loads(done.stdout)["schema"] == "moat.error/1"

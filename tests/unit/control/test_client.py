@@ -36,6 +36,13 @@ def test_a_reply_is_an_object_and_its_json_bears_schema_and_version(server: Serv
     assert json.loads(status.model_dump_json())["schema"] == "moat.status/1"
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_be_another_path_is_no_connection(server: Server, name: str) -> None:
+    with pytest.raises(ControlError, match="no connection") as caught, Client(server.path) as client:
+        client.down(name)
+    assert caught.value.code == ErrorCode.UNKNOWN_CONNECTION
+
+
 def test_names_are_quoted_on_their_way(server: Server) -> None:
     server.says(200, '{"schema": "moat.done/1", "text": "going up"}')
     with Client(server.path) as client:

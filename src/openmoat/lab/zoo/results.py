@@ -51,9 +51,13 @@ def verdict(rows: Sequence[Row]) -> str:
     """One line: how many were promised, and how many of those are so."""
     promised, lost = sum(map(is_promised, rows)), len(broken(rows))
     if not promised:
-        return f"{len(rows)} transfers; nothing is promised of any of them"
-    how = f"{lost} of them did not" if lost else "all of them did"
-    return f"{len(rows)} transfers; {promised} are promised to arrive whole: {how}"
+        return f"{_counted(rows)}; nothing is promised"
+    how = f"{lost} did not" if lost else "all of them did" if promised > 1 else "it did"
+    return f"{_counted(rows)}; promised to arrive whole: {promised}; {how}"
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} transfer{'' if len(rows) == 1 else 's'}"
 
 
 def cell(row: Row | None) -> str:

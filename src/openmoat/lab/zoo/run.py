@@ -1,5 +1,6 @@
 """Which scenes there are for a choice of paths, policies and servers, and all of them run, a few at a time."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,11 @@ def scenes(options: Options) -> tuple[Scene, ...]:
     return tuple(scene for scene in found if scene.visits)
 
 
+def _outsides(path: str) -> Iterable[str]:
+    """What is tried over a path, for people."""
+    return (f"{outer} {peer}" for peer in PEERS for outer in OUTERS if _exists(path, outer, peer))
+
+
 def _exists(path: str, outer: str, peer: str) -> bool:
     if peer == PEER_OURS:
         return outer in PATHS[path].outers
@@ -92,11 +98,17 @@ def _visits(options: Options, peer: str) -> tuple[Visit, ...]:
 
 
 def run(options: Options, say: Callable[[str], None]) -> list[Row]:
-    """Run all scenes; gives the rows in their order. Needs root."""
+    """Run all scenes; gives the rows in their order. Raises `ValueError` where there is none, `LabError` without root."""
+    chosen = scenes(options)
+    if not chosen:
+        known = "; ".join(f"{name}: {', '.join(_outsides(name))}" for name in options.paths or PATHS)
+        raise ValueError(f"no such server, policy and outside together; outer and peer are of {known}")
+    if os.geteuid() != 0:
+        raise LabError("the zoo makes network namespaces and needs root: run it with sudo")
     turn, stopped = threading.Semaphore(BUSY_AT_ONCE), threading.Event()
     workers = ThreadPoolExecutor(max_workers=SCENES_AT_ONCE)
     try:
-        futures = [workers.submit(_play, scene, turn, stopped, say) for scene in scenes(options)]
+        futures = [workers.submit(_play, scene, turn, stopped, say) for scene in chosen]
         return [row for future in futures for row in future.result()]
     finally:
         # Whoever ends us early waits only until what is up is taken down.

@@ -183,7 +183,7 @@ def test_the_table_has_a_block_for_each_scene_a_line_for_each_server_and_a_colum
         "Seconds until the first octet came; . is less than 0.1 s. (f): the client saw fragments. cut: it began, and did",
         "not arrive whole. +N: the longest pause. !: it was promised, and is not so.",
         "",
-        "6 transfers; 4 are promised to arrive whole: 2 of them did not",
+        "6 transfers; promised to arrive whole: 4; 2 did not",
     ]
 
 
@@ -199,7 +199,7 @@ def test_markdown_has_the_same_cells() -> None:
 
 
 def test_where_nothing_is_promised_the_verdict_says_so() -> None:
-    assert verdict([row(policy="clamp")]) == "1 transfers; nothing is promised of any of them"
+    assert verdict([row(policy="clamp")]) == "1 transfer; nothing is promised"
 
 
 def test_what_is_sent_can_be_told_from_any_part_of_it_that_is_missing() -> None:
