@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use openmoat_engine::command::Command;
 use openmoat_engine::plan::{Framing, MtuPlan};
+use openmoat_esp::meter::Limits;
 use openmoat_esp::reassembly::{Budget, Delivery, MAX_HELD_BY_ALL, Reassembler, Workbench};
-use openmoat_esp::sa::{InboundSa, Limits, OutboundSa, SaConfig};
+use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig};
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::{Action, Missing};
 use openmoat_esp::wire::IpPacket;

@@ -1,8 +1,9 @@
 //! Invariant: any octets that come for an SA are dropped under a name and change nothing but its counter; any text that
 //! the peer itself sealed becomes an inner packet within its bounds, or a named drop. Nothing panics.
 
+use openmoat_esp::meter::Limits;
 use openmoat_esp::mss::{Checksum, MssBounds, clamp};
-use openmoat_esp::sa::{InboundSa, Limits, SaConfig, SaError};
+use openmoat_esp::sa::{InboundSa, SaConfig, SaError};
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::suite::{PacketKey, SUITES, Suite};
 use openmoat_esp::wire::IpPacket;

@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use openmoat_esp::aggfrag::NEXT_HEADER;
 use openmoat_esp::drops::DropReason;
-use openmoat_esp::sa::{Limits, OutboundSa, SaConfig};
+use openmoat_esp::meter::Limits;
+use openmoat_esp::sa::{OutboundSa, SaConfig};
 use openmoat_esp::spd::{Action, Missing};
 use openmoat_io::VnetHeader;
 use openmoat_io::memory::Datagram;
 use proptest::prelude::*;
 
 use crate::command::Command;
-use crate::engine::Counters;
+use crate::counters::Counters;
 use crate::lab::{
     Gateway, Options, PATIENCE, WAYS, connect, gateways, gateways_with, keys, with_offloads,
 };

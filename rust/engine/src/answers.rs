@@ -1,12 +1,10 @@
 //! ICMP errors on their way back to the host.
 
-use std::net::IpAddr;
-
 use openmoat_esp::drops::DropReason;
-use openmoat_esp::wire::IpPacket;
 use openmoat_io::{BATCH, PacketList, VnetHeader};
 
 use crate::icmp::{Complaint, MAX_ERROR_V6, RateLimit, complain};
+use crate::pieces::InnerPacket;
 use crate::shared::Shared;
 
 /// The errors of one batch, and the bound on all of them.
@@ -31,15 +29,12 @@ impl Answers {
     }
 
     /// Answer a packet with an error, where that is permitted and not too often.
-    #[allow(clippy::too_many_arguments)] // what is said, of what, by whom, when
     pub fn complain(
         &mut self,
         shared: &Shared,
         now: u64,
         complaint: Complaint,
-        packet: &IpPacket,
-        octets: &[u8],
-        source: Option<IpAddr>,
+        inner: &InnerPacket<'_>,
         per_second: f64,
     ) {
         // Buckets of their own, so that a flood of the one kind cannot starve the other.
@@ -48,7 +43,7 @@ impl Answers {
             Complaint::TooBig(_) => &mut self.too_big,
             Complaint::HopsExceeded => return, // goes into an SA: see `Errands`
         };
-        if !limit.permits(packet.flow.source, now, per_second, per_second) {
+        if !limit.permits(inner.packet.flow.source, now, per_second, per_second) {
             return;
         }
         if !self.list.has_room() {
@@ -57,9 +52,9 @@ impl Answers {
         let start = self.list.len() * MAX_ERROR_V6;
         if let Some(size) = complain(
             complaint,
-            packet,
-            octets,
-            source,
+            &inner.packet,
+            inner.octets,
+            None,
             &mut self.arena[start..start + MAX_ERROR_V6],
         ) {
             self.list.push(VnetHeader::default(), start..start + size);

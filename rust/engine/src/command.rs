@@ -1,7 +1,7 @@
 //! What Python tells the engine (`openmoat.dataplane.backend`), as plain data.
 
 use openmoat_esp::icmp_error::IcmpCheck;
-use openmoat_esp::sa::Limits;
+use openmoat_esp::meter::Limits;
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::Policy;
 use openmoat_esp::suite::Suite;

@@ -19,8 +19,9 @@ use std::sync::atomic::Ordering;
 
 use openmoat_esp::aggfrag::Congestion;
 use openmoat_esp::drops::DropReason;
+use openmoat_esp::meter::Usage;
 use openmoat_esp::mss::{self, Checksum};
-use openmoat_esp::sa::{Opened, Usage};
+use openmoat_esp::sa::Opened;
 use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 

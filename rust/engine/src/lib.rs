@@ -1,7 +1,7 @@
 //! The packet engine: threads that carry packets between a TUN device and the outside, through SAs that Python installs.
 //!
 //! `outbound.rs` and `inbound.rs` are the two ways of a packet, stage by stage. `tables.rs` is what they look up,
-//! `engine.rs` how it gets there. Nothing here opens a descriptor, negotiates or decides about sizes.
+//! `register.rs` how it gets there, `engine.rs` what Python calls. Nothing here opens a descriptor, negotiates or decides about sizes.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -13,6 +13,8 @@ mod answers;
 mod arrangement;
 mod bundle;
 pub mod command;
+mod counters;
+mod divide;
 mod engine;
 mod errands;
 #[cfg(test)]
@@ -40,7 +42,11 @@ mod outbound;
 mod packing;
 #[cfg(test)]
 mod peer_tests;
+mod pieces;
 pub mod plan;
+mod press;
+mod refusals;
+mod register;
 #[cfg(test)]
 mod samples;
 mod segment;
@@ -54,7 +60,9 @@ mod turnstile;
 mod unpacking;
 mod workers;
 
-pub use engine::{Counters, Engine, EngineError};
+pub use counters::Counters;
+pub use engine::Engine;
 pub use ike::IkeDatagram;
 pub use ike_send::IkeOutgoing;
+pub use register::EngineError;
 pub use shared::Config;

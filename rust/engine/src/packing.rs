@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::aggfrag::{HEADER, Packer};
 use openmoat_esp::drops::DropReason;
-use openmoat_esp::sa::Usage;
+use openmoat_esp::meter::Usage;
 use openmoat_io::MAX_PACKET;
 
 use crate::bundle::{Address, Bundle};
 use crate::events::flag;
 use crate::flows::Lane;
-use crate::outbound::Pieces;
+use crate::pieces::Piece;
 use crate::shared::Shared;
 use crate::tables::{Outbound, Pair, Settings};
 
@@ -88,54 +88,46 @@ impl Packing {
         Ok(())
     }
 
-    /// Pack piece `index` of an inner packet, which is a packet of its own, into payloads of the lane begun with; or drop
+    /// Pack a piece of an inner packet into payloads of the lane begun with; or drop
     /// it before anything of it has left.
-    pub fn pack(
-        &mut self,
-        sink: &mut Sink<'_>,
-        (pieces, index): (&Pieces, usize),
-        octets: &[u8],
-    ) -> Result<(), DropReason> {
+    pub fn pack(&mut self, sink: &mut Sink<'_>, piece: Piece<'_>) -> Result<(), DropReason> {
         let Self { open, scratch, .. } = self;
         let open = open.as_mut().ok_or(DropReason::NoSa)?;
         let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
-        let length = pieces.length(index);
+        let length = piece.length();
         let (payloads, size) = open.packer.with(length);
         outbound.sa.has_room_for(payloads, size as u64)?;
         add(&outbound.packed.packets, 1);
         add(&outbound.packed.octets, length as u64);
         if let Some(at) = open.packer.place(length) {
             let room = sink.bundle.room(sink.shared);
-            pieces.write(octets, index, &mut room[open.headroom + at..]);
+            piece.write(&mut room[open.headroom + at..]);
             open.whole += 1;
             return Ok(());
         }
-        let packet = if let Pieces::Whole(_) = pieces {
-            &octets[..length]
-        } else {
-            pieces.write(octets, index, scratch);
+        let packet = piece.as_it_stands().unwrap_or_else(|| {
+            piece.write(scratch);
             &scratch[..length]
-        };
+        });
         open.put(sink, packet);
         Ok(())
     }
 
-    /// Send piece `index` in a payload of its own, however large that becomes, to `address`.
+    /// Send a piece in a payload of its own, however large that becomes, to `address`.
     pub fn send_alone(
         &mut self,
         sink: &mut Sink<'_>,
-        (pieces, index): (&Pieces, usize),
-        octets: &[u8],
+        piece: Piece<'_>,
         address: Address,
     ) -> Result<(), DropReason> {
         let open = self.open.as_mut().ok_or(DropReason::NoSa)?;
         open.finish(sink);
         let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
-        let length = pieces.length(index);
+        let length = piece.length();
         outbound.sa.has_room_for(1, (HEADER + length) as u64)?;
         let payload = &mut sink.bundle.room(sink.shared)[open.headroom..];
         payload[..HEADER].fill(0);
-        pieces.write(octets, index, &mut payload[HEADER..]);
+        piece.write(&mut payload[HEADER..]);
         add(&outbound.packed.packets, 1);
         add(&outbound.packed.octets, length as u64);
         seal(sink, open, outbound, HEADER + length, address);

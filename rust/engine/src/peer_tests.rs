@@ -1,7 +1,8 @@
 //! One engine, and a peer in the hands of the test: what it makes of good, bad, old and strange datagrams.
 
 use openmoat_esp::drops::DropReason;
-use openmoat_esp::sa::{Limits, OutboundSa, SaConfig};
+use openmoat_esp::meter::Limits;
+use openmoat_esp::sa::{OutboundSa, SaConfig};
 use openmoat_io::memory::Datagram;
 use openmoat_io::{GsoType, Path, VnetHeader};
 

@@ -6,7 +6,8 @@
 
 use std::io::{BufRead, Write};
 
-use openmoat_esp::sa::{InboundSa, Limits, OutboundSa, SaConfig};
+use openmoat_esp::meter::Limits;
+use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig};
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::suite::Suite;
 

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openmoat_esp::sa::{InboundSa, Limits, OutboundSa, SaConfig};
+use openmoat_esp::meter::Limits;
+use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig};
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy, Spd};
 use openmoat_esp::suite::{SUITES, Suite};

@@ -12,6 +12,7 @@ pub mod aggfrag;
 pub mod drops;
 pub mod ecn;
 pub mod icmp_error;
+pub mod meter;
 pub mod mss;
 pub mod reassembly;
 pub mod replay;

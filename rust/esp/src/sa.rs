@@ -9,21 +9,11 @@ use crate::aggfrag;
 use crate::drops::{DropCounters, DropReason};
 use crate::ecn;
 use crate::icmp_error::{self, IcmpCheck};
+use crate::meter::{Limits, Meter, Usage, max_sequence};
 use crate::replay::{ReplayWindow, WindowError};
 use crate::selectors::SelectorPair;
 use crate::suite::{PacketKey, Suite, SuiteError};
 use crate::wire::{self, ESP_TRAILER, IpPacket, protocol};
-
-/// The last sequence number without ESN.
-pub const MAX_SHORT_SEQUENCE: u64 = u32::MAX as u64;
-
-const fn max_sequence(has_esn: bool) -> u64 {
-    if has_esn {
-        u64::MAX
-    } else {
-        MAX_SHORT_SEQUENCE
-    }
-}
 
 /// An SA that cannot be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,29 +24,6 @@ pub enum SaError {
     /// See `WindowError`.
     #[error(transparent)]
     Window(#[from] WindowError),
-}
-
-/// Octets and packets after which an SA asks for its replacement (soft) or stops (hard); 0 is none. They are those of inner
-/// packets, or of payloads where these are AGGFRAG's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Ask for a replacement after so many octets.
-    pub soft_octets: u64,
-    /// Stop after so many octets.
-    pub hard_octets: u64,
-    /// Ask for a replacement after so many packets.
-    pub soft_packets: u64,
-    /// Stop after so many packets.
-    pub hard_packets: u64,
-}
-
-/// Where an SA stands after a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usage {
-    /// Below all limits.
-    Fresh,
-    /// A soft limit is reached: a replacement is due.
-    Soft,
 }
 
 /// What one half of an SA needs to begin.
@@ -89,81 +56,6 @@ impl SaConfig<'_> {
         }
         let key = PacketKey::new(self.suite, self.has_esn, self.key, self.integrity_key)?;
         Ok(key)
-    }
-}
-
-/// Limits and what has been carried so far.
-#[derive(Debug)]
-struct Meter {
-    packets: AtomicU64,
-    octets: AtomicU64,
-    soft_octets: AtomicU64,
-    hard_octets: AtomicU64,
-    soft_packets: AtomicU64,
-    hard_packets: AtomicU64,
-    max_octets: u64,
-    max_packets: u64,
-}
-
-impl Meter {
-    fn new(limits: Limits, suite: Suite, has_esn: bool) -> Self {
-        let meter = Self {
-            packets: AtomicU64::new(0),
-            octets: AtomicU64::new(0),
-            soft_octets: AtomicU64::new(0),
-            hard_octets: AtomicU64::new(0),
-            soft_packets: AtomicU64::new(0),
-            hard_packets: AtomicU64::new(0),
-            max_octets: suite.max_octets(),
-            max_packets: max_sequence(has_esn),
-        };
-        meter.set(limits);
-        meter
-    }
-
-    /// No limit is kept as the one that cipher and sequence number have of themselves, so that the packet path only
-    /// compares. Of those the daemon is told in time, whatever it set: at seven eighths.
-    fn set(&self, limits: Limits) {
-        let bound = |limit: u64, max: u64| if limit == 0 { max } else { limit.min(max) };
-        let early = |max: u64| max - max / 8;
-        self.soft_octets.store(
-            bound(limits.soft_octets, early(self.max_octets)),
-            Ordering::Relaxed,
-        );
-        self.hard_octets.store(
-            bound(limits.hard_octets, self.max_octets),
-            Ordering::Relaxed,
-        );
-        self.soft_packets.store(
-            bound(limits.soft_packets, early(self.max_packets)),
-            Ordering::Relaxed,
-        );
-        self.hard_packets.store(
-            bound(limits.hard_packets, self.max_packets),
-            Ordering::Relaxed,
-        );
-    }
-
-    fn has_room(&self) -> bool {
-        self.octets.load(Ordering::Relaxed) < self.hard_octets.load(Ordering::Relaxed)
-            && self.packets.load(Ordering::Relaxed) < self.hard_packets.load(Ordering::Relaxed)
-    }
-
-    fn has_room_for(&self, packets: u64, octets: u64) -> bool {
-        let fits = |used: &AtomicU64, more: u64, hard: &AtomicU64| {
-            let total = used.load(Ordering::Relaxed).checked_add(more);
-            total.is_some_and(|total| total <= hard.load(Ordering::Relaxed))
-        };
-        fits(&self.octets, octets, &self.hard_octets)
-            && fits(&self.packets, packets, &self.hard_packets)
-    }
-
-    fn count(&self, octets: usize) -> Usage {
-        let octets = self.octets.fetch_add(octets as u64, Ordering::Relaxed) + octets as u64;
-        let packets = self.packets.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_soft = octets >= self.soft_octets.load(Ordering::Relaxed)
-            || packets >= self.soft_packets.load(Ordering::Relaxed);
-        if is_soft { Usage::Soft } else { Usage::Fresh }
     }
 }
 
@@ -335,10 +227,7 @@ impl OutboundSa {
 
     /// Packets and octets of inner packets carried.
     pub fn carried(&self) -> (u64, u64) {
-        (
-            self.meter.packets.load(Ordering::Relaxed),
-            self.meter.octets.load(Ordering::Relaxed),
-        )
+        self.meter.carried()
     }
 
     /// What it dropped. The caller may count drops of its own here.
@@ -560,10 +449,7 @@ impl InboundSa {
 
     /// Packets and octets of inner packets carried.
     pub fn carried(&self) -> (u64, u64) {
-        (
-            self.meter.packets.load(Ordering::Relaxed),
-            self.meter.octets.load(Ordering::Relaxed),
-        )
+        self.meter.carried()
     }
 
     /// What it dropped. The caller may count drops of its own here.

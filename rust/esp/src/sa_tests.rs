@@ -12,6 +12,8 @@ pub fn any_selectors() -> SelectorPair {
     }
 }
 
+#[path = "sa_limits_tests.rs"]
+mod limits;
 #[path = "sa_properties.rs"]
 mod properties;
 
@@ -217,29 +219,6 @@ fn an_sa_for_aggfrag_takes_nothing_else() {
 }
 
 #[test]
-fn room_for_a_packet_is_promised_only_where_all_of_it_can_leave() {
-    let limits = Limits {
-        hard_octets: 1_000,
-        hard_packets: 10,
-        ..Limits::default()
-    };
-    let config = SaConfig {
-        limits,
-        last_sequence: MAX_SHORT_SEQUENCE - 5,
-        ..config(gcm(), false)
-    };
-    let sa = OutboundSa::new(config, false).unwrap();
-    assert_eq!(sa.has_room_for(5, 1_000), Ok(()));
-    assert_eq!(sa.has_room_for(5, 1_001), Err(DropReason::HardLimit));
-    assert_eq!(sa.has_room_for(6, 1), Err(DropReason::SequenceExhausted));
-    assert_eq!(sa.has_room_for(11, 1), Err(DropReason::HardLimit));
-    assert_eq!(
-        sa.has_room_for(u64::MAX, u64::MAX),
-        Err(DropReason::HardLimit)
-    );
-}
-
-#[test]
 fn an_inner_packet_must_be_what_the_next_header_says_and_hold_together() {
     assert_eq!(
         fate(&with_trailer(&small(), &[0, 41])),
@@ -395,30 +374,6 @@ fn esn_goes_on_across_the_wrap_of_the_low_half() {
     }
 }
 
-#[test]
-fn a_short_sequence_ends_and_never_wraps() {
-    let nearly = SaConfig {
-        last_sequence: MAX_SHORT_SEQUENCE - 1,
-        ..config(gcm(), false)
-    };
-    let outbound = OutboundSa::new(nearly, true).unwrap();
-    seal(&outbound, &small());
-    let mut buffer = seal_buffer(&outbound);
-    for _ in 0..3 {
-        assert_eq!(
-            outbound.seal(&mut buffer, 28),
-            Err(DropReason::SequenceExhausted)
-        );
-    }
-    assert_eq!(
-        (
-            outbound.last_sequence(),
-            outbound.drops().read(DropReason::SequenceExhausted)
-        ),
-        (MAX_SHORT_SEQUENCE, 3)
-    );
-}
-
 fn seal_buffer(sa: &OutboundSa) -> Vec<u8> {
     let headroom = sa.suite().headroom();
     let mut buffer = vec![0; 200];
@@ -443,110 +398,6 @@ fn ten_thousand_packets_in_any_order_come_in_at_most_once() {
     let (packets, _) = inbound.carried();
     assert_eq!(u64::from(accepted), packets);
     assert!(packets <= 10_000 && inbound.highest_sequence() == 10_000);
-}
-
-#[test]
-fn soft_limits_ask_and_hard_limits_stop_in_both_directions() {
-    let limits = Limits {
-        soft_packets: 2,
-        hard_packets: 3,
-        ..Limits::default()
-    };
-    let outbound = OutboundSa::new(
-        SaConfig {
-            limits,
-            ..config(gcm(), false)
-        },
-        true,
-    )
-    .unwrap();
-    let inbound = InboundSa::new(
-        SaConfig {
-            limits,
-            ..config(gcm(), false)
-        },
-        64,
-    )
-    .unwrap();
-    for expected in [Usage::Fresh, Usage::Soft, Usage::Soft] {
-        let mut buffer = seal_buffer(&outbound);
-        let sealed = outbound.seal(&mut buffer, 28).unwrap();
-        let opened = inbound.open(&mut buffer[..sealed.size], 0).unwrap();
-        assert_eq!((sealed.usage, opened.usage), (expected, expected));
-    }
-    assert_eq!(
-        outbound.seal(&mut seal_buffer(&outbound), 28),
-        Err(DropReason::HardLimit)
-    );
-    let fourth = forge(gcm(), false, 4, &with_trailer(&small(), &[1, 2, 2, 4]));
-    assert_eq!(
-        inbound.open(&mut fourth.clone(), 0),
-        Err(DropReason::HardLimit)
-    );
-    inbound.set_limits(Limits::default());
-    assert!(inbound.open(&mut fourth.clone(), 0).is_ok());
-}
-
-#[test]
-fn without_limits_those_of_cipher_and_sequence_number_stand() {
-    let suite = Suite::by_name("aes128gcm16").unwrap();
-    let meter = Meter::new(Limits::default(), suite, false);
-    meter
-        .packets
-        .store(MAX_SHORT_SEQUENCE / 8 * 7, Ordering::Relaxed);
-    assert_eq!((meter.has_room(), meter.count(28)), (true, Usage::Fresh));
-    meter
-        .packets
-        .store(MAX_SHORT_SEQUENCE / 8 * 7 + 7, Ordering::Relaxed);
-    assert_eq!((meter.has_room(), meter.count(28)), (true, Usage::Soft));
-    meter.packets.store(MAX_SHORT_SEQUENCE, Ordering::Relaxed);
-    assert!(!meter.has_room());
-    meter.packets.store(0, Ordering::Relaxed);
-    meter
-        .octets
-        .store(crate::suite::MAX_AES_OCTETS, Ordering::Relaxed);
-    meter.set(Limits {
-        hard_octets: u64::MAX,
-        hard_packets: u64::MAX,
-        ..Limits::default()
-    });
-    assert!(
-        !meter.has_room(),
-        "nobody sets a limit above the cipher's own"
-    );
-}
-
-#[test]
-fn limits_in_octets_count_inner_packets() {
-    let limits = Limits {
-        soft_octets: 56,
-        hard_octets: 84,
-        ..Limits::default()
-    };
-    let outbound = OutboundSa::new(
-        SaConfig {
-            limits,
-            ..config(gcm(), false)
-        },
-        true,
-    )
-    .unwrap();
-    let usage = |_| {
-        outbound
-            .seal(&mut seal_buffer(&outbound), 28)
-            .map(|sealed| sealed.usage)
-    };
-    let seen: Vec<_> = (0..4).map(usage).collect();
-    assert_eq!(
-        seen,
-        [
-            Ok(Usage::Fresh),
-            Ok(Usage::Soft),
-            Ok(Usage::Soft),
-            Err(DropReason::HardLimit)
-        ]
-    );
-    assert_eq!(outbound.carried(), (3, 84));
 }
 
 #[test]
@@ -608,27 +459,6 @@ fn a_buffer_without_room_or_an_inner_packet_of_no_family_takes_no_number() {
         Err(DropReason::MalformedInner)
     );
     assert_eq!(outbound.last_sequence(), 0);
-}
-
-#[test]
-fn threads_that_seal_together_never_share_a_number() {
-    let (outbound, inbound) = pair(Suite::by_name("aes128gcm16").unwrap(), false);
-    let inbound = InboundSa {
-        window: ReplayWindow::new(4096, false, 0).unwrap(),
-        ..inbound
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                (0..500)
-                    .for_each(|_| assert!(inbound.open(&mut seal(&outbound, &small()), 0).is_ok()))
-            });
-        }
-    });
-    assert_eq!(
-        (outbound.last_sequence(), inbound.carried().0),
-        (2000, 2000)
-    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, Update};
 use openmoat_esp::icmp_error::IcmpCheck;
-use openmoat_esp::sa::Limits;
+use openmoat_esp::meter::Limits;
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::suite::Suite;
 use pyo3::prelude::*;

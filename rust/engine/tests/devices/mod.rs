@@ -10,7 +10,7 @@ use std::thread::{self, ThreadId};
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
 use openmoat_engine::plan::MtuPlan;
 use openmoat_engine::{Config, Engine};
-use openmoat_esp::sa::Limits;
+use openmoat_esp::meter::Limits;
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::suite::Suite;

@@ -1,0 +1,125 @@
+//! What becomes of an inner packet before it is sealed: the pair's `MtuPlan` carried out.
+
+use std::net::IpAddr;
+
+use openmoat_esp::drops::DropReason;
+use openmoat_esp::mss::{self, Checksum};
+use openmoat_esp::wire::IpPacket;
+
+use crate::fragment::Fragmentation;
+use crate::ladder::{Deed, IdentifierGuard, Rung};
+use crate::pieces::{InnerPacket, Pieces};
+use crate::plan::MtuPlan;
+use crate::segment::{Cut, complete_checksum};
+use crate::tables::Pair;
+
+/// What every link of IPv6 carries (RFC 8200 5).
+pub const MIN_MTU_V6: usize = 1280;
+
+/// How a packet leaves.
+pub struct Division {
+    /// What of it.
+    pub pieces: Pieces,
+    /// What was done because it does not fit, and to how many packets.
+    pub deed: Option<(Rung, usize)>,
+}
+
+impl Division {
+    /// Whether outer packets may be fragmented against `outer_df`.
+    pub fn may_fragment(&self) -> bool {
+        matches!(
+            self.deed,
+            Some((Rung::FragmentOuter | Rung::MinimumOuter, _))
+        )
+    }
+}
+
+/// What bounds the rungs, and counts what they would not do.
+pub struct Limits<'a> {
+    /// Counts.
+    pub pair: &'a Pair,
+    /// Bounds outer fragments (RFC 4963).
+    pub guard: &'a IdentifierGuard,
+    /// Whom outer fragments would go to.
+    pub peer: IpAddr,
+    /// The engine's clock.
+    pub now: u64,
+}
+
+/// How the plan lets a packet through.
+///
+/// A super-packet is cut at its own size, never smaller: whoever made it knows what its path carries.
+pub fn divide(
+    plan: &MtuPlan,
+    inner: &InnerPacket<'_>,
+    limits: &Limits<'_>,
+) -> Result<Division, DropReason> {
+    let packet = &inner.packet;
+    let cut = Cut::of(&inner.vnet, packet, inner.octets)?;
+    let largest = cut.as_ref().map_or(packet.length, Cut::largest);
+    if plan.slices || largest <= plan.inner_room {
+        let pieces = cut.map_or(Pieces::Whole(packet.length), Pieces::Segments);
+        return Ok(Division { pieces, deed: None });
+    }
+    descend(plan, packet, cut, limits).ok_or(DropReason::TooBig)
+}
+
+/// The first rung of the ladder that does something with a packet that does not fit.
+fn descend(
+    plan: &MtuPlan,
+    packet: &IpPacket,
+    cut: Option<Cut>,
+    limits: &Limits<'_>,
+) -> Option<Division> {
+    let largest = cut.as_ref().map_or(packet.length, Cut::largest);
+    let packets = cut.as_ref().map_or(1, Cut::count);
+    let uncut = || cut.map_or(Pieces::Whole(packet.length), Pieces::Segments);
+    let fragmented = |fragments| match cut {
+        Some(cut) => Pieces::Shreds(cut, fragments),
+        None => Pieces::Fragments(fragments),
+    };
+    for &rung in &plan.oversize {
+        let pieces = match rung {
+            Rung::FragmentInner => Fragmentation::of(packet, plan.inner_room).map(fragmented),
+            Rung::MinimumOuter => {
+                (packet.flow.source.is_ipv6() && largest <= MIN_MTU_V6).then(uncut)
+            }
+            Rung::FragmentOuter if limits.guard.permits(limits.peer, packets, limits.now) => {
+                Some(uncut())
+            }
+            Rung::FragmentOuter => {
+                limits.pair.deeds.count(Deed::Guard, packets);
+                None
+            }
+            Rung::FragmentAnyway => Fragmentation::in_spite_of_df(packet, plan.inner_room)
+                .map(|fragments| fragmented(fragments.identified(limits.pair.identify(packets)))),
+            Rung::Refuse => return None,
+        };
+        if let Some(pieces) = pieces {
+            let deed = Some((rung, packets));
+            return Some(Division { pieces, deed });
+        }
+    }
+    None
+}
+
+/// Clamp the MSS of a SYN, and make the checksum that the host left to us, where its header fits.
+pub fn mend(
+    inner: &mut InnerPacket<'_>,
+    pair: &Pair,
+    plan: &MtuPlan,
+    pieces: &Pieces,
+) -> Result<(), DropReason> {
+    let checksum = if inner.vnet.needs_checksum {
+        Checksum::Partial
+    } else {
+        Checksum::Whole
+    };
+    if mss::clamp(inner.octets, &inner.packet, plan.mss, checksum).is_some() {
+        pair.deeds.count(Deed::Clamp, 1);
+    }
+    // Segments get checksums of their own.
+    let is_mended = matches!(pieces, Pieces::Segments(_) | Pieces::Shreds(..))
+        || complete_checksum(&inner.vnet, &inner.packet, inner.octets);
+    is_mended.then_some(()).ok_or(DropReason::MalformedInner)
+}
