@@ -1,6 +1,7 @@
 """Draws results as one SVG: for each work a block of bars, one a subject. Plain, narrow enough for a telephone, for light and dark. Pure."""
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from openmoat.lab.bench.results import Result
@@ -8,18 +9,25 @@ from openmoat.lab.bench.results import Result
 __all__ = ["chart"]
 
 WIDTH, MARGIN = 380, 12
-NAME_WIDTH, FIGURE_WIDTH = 118, 92
+NAME_WIDTH, FIGURE_WIDTH = 162, 62
 BAR_WIDTH = WIDTH - 2 * MARGIN - NAME_WIDTH - FIGURE_WIDTH
-ROW, BAR, HEAD, GAP = 20, 12, 24, 14
+ROW, BAR, LINE, GAP = 20, 12, 16, 18
+HEAD_LETTERS = 42
+"""Of one line: a viewer may have no narrower font than DejaVu Sans, whose letters have 8 pixels on average in bold."""
+NAME_LETTERS = 22
+LESS_IS_BETTER = {"ms"}
+"""Units."""
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328; }
 .head { font-weight: 600; }
+.note { fill: #59636e; }
 .figure { text-anchor: end; }
 rect { fill: #8c959f; }
 rect.ours { fill: #0969da; }
 rect.page { fill: #ffffff; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; }
+  .note { fill: #9198a1; }
   rect { fill: #6e7681; }
   rect.ours { fill: #58a6ff; }
   rect.page { fill: #0d1117; }
@@ -34,9 +42,8 @@ def chart(title: str, results: Sequence[Result], works: Iterable[str], ours: str
     for work in works:
         rows = [row for row in results if row.work == work]
         if rows:
-            parts += _block(work, rows, ours, top)
-            top += HEAD + ROW * len(rows) + GAP
-    height = max(top, MARGIN + HEAD)
+            top = _block(parts, work, rows, ours, top) + GAP
+    height = max(top, MARGIN + LINE)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
@@ -51,16 +58,33 @@ def chart(title: str, results: Sequence[Result], works: Iterable[str], ours: str
     )
 
 
-def _block(work: str, rows: Sequence[Result], ours: str, top: int) -> Iterable[str]:
-    yield f'<text class="head" x="{MARGIN}" y="{top + BAR}">{escape(f"{work}, {rows[0].unit}")}</text>'
+def _head(work: str, unit: str) -> list[tuple[str, str]]:
+    """Lines above a block, with their class: the work, then over which links, and how to read the figures."""
+    what, _, links = work.partition("; ")
+    note = f"{links}; {unit}, " if links else f"{unit}, "
+    note += "less is better" if unit in LESS_IS_BETTER else "more is better"
+    lines = [("head", line) for line in wrap(what, HEAD_LETTERS)]
+    return lines + [("note", line) for line in wrap(note, HEAD_LETTERS + 4)]
+
+
+def _block(parts: list[str], work: str, rows: Sequence[Result], ours: str, top: int) -> int:
+    """Add the bars of one work below `top`; gives where they end."""
+    for kind, line in _head(work, rows[0].unit):
+        parts.append(f'<text class="{kind}" x="{MARGIN}" y="{top + BAR}">{escape(line)}</text>')
+        top += LINE
+    top += LINE // 4
     most = max(row.median for row in rows) or 1.0
-    for number, row in enumerate(rows):
-        y = top + HEAD + ROW * number
+    for row in rows:
         length = max(row.median / most * BAR_WIDTH, 1.0)
         kind = ' class="ours"' if row.subject == ours else ""
-        yield f'<text x="{MARGIN}" y="{y + BAR - 1}">{escape(row.subject)}</text>'
-        yield f'<rect{kind} x="{MARGIN + NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2"/>'
-        yield f'<text class="figure" x="{WIDTH - MARGIN}" y="{y + BAR - 1}">{_figure(row)}</text>'
+        base = top + BAR - 1
+        names = wrap(row.subject, NAME_LETTERS)
+        for number, name in enumerate(names):
+            parts.append(f'<text x="{MARGIN}" y="{base + number * LINE}">{escape(name)}</text>')
+        parts.append(f'<rect{kind} x="{MARGIN + NAME_WIDTH}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>')
+        parts.append(f'<text class="figure" x="{WIDTH - MARGIN}" y="{base}">{_figure(row)}</text>')
+        top += ROW + (len(names) - 1) * LINE
+    return top
 
 
 def _figure(row: Result) -> str:

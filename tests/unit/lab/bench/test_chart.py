@@ -2,8 +2,12 @@
 
 from xml.etree import ElementTree as ET
 
-from openmoat.lab.bench.chart import BAR_WIDTH, WIDTH, chart
+from openmoat.lab.bench.budgets import RATES
+from openmoat.lab.bench.chart import BAR_WIDTH, FIGURE_WIDTH, NAME_WIDTH, WIDTH, chart
+from openmoat.lab.bench.measures import FORWARDED, IDLE, P50
 from openmoat.lab.bench.results import Result
+from openmoat.lab.bench.run import LINKS
+from openmoat.lab.bench.subjects import SUBJECTS
 
 NAME = "{http://www.w3.org/2000/svg}"
 RESULTS = [
@@ -27,7 +31,8 @@ def test_bars_are_as_long_as_the_figures_and_ours_stands_out() -> None:
 def test_all_that_was_asked_for_and_is_there_is_written() -> None:
     texts = [text.text for text in drawn().iter(f"{NAME}text")]
     assert texts == [
-        "TCP <1>, Mbit/s", "openmoat", "3\u2009000", "wireguard & co", "1\u2009000", "ping, ms", "openmoat", "0.071",
+        "TCP <1>", "Mbit/s, more is better", "openmoat", "3\u2009000", "wireguard & co", "1\u2009000",
+        "ping", "ms, less is better", "openmoat", "0.071",
     ]  # fmt: skip
 
 
@@ -40,6 +45,18 @@ def test_it_fits_a_telephone_and_both_schemes() -> None:
     style = picture.find(f"{NAME}style")
     assert style is not None
     assert "prefers-color-scheme: dark" in (style.text or "")
+
+
+def test_no_text_runs_over_a_bar_or_out_of_the_picture_in_a_wide_font() -> None:
+    whats = [*(rate.what for rate in RATES), FORWARDED.title, f"{IDLE}, {P50}"]
+    works = [f"{what}; {links.title}" for what in whats for links in LINKS]
+    rows = [Result(work, one.title, "1", "packets/s", 334_097.0, 0.0) for work in works for one in SUBJECTS.values()]
+    picture = ET.fromstring(chart("all", rows, works, "openmoat"))  # noqa: S314
+    for text in picture.iter(f"{NAME}text"):
+        letters, kind = len(text.text or ""), text.get("class", "name")
+        room = {"head": WIDTH - 24, "note": WIDTH - 24, "figure": FIGURE_WIDTH, "name": NAME_WIDTH}[kind]
+        # Pixels a letter in DejaVu Sans of 12 pixels, bold and not.
+        assert letters * (8.0 if kind == "head" else 7.2) <= room, text.text
 
 
 def test_nothing_measured_is_an_empty_picture() -> None:
