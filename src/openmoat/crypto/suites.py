@@ -40,10 +40,16 @@ class Status(Enum):
     MUST_NOT = "must not"
 
 
+def _hash_of_name(row: "Aead | Cipher | Integrity | PrfRow | KeyExchange") -> int:
+    """Of a row: where two are equal, so are their names, and suites and proposals of rows are looked up for every SA."""
+    return hash(row.name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aead:
     """A combined-mode cipher: encrypts and authenticates in one pass (RFC 5282, RFC 4106, RFC 7634)."""
 
+    __hash__ = _hash_of_name
     name: str
     """Word of the configuration, and of every output."""
     id: Encr
@@ -76,6 +82,7 @@ class Aead:
 class Cipher:
     """A cipher that needs an integrity algorithm beside it."""
 
+    __hash__ = _hash_of_name
     name: str
     id: Encr
     key_bits: int
@@ -107,6 +114,7 @@ Encryption = Aead | Cipher
 class Integrity:
     """A MAC over ciphertext (RFC 4868)."""
 
+    __hash__ = _hash_of_name
     name: str
     id: Integ
     hash: str
@@ -122,6 +130,7 @@ class Integrity:
 class PrfRow:
     """A pseudorandom function: HMAC with a hash (RFC 7296 2.13). Key and output are of one size."""
 
+    __hash__ = _hash_of_name
     name: str
     id: Prf
     hash: str
@@ -133,6 +142,7 @@ class PrfRow:
 class KeyExchange:
     """A key exchange method and the sizes of what it puts on the wire."""
 
+    __hash__ = _hash_of_name
     name: str
     id: KeMethod
     public: int

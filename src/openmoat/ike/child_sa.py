@@ -1,6 +1,7 @@
 """Child SAs: what is offered, how a responder chooses, and the SAs of one IKE SA that live (RFC 7296 1.2, 1.3, 2.9, 2.17)."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from openmoat.crypto.keymat import ChildKeymat
 from openmoat.crypto.numbers import KeMethod
@@ -91,8 +92,17 @@ def keepable(spec: Child, suites: frozenset[EspSuite] | None, aggfrag: bool = Tr
         spec = replace(spec, aggfrag=Aggfrag.NEVER)
     if suites is None:
         return spec
+    kept = _keepable_proposals(spec.proposals, suites)
+    if kept == spec.proposals:
+        return spec
+    return replace(spec, proposals=kept) if kept else None
+
+
+@lru_cache(maxsize=64)
+def _keepable_proposals(rows: tuple[EspProposal, ...], suites: frozenset[EspSuite]) -> tuple[EspProposal, ...]:
+    """What of a list can be kept; most connections have the same list."""
     kept: list[EspProposal] = []
-    for row in spec.proposals:
+    for row in rows:
         # A proposal's algorithms combine freely, so each must be kept with all the others that stay.
         integrities = row.integrities or (None,)
         esn = tuple(flag for flag in row.esn if any(s.esn is flag for s in suites))
@@ -112,9 +122,7 @@ def keepable(spec: Child, suites: frozenset[EspSuite] | None, aggfrag: bool = Tr
                     esn=esn,
                 )
             )
-    if tuple(kept) == spec.proposals:
-        return spec
-    return replace(spec, proposals=tuple(kept)) if kept else None
+    return tuple(kept)
 
 
 def offer_payloads(spec: Child, spi: int, *, with_key_exchange: bool) -> tuple[Payload, ...]:
