@@ -70,6 +70,24 @@ def test_our_own_changes_of_the_guard_are_not_told_and_those_of_others_are(gatew
         assert heard(watch) == [GuardTouched()]
 
 
+def test_nothing_is_missed_while_we_change_ten_thousand_prefixes_at_once(gateway: Host) -> None:
+    tun = open_tun()
+    # Every second one, so that no two become one range.
+    prefixes = [ipaddress.ip_network((0x0B000000 + (number << 9), 24)) for number in range(10_000)]
+    state = HostState(
+        routes=tuple(TunnelRoute(prefix=prefix, mtu=1400, advmss=1340) for prefix in prefixes), guarded=tuple(prefixes)
+    )
+    with Watch(is_own_process) as watch:
+        reconciler = Reconciler()
+        assert reconciler.apply(state).written > 20_000
+        assert heard(watch) == []
+        gateway.run("nft flush ruleset")
+        assert heard(watch) == [GuardTouched()]
+        gateway.run("ip route add 192.0.2.0/24 dev lo")
+        assert heard(watch) == [RouteChanged(ipaddress.ip_network("192.0.2.0/24"), True)]
+    os.close(tun[0])
+
+
 def test_a_guard_that_a_firewall_restart_has_flushed_comes_back(gateway: Host) -> None:
     with Watch(is_own_process) as watch:
         reconciler = Reconciler()

@@ -4,14 +4,24 @@ import errno
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
 from openmoat.errors import SystemFault
 from openmoat.net import Address, Network
+from openmoat.system.bpf import (
+    JUMP_IF_EQUAL,
+    LOAD_OCTET,
+    RETURN,
+    SO_ATTACH_FILTER,
+    WHOLE_PACKET,
+    Instruction,
+    attach,
+)
 from openmoat.system.links import parse_address, parse_link
-from openmoat.system.names import GUARD_TABLE
+from openmoat.system.names import GUARD_TABLE, ROUTE_PROTOCOL
 from openmoat.system.netlink import Answer, Group, Kind, attributes, messages
 from openmoat.system.routes import parse_host_route
 
@@ -40,9 +50,28 @@ NFT_TABLE_NAME: Final = 1
 NFT_PROCESS: Final = 2
 NF_HEADER_OCTETS: Final = 4
 BUFFER_OCTETS: Final = 1 << 20
+GUARD_BUFFER_OCTETS: Final = 1 << 25
+"""The kernel tells of each element of our own transactions, a thousand octets and more for it: of ten thousand ranges at once
+that must not look as if something had been missed, or all is read again and the guard is made anew."""
+SO_RCVBUFFORCE: Final = 33
+"""As SO_RCVBUF, beyond what the host grants everybody; it needs CAP_NET_ADMIN."""
 RECEIVE_OCTETS: Final = 1 << 16
 LIMIT: Final = 64
 """Datagrams in one `drain`; the rest waits for the next."""
+KIND_OCTET: Final = 4 if sys.byteorder == "little" else 5
+"""Of nlmsghdr: the lower octet of the kind, which says it all of rtnetlink."""
+PROTOCOL_OCTET: Final = 21
+"""Of rtmsg behind nlmsghdr: who made the route."""
+DEAF_TO_OUR_ROUTES: Final[tuple[Instruction, ...]] = (
+    (LOAD_OCTET, 0, 0, KIND_OCTET),
+    (JUMP_IF_EQUAL, 1, 0, Kind.NEW_ROUTE),
+    (JUMP_IF_EQUAL, 0, 3, Kind.DEL_ROUTE),
+    (LOAD_OCTET, 0, 0, PROTOCOL_OCTET),
+    (JUMP_IF_EQUAL, 0, 1, ROUTE_PROTOCOL),
+    (RETURN, 0, 0, 0),
+    (RETURN, 0, 0, WHOLE_PACKET),
+)
+"""Nobody heeds news of our own routes, and of ten thousand at once some would be lost with what is news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +120,9 @@ class Watch:
         self._tables = _listener(NETLINK_NETFILTER)
         groups = Group.LINK | Group.IPV4_ADDRESS | Group.IPV4_ROUTE | Group.IPV6_ADDRESS | Group.IPV6_ROUTE
         try:
+            attach(self._routes, SO_ATTACH_FILTER, DEAF_TO_OUR_ROUTES)
             self._routes.bind((0, int(groups)))
+            self._tables.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, GUARD_BUFFER_OCTETS)
             self._tables.bind((0, 0))
             self._tables.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         except OSError as error:
