@@ -3,13 +3,15 @@
 import os
 import pwd
 import stat
-import time
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from openmoat.config.lines import KeyPath
 from openmoat.config.schema import ChildTable, ConnectionTable, LocalTable, PeerTable
+from openmoat.config.stamps import Stamp, stamp_of
 from openmoat.crypto.identities import Identity, PatternKind
 from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key, spki_of
 from openmoat.crypto.x509 import check_identity, load_certificates, subject_key
@@ -33,18 +35,12 @@ from openmoat.model.connection import (
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.mtu.words import Df, MssRule, MtuPolicy
 
-__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "Stamp", "build_connection", "stamp_of", "unreadable"]
+__all__ = ["MAX_PSK", "MIN_PSK", "Files", "Place", "build_connection", "read_octets", "unreadable"]
 
 MIN_PSK = 16
 """Octets of a shared secret. A short one can be guessed by whoever has once pretended to be the peer (RFC 7296 8)."""
 MAX_PSK = 4096
 MAX_CERTIFICATE_FILE = 1 << 20
-
-SETTLED_SECONDS = 2.0
-"""A file changed within so long may change once more with the same times (they are as coarse on some file systems)."""
-
-Stamp = tuple[int, int, int, int, int]
-"""Device, inode, size, and times of the last change of the octets and of the file itself: while it is the same, so are they."""
 
 Place = tuple[KeyPath, str]
 """An option below the connection, and what is wrong with it."""
@@ -62,17 +58,14 @@ class Files:
     """SubjectPublicKeyInfo of the private keys."""
     certificates: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
     stamps: dict[str, Stamp | None] = field(default_factory=dict)
-    """Of every file that was looked at, from before it was read; None where nothing can be told from it later."""
+    """Of every key file that was looked at, from before it was read; None where nothing can be told from it later."""
     named: list[str] = field(default_factory=list)
     """What was asked for, in order; whoever wants to know what one connection names empties it before."""
 
     def stamp(self, name: str) -> Stamp | None:
         """What the file is now; each is looked at once, so that all connections see the same."""
         if name not in self.stamps:
-            try:
-                self.stamps[name] = stamp_of(os.stat(name))
-            except OSError:
-                self.stamps[name] = None
+            self.stamps[name] = stamp_of(name)
         return self.stamps[name]
 
     def adopt(self, before: "Files", names: Iterable[str]) -> None:
@@ -131,17 +124,10 @@ class Files:
 
     def _name(self, file: Path) -> str:
         """Note what is asked for, and what it is before it is read: a later change is then seen the next time."""
-        name = str(file)
+        name = sys.intern(str(file))  # thousands of connections may keep it
         self.named.append(name)
         self.stamp(name)
         return name
-
-
-def stamp_of(status: os.stat_result) -> Stamp | None:
-    """None where the file changed just now."""
-    if abs(time.time() - max(status.st_mtime, status.st_ctime)) < SETTLED_SECONDS:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def build_connection(
@@ -353,12 +339,19 @@ def _read(file: Path, limit: int, *, owners: frozenset[int] = frozenset()) -> by
                 raise ValueError(f"{file} is not a file")
             if owners:
                 _check_owner(file, status, owners)
-            octets = stream.read(limit + 1)
+            octets = read_octets(stream, status.st_size, limit)
     except OSError as error:
         raise ValueError(f"{file} {unreadable(file, error)}") from None
     if len(octets) > limit:
         raise ValueError(f"{file}: at most {limit} octets, more came; is it the file that was meant?")
     return octets
+
+
+def read_octets(stream: BinaryIO, size: int, limit: int) -> bytes:
+    """All octets of a file that is `size` long as far as is known, or one more than `limit`."""
+    # Asked for so many octets, the library makes room for as many first: not for the limit, which no file comes near.
+    octets = stream.read(min(size, limit) + 1)
+    return octets if len(octets) <= size else octets + stream.read(limit + 1 - len(octets))
 
 
 def unreadable(file: Path, error: OSError) -> str:

@@ -6,6 +6,7 @@ underscore here.
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
@@ -19,6 +20,7 @@ from openmoat.net import Address
 from openmoat.policy.selectors import TrafficSelector
 
 __all__ = [
+    "MAX_REMEMBERED_TEXTS",
     "ChildLifetimesTable",
     "ChildTable",
     "ConnectionTable",
@@ -30,10 +32,15 @@ __all__ = [
     "Table",
 ]
 
+MAX_REMEMBERED_TEXTS = 1024
+"""Of each kind of option: what thousands of connections have in common is read once, and is one object."""
+
 Value = TypeVar("Value")
 
 
 def _text(parse: Callable[[str], Value]) -> PlainValidator:
+    parse = lru_cache(maxsize=MAX_REMEMBERED_TEXTS)(parse)
+
     def read(value: object) -> Value:
         if not isinstance(value, str):
             raise ValueError(f"text, {value!r} came")
@@ -58,6 +65,7 @@ def _mss(value: object) -> object:
 
 def _texts(parse: Callable[[str], Value]) -> PlainValidator:
     """One text or a list of them; all faults of the list are told."""
+    parse = lru_cache(maxsize=MAX_REMEMBERED_TEXTS)(parse)
 
     def read(value: object) -> tuple[Value, ...]:
         members = [value] if isinstance(value, str) else value

@@ -6,45 +6,29 @@ Relative file names are relative to the file they stand in. Reading is all that 
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from openmoat.config.kept import Kept, Record
 from openmoat.config.lines import KeyPath, LineIndex
-from openmoat.config.records import Files, Stamp, build_connection, unreadable
+from openmoat.config.records import Files, build_connection, read_octets, unreadable
 from openmoat.config.schema import ConnectionTable, DaemonTable, EngineTable, FileTable, Table
+from openmoat.config.stamps import files_in, stamp_of
 from openmoat.errors import ConfigError, Fault, Secret
 from openmoat.model.connection import Connection
 from openmoat.model.settings import EngineSettings, OnStop, Settings
 
-__all__ = ["MAX_FILE", "Configuration", "Kept", "Record", "load"]
+__all__ = ["MAX_FILE", "Configuration", "load"]
 
 MAX_FILE = 16 << 20
 """Octets of one configuration file."""
 
 _NO_OPTION = "no option "
 TableType = TypeVar("TableType", bound=Table)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What an included file gave."""
-
-    stamps: Mapping[str, Stamp | None]
-    """Of the file itself, and of the key files it names."""
-    connections: tuple[Connection, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the next reading need not read again."""
-
-    files: Files = field(default_factory=Files)
-    records: Mapping[str, Record] = field(default_factory=dict)
-    """By included file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +76,11 @@ class _Loader:
     def __init__(self, file: Path, before: Kept) -> None:
         self._file = file
         self._before = before
-        self._records: dict[str, Record] = {}
         self._fresh: list[Connection] = []
         """Of the file that is being read."""
         self._faults: list[Fault] = []
         self._files = Files()
+        self._kept = Kept(self._files)
         self._connections: dict[str, Connection] = {}
         self._sources: dict[str, str] = {}
 
@@ -109,24 +93,23 @@ class _Loader:
                 self._before = Kept()  # whose secrets are taken has changed: all are looked at again
             settings = self._settings(main)
             self._take_connections(main)
-            for included in self._included(main):
-                self._take_record(included)
+            self._take_records(self._included(main))
             self._check_keys(main, (), main.tree, FileTable)
         if self._faults:
             told = dict.fromkeys(self._faults)  # a file that both ends name is at fault once
             raise ConfigError(sorted(told, key=lambda fault: (fault.file != str(self._file), fault.file, fault.line)))
-        files, kept = self._files, Kept(self._files, self._records)
-        return Configuration(settings, self._connections, files.psks, files.private_keys, self._sources, kept)
+        files = self._files
+        return Configuration(settings, self._connections, files.psks, files.private_keys, self._sources, self._kept)
 
     def _read(self, file: Path) -> _Text | None:
         try:
             with file.open("rb") as stream:
-                owner = os.fstat(stream.fileno()).st_uid
-                octets = stream.read(MAX_FILE + 1)
+                status = os.fstat(stream.fileno())
+                octets = read_octets(stream, status.st_size, MAX_FILE)
             if len(octets) > MAX_FILE:
                 raise ValueError(f"at most {MAX_FILE} octets, more came")
             text = octets.decode()
-            return _Text(file, text, tomllib.loads(text), owner)
+            return _Text(file, text, tomllib.loads(text), status.st_uid)
         except OSError as error:
             self._faults.append(Fault(str(file), 0, unreadable(file, error)))
         except UnicodeDecodeError as error:
@@ -138,16 +121,15 @@ class _Loader:
             self._faults.append(Fault(str(file), 0, str(error)))
         return None
 
-    def _included(self, main: _Text) -> Iterator[str]:
+    def _included(self, main: _Text) -> list[str]:
         name = main.tree.get("include")
         if name is None:
-            return
+            return []
         directory = main.file.parent / name if isinstance(name, str) and name else None
         if directory is None or not directory.is_dir():
             self._faults.append(main.fault(("include",), f"a directory, {name!r} came"))
-            return
-        # Names alone: ten thousand of `Path` cost more than looking at as many files.
-        yield from (f"{directory}/{one}" for one in sorted(os.listdir(directory)) if one.endswith(".toml"))
+            return []
+        return files_in(str(directory), ".toml")
 
     def _settings(self, main: _Text) -> Settings:
         table = self._validate(main, ("daemon",), main.tree.get("daemon", {}), DaemonTable)
@@ -164,30 +146,23 @@ class _Loader:
             self._faults.append(main.fault((place, name), text))
             return Settings()
 
+    def _take_records(self, names: list[str]) -> None:
+        """All included files; those that would give what they gave before are not read."""
+        self._kept = kept = self._before.still_true(names, self._files, self._connections)
+        if self._connections:
+            self._connections |= kept.connections
+            self._sources |= kept.sources
+        else:  # the same tables, as what an included file adds is added to both
+            self._connections, self._sources = kept.connections, kept.sources
+        for name in sorted(name for name in names if name not in kept.records):
+            self._take_record(name)
+
     def _take_record(self, name: str) -> None:
-        kept = self._before.records.get(name)
-        if kept is not None and self._is_unchanged(kept):
-            self._records[name] = kept
-            self._files.adopt(self._before.files, kept.stamps)
-            for connection in kept.connections:
-                self._connections[connection.name], self._sources[connection.name] = connection, name
-            return
         self._files.named.clear()
-        self._files.stamp(name)  # before it is read: what is written meanwhile is seen the next time
+        stamp = stamp_of(name)  # before it is read: what is written meanwhile is seen the next time
         self._fresh = []
         self._read_record(Path(name))
-        stamps = {one: self._files.stamp(one) for one in (name, *self._files.named)}
-        self._records[name] = Record(stamps, tuple(self._fresh))
-
-    def _is_unchanged(self, kept: Record) -> bool:
-        """Whether an included file would give what it gave before."""
-        for connection in kept.connections:
-            if connection.name in self._connections:
-                return False
-        for one, stamp in kept.stamps.items():  # noqa: SIM110 - ten thousand times for one file that changed
-            if stamp is None or self._files.stamp(one) != stamp:
-                return False
-        return True
+        self._kept.add(name, Record(stamp, tuple(dict.fromkeys(self._files.named)), tuple(self._fresh)))
 
     def _read_record(self, file: Path) -> None:
         text = self._read(file)

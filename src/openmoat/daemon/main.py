@@ -313,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT. Exit code 2: the configuration has faults; 1: the host refused something."""
     options = parse_arguments(arguments)
     set_up_logging("info")
+    gc.set_threshold(*COLLECT_AFTER)  # before anything is loaded: almost nothing of that is garbage either
     try:
         configuration = load(options.config)
         set_up_logging(configuration.settings.log_level)
@@ -339,7 +340,6 @@ async def serve(file: Path, configuration: Configuration, turns: Turns) -> None:
     # What was loaded stays: no collection need ever look at it again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
     await asyncio.sleep(0)  # the turn of the collection is over: what is measured begins here
     turns.reset()
     place = Path(settings.control_socket)

@@ -346,17 +346,18 @@ def _join(ranges: list[_Interval]) -> Iterator[_Interval]:
 
 
 def _parse_addresses(text: str) -> tuple[Address, Address]:
+    whole = None
     try:
         if "-" in text:
             first, _, last = text.partition("-")
             start, end = ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
         else:
-            network = ipaddress.ip_network(text, strict=False)
-            start, end = network[0], network[-1]
+            whole = ipaddress.ip_interface(text)  # the address and its network: the text is read once
+            start, end = whole.network[0], whole.network[-1]
     except ValueError:
         raise ValueError(f"{text!r} is not an address, a prefix or a range such as 10.2.0.1-10.2.0.9") from None
-    if "/" in text and ipaddress.ip_interface(text).ip != start:
-        raise ValueError(f"{text!r} has bits beyond its prefix length; near: {network}")
+    if whole is not None and whole.ip != start:
+        raise ValueError(f"{text!r} has bits beyond its prefix length; near: {whole.network}")
     if start.version != end.version or int(start) > int(end):
         raise ValueError(f"{text!r}: a range goes from a lower to a higher address of one family")
     return start, end

@@ -1,8 +1,13 @@
 """The configuration file: what it makes, and what it says of faults."""
 
 import datetime as dt
+import gc
+import io
 import ipaddress
 import os
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from openmoat.config import records
+from openmoat.config import stamps
 from openmoat.config.diff import diff
-from openmoat.config.records import MAX_PSK
+from openmoat.config.kept import Kept, Record
+from openmoat.config.records import MAX_PSK, Files
+from openmoat.config.schema import MAX_REMEMBERED_TEXTS, LocalTable
 from openmoat.config.toml import MAX_FILE, Configuration, load
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, spki_of
 from openmoat.errors import ConfigError
-from openmoat.model.connection import PrivateKey, Psk, RawKey, Start
+from openmoat.model.connection import Child, Connection, PrivateKey, Psk, RawKey, Start
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.model.settings import MAX_WORKERS, EngineSettings, OnStop
 from openmoat.mtu.words import Df, MtuPolicy
@@ -345,7 +352,7 @@ class Included(Folder):
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         super().__init__(path)
         # The times of files that were just written are not trusted, and a test does not wait.
-        monkeypatch.setattr(records, "SETTLED_SECONDS", -1.0)
+        monkeypatch.setattr(stamps, "SETTLED_SECONDS", -1.0)
         self.write("moat.toml", 'include = "records"\n')
         for number in range(count):
             self.add(f"c{number}")
@@ -420,8 +427,103 @@ def test_a_connection_that_is_moved_to_another_file_is_not_told_as_a_second_one(
 
 def test_a_file_that_was_just_written_is_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Included(tmp_path, monkeypatch, 2)
-    monkeypatch.setattr(records, "SETTLED_SECONDS", 3600.0)
+    monkeypatch.setattr(stamps, "SETTLED_SECONDS", 3600.0)
     before = folder.again()
     after = folder.again(before)
     assert after == before
     assert not any(after.connections[name] is one for name, one in before.connections.items())
+
+
+def test_a_file_that_is_changed_in_place_is_seen_whatever_its_size_and_time_say(included: Included) -> None:
+    before = included.again()
+    file = included.path / "records/c1.toml"
+    status = file.stat()
+    included.add("c1", remote="10.9.0.0/16")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) == (
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ino,
+    )
+    assert tuple(diff(before, included.again(before)).changed) == ("c1",)
+
+
+def test_a_name_that_the_file_itself_takes_from_an_included_one_is_told(included: Included) -> None:
+    before = included.again()
+    included.write("moat.toml", 'include = "records"\n' + record("c3", "10.2.0.0/16", "home.psk"))
+    with pytest.raises(ConfigError, match=r"c3.toml:.*stands already in .*moat.toml"):
+        included.again(before)
+    (included.path / "records/c3.toml").unlink()
+    after = included.again(before)
+    assert after == included.again()
+    assert (after.sources["c3"], len(after.connections)) == (str(included.path / "moat.toml"), 5)
+
+
+def work(call: Callable[[], object]) -> Counter[str]:
+    """System calls by name, and calls of Python functions."""
+    counts = Counter[str]()
+
+    def hear(_frame: object, event: str, called: object) -> None:
+        if event == "c_call" and called in {os.stat, os.listdir, io.open}:
+            counts[called.__name__] += 1
+        elif event == "call":
+            counts["python"] += 1
+
+    sys.setprofile(hear)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return counts
+
+
+def test_what_is_unchanged_costs_one_look_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for count in (10, 200):
+        (tmp_path / str(count)).mkdir()
+        folder = Included(tmp_path / str(count), monkeypatch, count)
+        before = folder.again(folder.again())
+        folder.add("cabin")
+        found[count] = work(lambda folder=folder, before=before: folder.again(before))  # type: ignore[misc]
+    few, many = found.values()
+    assert many["open"] == few["open"] == 2
+    assert many["stat"] - few["stat"] == 190
+    # Generators run on for each member: two for each file.
+    assert many["python"] - few["python"] < 3 * 190
+
+
+KINDS = {Configuration, Connection, Child, Kept, Record, Files}
+
+
+def test_reloads_leave_nothing_behind(included: Included) -> None:
+    def objects() -> Counter[type]:
+        gc.collect()
+        return Counter(type(one) for one in gc.get_objects() if type(one) in KINDS)
+
+    configuration = included.again()
+    counts = []
+    for number in range(4):
+        included.add("c0", remote=f"10.{number}.0.0/16")
+        configuration = included.again(configuration)
+        counts.append(objects())
+    assert len(configuration.connections) == 5
+    assert counts[-1] == counts[0]
+
+
+def test_what_connections_have_in_common_is_one_object(included: Included) -> None:
+    configuration = included.again()
+    one, other = configuration.connections["c0"], configuration.connections["c1"]
+    assert one.children[0].local[0] is other.children[0].local[0]
+    assert one.local_identity is other.local_identity
+
+
+def test_no_more_texts_are_remembered_than_the_bound() -> None:
+    def identity(number: int) -> Identity:
+        return LocalTable.model_validate({"identity": f"h{number}.example"}).identity
+
+    first = identity(0)
+    assert identity(0) is first
+    for number in range(MAX_REMEMBERED_TEXTS + 1):
+        identity(number)
+    assert identity(0) == first
+    assert identity(0) is not first

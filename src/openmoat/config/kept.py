@@ -1,0 +1,66 @@
+"""What included files gave, for the next reading: of ten thousand files one has changed, and the work is to be that of one."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from openmoat.config.records import Files
+from openmoat.config.stamps import Stamp, changed
+from openmoat.model.connection import Connection
+
+__all__ = ["Kept", "Record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one included file gave."""
+
+    stamp: Stamp | None
+    """From before it was read."""
+    keys: tuple[str, ...]
+    """The key files it names; their stamps are those of `Files`."""
+    connections: tuple[Connection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Of one reading. Dictionaries are copied as a whole and not made anew: that costs a hundredth."""
+
+    files: Files = field(default_factory=Files)
+    records: dict[str, Record] = field(default_factory=dict)
+    """By included file."""
+    connections: dict[str, Connection] = field(default_factory=dict)
+    """By name: those of all records."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """By name of a connection, the file."""
+
+    def still_true(self, names: Iterable[str], files: Files, taken: Collection[str]) -> "Kept":
+        """What these files would give again: they are unchanged, and so are the key files they name, which `files` takes over.
+
+        Left out is whatever gives a connection whose name is `taken`: it is read again, and the fault is told.
+        """
+        names = set(names)
+        known = self.records
+        gone = dict.fromkeys(name for name in known if name not in names)
+        gone.update(dict.fromkeys(changed((name, known[name].stamp) for name in names if name in known)))
+        gone.update(dict.fromkeys(self.sources[one] for one in taken if one in self.sources))
+        left = self._without(gone, files)
+        keys = {key for record in left.records.values() for key in record.keys}
+        stale = {key for key in keys if (now := files.stamp(key)) is None or now != self.files.stamps[key]}
+        files.adopt(self.files, keys - stale)
+        if stale:
+            left = left._without([n for n, r in left.records.items() if not stale.isdisjoint(r.keys)], files)
+        return left
+
+    def add(self, name: str, record: Record) -> None:
+        """One more file was read."""
+        self.records[name] = record
+        for one in record.connections:
+            self.connections[one.name], self.sources[one.name] = one, name
+
+    def _without(self, gone: Iterable[str], files: Files) -> "Kept":
+        left = Kept(files, dict(self.records), dict(self.connections), dict(self.sources))
+        for name in gone:
+            record = left.records.pop(name, None)
+            for one in record.connections if record is not None else ():
+                del left.connections[one.name], left.sources[one.name]
+        return left
