@@ -139,7 +139,18 @@ def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[
     assert "10.1.0.0/16 = 10.2.0.0/16" in home.moat("status", "portal")
     assert portal.status("home")["peers"][0]["counters"]["inbound_packets"] >= 2
 
-    # An override by hand outlives a reload, and is shown.
+    an_override_by_hand_outlives_a_reload_and_is_shown(home)
+    a_change_that_no_sa_need_show_touches_none(home)
+    faults_are_told(home, portal)
+
+    # After the stop the guard stays until `moat cleanup`.
+    home.stop()
+    assert "blackhole 10.2.0.0/16" in home.host.run("ip route show table all")
+    home.moat("cleanup")
+    assert "blackhole" not in home.host.run("ip route show table all")
+
+
+def an_override_by_hand_outlives_a_reload_and_is_shown(home: Gateway) -> None:
     home.moat("down", "portal")
     assert "unchanged: 1" in home.moat("reload")
     assert "taken down on request" in home.moat("status", "portal", code=5)
@@ -147,16 +158,20 @@ def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[
     home.moat("up", "portal")
     assert pings(home)
 
-    # A change that no SA need show touches none.
+
+def a_change_that_no_sa_need_show_touches_none(home: Gateway) -> None:
     file = home.directory / "moat.toml"
     spi = home.status("portal")["peers"][0]["children"][0]["local_spi"]
-    good = file.read_text() + "path-mtu = 1400\n"
-    file.write_text(good)
+    file.write_text(file.read_text() + "path-mtu = 1400\n")
     assert "changed: portal (live)" in home.moat("reload")
     assert home.status("portal")["peers"][0]["children"][0]["local_spi"] == spi
     assert pings(home)
 
+
+def faults_are_told(home: Gateway, portal: Gateway) -> None:
     # A file with faults changes nothing.
+    file = home.directory / "moat.toml"
+    good = file.read_text()
     file.write_text(good + "oops = [\n")
     assert f"{file}:" in home.moat("reload", code=4)
     assert pings(home)
@@ -169,15 +184,11 @@ def test_the_commands_of_the_readme_make_a_tunnel_and_look_after_it(ends: tuple[
     assert "one end does not accept the key or identity of the other" in told
     assert "the peer did not prove who it is" in " ".join(told.split())
 
-    # A peer that is gone is told as silent; and after the stop the guard stays until `moat cleanup`.
+    # A peer that is gone is told as silent.
     file.write_text(good)
     portal.stop()
     home.moat("reload")
     assert "the peer does not answer" in home.moat("up", "portal", "--wait", "60", code=5)
-    home.stop()
-    assert "blackhole 10.2.0.0/16" in home.host.run("ip route show table all")
-    home.moat("cleanup")
-    assert "blackhole" not in home.host.run("ip route show table all")
 
 
 def test_the_first_packet_brings_a_trapped_connection_up_and_is_not_lost(ends: tuple[Gateway, Gateway]) -> None:

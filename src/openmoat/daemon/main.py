@@ -114,21 +114,29 @@ class Daemon:
             self.installer, PathFinder(names, source_for), keyholder, self.loaded.find, self._beside
         )
         self.renewal = NameWatch(names, self.loaded.find, self.journal, clock)
-        self.renewal.suspect = self._suspect
         self.core = Endpoint(ike_config(settings, backend), random)
         self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
+        self.host = (
+            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
+        )
+        self._listen(policies)
+        self.desired = self._desired(file, policies, keyholder)
+        self.desk = self._desk(turns or Turns())
+
+    def _listen(self, policies: Policies) -> None:
+        """Have the parts call back."""
+        self.renewal.suspect = self._suspect
         self.driver.on_event = self._hear
+        self.driver.on_acquire = self._acquire
+        self.driver.on_suspicion = self._suspect_size
         self.sizes.discovers = policies.discovers
         self.sizes.probe = self._probe_size
         self.sizes.probe_fragments = self._probe_fragments
         self.sizes.carried = self.installer.carried
         self.sizes.on_size = self._resize
-        self.driver.on_acquire = self._acquire
-        self.driver.on_suspicion = self._suspect_size
-        self.host = (
-            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
-        )
-        self.desired = Desired(
+
+    def _desired(self, file: Path, policies: Policies, keyholder: Keyholder) -> Desired:
+        return Desired(
             file,
             self.loaded,
             policies=policies,
@@ -141,18 +149,20 @@ class Daemon:
             beside=self._beside,
             use_settings=self._use,
         )
-        self.desk = Desk(
+
+    def _desk(self, turns: Turns) -> Desk:
+        return Desk(
             core=self.core,
             desired=self.desired,
             driver=self.driver,
             installer=self.installer,
-            wire=wire,
+            wire=self._wire,
             journal=self.journal,
             book=self.book,
             sizes=self.sizes,
             host=self.host,
-            device=settings.device,
-            turns=turns or Turns(),
+            device=self.settings.device,
+            turns=turns,
         )
 
     async def start(self, configuration: Configuration) -> None:

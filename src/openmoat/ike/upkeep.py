@@ -17,7 +17,7 @@ from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.registry import Registry
 from openmoat.ike.states import DerivingKeys, Established, FindingPath, InitSent, MakingKeyPair, ProvingSelf
-from openmoat.model.connection import Connection, Start
+from openmoat.model.connection import Child, Connection, Start
 from openmoat.net import HostPort, Path
 
 __all__ = ["Phase", "Record", "Upkeep"]
@@ -221,18 +221,22 @@ class Upkeep:
             for spec in missing:
                 carriers[-1].want(NewChild(spec))
         elif not any(sa.lineage is None and sa.is_initiator for sa in self.all_of(name)):
-            state = sa_init.opening_of(self.context, record.connection, missing[0], record.failures)
-            sa = IkeSa(
-                self.context,
-                self.registry,
-                own_spi=self.registry.fresh_spi(),
-                peer_spi=0,
-                is_initiator=True,
-                path=_NO_PATH,
-                state=state,
-                connection=record.connection,
-            )
-            sa_init.begin(sa, state)
+            self._open(record, missing[0])
+
+    def _open(self, record: Record, child: Child) -> None:
+        """Begin an IKE SA for this child."""
+        state = sa_init.opening_of(self.context, record.connection, child, record.failures)
+        sa = IkeSa(
+            self.context,
+            self.registry,
+            own_spi=self.registry.fresh_spi(),
+            peer_spi=0,
+            is_initiator=True,
+            path=_NO_PATH,
+            state=state,
+            connection=record.connection,
+        )
+        sa_init.begin(sa, state)
 
     def _tell_unkept(self, record: Record, there: set[str]) -> None:
         """Children that are wanted, and that nobody is asked for since the data plane could not keep them."""

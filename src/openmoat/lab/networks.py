@@ -21,38 +21,7 @@ def homes(*, offloads: bool = True) -> Topology:
     ```
     Inside, every network has IPv4 and IPv6. The ISP routes IPv6 too, so that what leaks has somewhere to go.
     """
-    hosts = [
-        Host(
-            name="isp",
-            forwards=True,
-            masquerades=("wan",),
-            routes=(
-                Route.of("default", "198.51.100.1"),
-                Route.of("default", "2001:db8:50::1"),
-                # Inside networks are reachable in clear from outside, so that a leak arrives instead of dying of a
-                # missing route. The captures look for exactly that.
-                *(Route.of(f"10.{n}.0.0/24", f"100.64.{n}.2") for n in (1, 2)),
-                *(Route.of(f"fd00:{n}::/64", f"2001:db8:51:{n}::2") for n in (1, 2)),
-            ),
-        ),
-        Host(
-            name="internet",
-            forwards=True,
-            routes=(
-                Route.of("2001:db8:51::/48", "2001:db8:50::2"),
-                Route.of("10.99.0.0/24", "203.0.113.10"),
-                Route.of("fd00:99::/64", "2001:db8:99::10"),
-                *(Route.of(f"10.{n}.0.0/24", "198.51.100.2") for n in (1, 2)),
-                *(Route.of(f"fd00:{n}::/64", "2001:db8:50::2") for n in (1, 2)),
-            ),
-        ),
-        Host(
-            name="portal",
-            forwards=True,
-            routes=(Route.of("default", "203.0.113.1"), Route.of("default", "2001:db8:99::1")),
-        ),
-        Host(name="office", routes=(Route.of("default", "10.99.0.1"), Route.of("default", "fd00:99::1"))),
-    ]
+    hosts = [_isp(), _internet(), *_portal()]
     links = [
         _link(End.of("isp", "wan", "198.51.100.2/24", "2001:db8:50::2/64"),
               End.of("internet", "isp", "198.51.100.1/24", "2001:db8:50::1/64"), offloads, DSL_MTU),
@@ -74,6 +43,46 @@ def homes(*, offloads: bool = True) -> Topology:
         _home_lan("c", 3, offloads),
     ]
     return Topology(name="homes", hosts=tuple(hosts), links=tuple(links))
+
+
+def _isp() -> Host:
+    # Inside networks are reachable in clear from outside, so that a leak arrives instead of dying of a missing route.
+    # The captures look for exactly that.
+    return Host(
+        name="isp",
+        forwards=True,
+        masquerades=("wan",),
+        routes=(
+            Route.of("default", "198.51.100.1"),
+            Route.of("default", "2001:db8:50::1"),
+            *(Route.of(f"10.{n}.0.0/24", f"100.64.{n}.2") for n in (1, 2)),
+            *(Route.of(f"fd00:{n}::/64", f"2001:db8:51:{n}::2") for n in (1, 2)),
+        ),
+    )
+
+
+def _internet() -> Host:
+    return Host(
+        name="internet",
+        forwards=True,
+        routes=(
+            Route.of("2001:db8:51::/48", "2001:db8:50::2"),
+            Route.of("10.99.0.0/24", "203.0.113.10"),
+            Route.of("fd00:99::/64", "2001:db8:99::10"),
+            *(Route.of(f"10.{n}.0.0/24", "198.51.100.2") for n in (1, 2)),
+            *(Route.of(f"fd00:{n}::/64", "2001:db8:50::2") for n in (1, 2)),
+        ),
+    )
+
+
+def _portal() -> tuple[Host, Host]:
+    """The portal and the office behind it."""
+    gateway = Host(
+        name="portal",
+        forwards=True,
+        routes=(Route.of("default", "203.0.113.1"), Route.of("default", "2001:db8:99::1")),
+    )
+    return gateway, Host(name="office", routes=(Route.of("default", "10.99.0.1"), Route.of("default", "fd00:99::1")))
 
 
 def two_gateways(*, nat: bool = False, version: int = 4, offloads: bool = True, mtu: int = DEFAULT_MTU) -> Topology:

@@ -266,6 +266,29 @@ def test_a_connection_is_shown_as_in_its_golden_screen(name: str) -> None:
     assert connection_screen(status, NOW) == screen
 
 
+WHOLE_STATUS = """\
+moatd 0.1.0, running for 1 d 1 h; 3 connections: 1 up, 1 waiting, 1 down
+  warning  the host's firewall drops forwarded tunnel traffic; nft add rule inet
+           filter forward iifname moat0 accept
+  offloads tun-uso is off: the kernel refuses it: Invalid argument
+
+cabin: down for 5 s
+  why      the name of the peer does not resolve, or no route leads to it
+  next     ip route get ADDRESS; check the internet line
+
+moats: waiting for 2 h 10 min
+  peers    1 here, matching *.moats.example
+
+office: up for 2 h 10 min
+  peer     portal.example at 198.51.100.7:4500
+  lan      10.1.0.0/24 = 10.2.0.0/16
+           in 812345 packets, 1.2 GB; out 7 packets, 420 B
+
+refused strangers (the newest):
+  198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection
+    nearest: moats: identity: ours *.moats.example; received x.example"""
+
+
 def test_the_whole_status_shows_first_what_is_not_well() -> None:
     status = Status(
         version="0.1.0",
@@ -288,30 +311,7 @@ def test_the_whole_status_shows_first_what_is_not_well() -> None:
         ),
         connections=(UP, connection("cabin", ConnectionState.DOWN, since=NOW - 5, reason=Reason.NO_ROUTE), TEMPLATE),
     )
-    assert (
-        status_screen(status)
-        == """\
-moatd 0.1.0, running for 1 d 1 h; 3 connections: 1 up, 1 waiting, 1 down
-  warning  the host's firewall drops forwarded tunnel traffic; nft add rule inet
-           filter forward iifname moat0 accept
-  offloads tun-uso is off: the kernel refuses it: Invalid argument
-
-cabin: down for 5 s
-  why      the name of the peer does not resolve, or no route leads to it
-  next     ip route get ADDRESS; check the internet line
-
-moats: waiting for 2 h 10 min
-  peers    1 here, matching *.moats.example
-
-office: up for 2 h 10 min
-  peer     portal.example at 198.51.100.7:4500
-  lan      10.1.0.0/24 = 10.2.0.0/16
-           in 812345 packets, 1.2 GB; out 7 packets, 420 B
-
-refused strangers (the newest):
-  198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection
-    nearest: moats: identity: ours *.moats.example; received x.example"""
-    )
+    assert status_screen(status) == WHOLE_STATUS
 
 
 def test_thousands_of_connections_do_not_flood_the_screen() -> None:
