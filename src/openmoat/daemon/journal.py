@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from openmoat.daemon.linerate import LineRate
 from openmoat.ike.events import (
     ChildSa,
     ChildSaDown,
@@ -22,7 +23,15 @@ from openmoat.ike.events import (
     PeerMoved,
 )
 
-__all__ = ["MAX_ENTRIES", "MAX_FOLLOWER_BACKLOG", "STRANGER_LINES_PER_MINUTE", "Entry", "Journal"]
+__all__ = [
+    "FAILURE_LINES_PER_SECOND",
+    "MAX_ENTRIES",
+    "MAX_FOLLOWER_BACKLOG",
+    "MOVE_LINES_PER_SECOND",
+    "STRANGER_LINES_PER_MINUTE",
+    "Entry",
+    "Journal",
+]
 
 MAX_ENTRIES = 1_000
 """Entries kept for `moat log`; older ones are in the system's log."""
@@ -30,6 +39,10 @@ MAX_FOLLOWER_BACKLOG = 256
 """Entries that wait for one slow reader of events; beyond it the reader is cut off."""
 STRANGER_LINES_PER_MINUTE = 20
 """Lines about failures that belong to no connection: anybody can cause them."""
+FAILURE_LINES_PER_SECOND = 10
+"""Lines about failures of connections: who knows a name can cause them without proving anything."""
+MOVE_LINES_PER_SECOND = 10
+"""Lines about peers at another address: a peer can move with every packet."""
 
 log = logging.getLogger("openmoat.daemon")
 
@@ -94,7 +107,7 @@ def child_up_text(event: ChildSaUp) -> str:
         told += ", AGGFRAG" if child.takes_slices else ", AGGFRAG without slices"
     if child.has_changed_mode:
         told += "; new with this rekey" if child.aggfrag else "; AGGFRAG has ended with this rekey"
-    return told
+    return "; ".join((told, *child.remarks))
 
 
 ROWS: Mapping[type, Row] = {
@@ -150,32 +163,42 @@ class Journal:
         self._number = 0
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._followers: set[asyncio.Queue[Entry | None]] = set()
-        self._minute = 0
-        self._strange_lines = 0
-        self.untold = 0
-        """Failures of strangers that got no line; they are among the failures that can be explained all the same."""
+        self._strangers = LineRate(STRANGER_LINES_PER_MINUTE, 60, wall_clock)
+        self._failures = LineRate(FAILURE_LINES_PER_SECOND, 1, wall_clock)
+        self._moves = LineRate(MOVE_LINES_PER_SECOND, 1, wall_clock)
+
+    @property
+    def untold(self) -> int:
+        """Events that got no line; failures are among those that can be explained all the same."""
+        return sum(rate.untold for rate in (self._strangers, self._failures, self._moves))
 
     def tell(self, event: Event) -> None:
         """Note an event of the core; those without a row are none of people's business."""
         row = ROWS.get(type(event))
         if row is None:
             return
-        if isinstance(event, NegotiationFailed) and event.connection is None and not self._may_tell_of_a_stranger():
-            self.untold += 1
+        rate = self._rate_of(event)
+        if rate is not None and not rate.permits():
             return
-        self.note(row.kind, row.level(event), row.text(event), row.fields(event))
+        gap = rate.gap() if rate is not None else ""
+        self.note(row.kind, row.level(event), row.text(event) + gap, row.fields(event))
+
+    def _rate_of(self, event: Event) -> LineRate | None:
+        """What bounds the lines that others can cause without end."""
+        match event:
+            case NegotiationFailed(connection=None):
+                return self._strangers
+            case NegotiationFailed():
+                return self._failures
+            case PeerMoved():
+                return self._moves
+            case _:
+                return None
 
     def df_ignored(self, child: ChildSa) -> None:
         """A child fragments packets before ESP although their senders forbid it."""
         words = f"Child SA {child.child} fragments IPv4 packets that must not be, as its df or mtu-policy says"
         self.note("df-ignored", logging.WARNING, words, {"conn": child.connection, "child": spi32(child.local_spi)})
-
-    def _may_tell_of_a_stranger(self) -> bool:
-        minute = int(self._wall_clock() // 60)
-        if minute != self._minute:
-            self._minute, self._strange_lines = minute, 0
-        self._strange_lines += 1
-        return self._strange_lines <= STRANGER_LINES_PER_MINUTE
 
     def note(self, kind: str, level: int, text: str, fields: Mapping[str, str] | None = None) -> None:
         """Note something that the daemon itself did or saw."""

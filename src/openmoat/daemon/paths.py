@@ -15,12 +15,13 @@ import dns.asyncresolver
 import dns.exception
 import dns.resolver
 
+from openmoat.daemon.linerate import LineRate
 from openmoat.daemon.lookups import outer_backend
 from openmoat.ike.events import AskPath, Paths
 from openmoat.model.connection import Connection
 from openmoat.net import IKE_PORT, Address, HostPort, Path
 
-__all__ = ["LOOKUP_SECONDS", "MAX_NAMES", "MAX_PATHS", "MAX_TTL", "MIN_TTL", "Names", "PathFinder"]
+__all__ = ["LINES_PER_MINUTE", "LOOKUP_SECONDS", "MAX_NAMES", "MAX_PATHS", "MAX_TTL", "MIN_TTL", "Names", "PathFinder"]
 
 LOOKUP_SECONDS = 5.0
 """Deadline of all look-ups for one name."""
@@ -31,6 +32,8 @@ MAX_NAMES = 16_384
 """Names whose addresses are remembered."""
 MAX_PATHS = 8
 """Paths tried for one connection, in turn."""
+LINES_PER_MINUTE = 10
+"""Lines about addresses that are not tried: the DNS can cause one with each attempt of each connection."""
 HOSTS_FILE = FilePath("/etc/hosts")
 
 log = logging.getLogger("openmoat.daemon.paths")
@@ -52,7 +55,8 @@ class Names:
         resolver: Callable[[], dns.asyncresolver.Resolver] = dns.asyncresolver.Resolver,
     ) -> None:
         """`resolver` makes one as the host is configured now."""
-        self._clock = clock
+        self.clock = clock
+        """Seconds by which answers grow old."""
         self._hosts_file = hosts_file
         self._resolver = resolver
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -60,14 +64,14 @@ class Names:
     async def addresses(self, name: str, is_fresh_wanted: bool) -> tuple[Address, ...]:
         """All addresses of a name, IPv6 first; empty where there is none or no answer in time."""
         known = self._known.get(name)
-        if known is not None and not is_fresh_wanted and known.until > self._clock():
+        if known is not None and not is_fresh_wanted and known.until > self.clock():
             return known.addresses
         local = self._from_hosts_file(name)
         if local:
             return local
         found, ttl = await self._ask(name)
         if found:
-            self._remember(name, _Known(found, self._clock() + min(max(ttl, MIN_TTL), MAX_TTL)))
+            self._remember(name, _Known(found, self.clock() + min(max(ttl, MIN_TTL), MAX_TTL)))
             return found
         return known.addresses if known is not None else ()
 
@@ -131,6 +135,7 @@ class PathFinder:
     def __init__(self, names: Names, source_for: Callable[[Address], Address | None]) -> None:
         self._names = names
         self._source_for = source_for
+        self._lines = LineRate(LINES_PER_MINUTE, 60, names.clock)
 
     async def find(self, question: AskPath, connection: Connection) -> Paths:
         """Paths to every address of the peer that there is a route to, at most `MAX_PATHS`."""
@@ -141,12 +146,13 @@ class PathFinder:
             addresses += [address for address in found if address not in addresses]
             if not found:
                 unknown.append(str(place))
-        if len(addresses) > MAX_PATHS:
+        if len(addresses) > MAX_PATHS and self._lines.permits():
             log.warning(
-                "connection %s: not tried: %s; a peer is tried at %d addresses, name fewer",
+                "connection %s: not tried: %s; a peer is tried at %d addresses, name fewer%s",
                 question.connection,
                 ", ".join(str(address) for address in addresses[MAX_PATHS:]),
                 MAX_PATHS,
+                self._lines.gap(),
             )
         paths = self._paths(addresses, connection.local_address)
         return Paths(question.ticket, paths, "" if paths else self._why_none(addresses, unknown))

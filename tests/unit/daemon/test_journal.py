@@ -10,11 +10,25 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import AES_128_GCM_16, EspSuite
 from openmoat.daemon import journal
 from openmoat.daemon.journal import MAX_ENTRIES, Journal
-from openmoat.ike.events import ChildSa, ChildSaUp, DownReason, IkeSaDown, NegotiationFailed, PeerMoved
+from openmoat.ike.events import ChildSa, ChildSaUp, DownReason, Event, IkeSaDown, NegotiationFailed, PeerMoved
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import parse_selectors
 
 PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), 4500))
+
+
+FAILURE = NegotiationFailed(
+    at=0.0,
+    ike=0,
+    connection="home",
+    path=PATH,
+    is_initiator=False,
+    exchange=34,
+    notify=None,
+    notify_sent=False,
+    reason=DownReason.NO_COMMON_GROUND,
+    text="strange",
+)
 
 
 def test_a_line_names_connection_sa_and_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -45,29 +59,42 @@ def test_a_reader_that_does_not_read_is_cut_off() -> None:
     assert drained[-1] is None
 
 
-def test_strangers_get_few_lines_a_minute_and_connections_of_ours_all(caplog: pytest.LogCaptureFixture) -> None:
+def test_strangers_get_few_lines_a_minute_which_do_not_use_up_those_of_connections(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     now = 60.0
     book = Journal(lambda: now)
-    failure = NegotiationFailed(
-        at=0.0,
-        ike=0,
-        connection=None,
-        path=PATH,
-        is_initiator=False,
-        exchange=34,
-        notify=None,
-        notify_sent=False,
-        reason=DownReason.NO_COMMON_GROUND,
-        text="strange",
-    )
+    failure = replace(FAILURE, connection=None)
     for _ in range(journal.STRANGER_LINES_PER_MINUTE + 5):
         book.tell(failure)
     assert (len(book.entries()), book.untold) == (journal.STRANGER_LINES_PER_MINUTE, 5)
-    book.tell(replace(failure, connection="home"))
+    book.tell(FAILURE)
     assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 1
     now = 120.0
     book.tell(failure)
     assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 2
+    assert "left out before: 5" in book.entries()[-1].text
+    book.tell(failure)
+    assert "left out" not in book.entries()[-1].text
+
+
+@pytest.mark.parametrize(
+    ("event", "lines"),
+    [(FAILURE, journal.FAILURE_LINES_PER_SECOND), (PeerMoved(1, PATH, True, ()), journal.MOVE_LINES_PER_SECOND)],
+)
+def test_what_a_peer_can_cause_without_end_gets_few_lines_a_second_and_then_a_count(event: Event, lines: int) -> None:
+    now = 60.0
+    book = Journal(lambda: now)
+    for _ in range(lines + 1_000):
+        book.tell(event)
+    assert (len(book.entries()), book.untold) == (lines, 1_000)
+    now = 61.0
+    book.tell(event)
+    assert len(book.entries()) == lines + 1
+    assert "left out before: 1000" in book.entries()[-1].text
+    now = 5.0  # the wall clock was set back
+    book.tell(event)
+    assert len(book.entries()) == lines + 2
 
 
 def test_the_newest_entries_are_kept_up_to_the_bound() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.daemon.paths import MAX_NAMES, MAX_PATHS, Names, PathFinder, _Known
+from openmoat.daemon.paths import LINES_PER_MINUTE, MAX_NAMES, MAX_PATHS, Names, PathFinder, _Known
 from openmoat.ike.events import AskPath
 from scenario.link import connection
 
@@ -42,6 +42,21 @@ def test_addresses_beyond_the_bound_are_not_tried_and_named(caplog: pytest.LogCa
     assert [path.remote.address for path in found.paths] == list(places[:MAX_PATHS])
     line = f"connection home: not tried: {places[-1]}; a peer is tried at {MAX_PATHS} addresses, name fewer"
     assert caplog.messages == [line] * beyond
+
+
+def test_lines_about_addresses_that_are_not_tried_are_bounded_and_then_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now, first = 0.0, ipaddress.ip_address("192.0.2.1")
+    home = connection("portal.example", "home.example", "192.0.2.1")
+    home = replace(home, peer=replace(home.peer, addresses=tuple(first + n for n in range(MAX_PATHS + 1))))
+    finder = PathFinder(Names(lambda: now), lambda _address: first)
+    for _ in range(LINES_PER_MINUTE + 7):
+        asyncio.run(finder.find(AskPath(1, "home", 0), home))
+    assert len(caplog.messages) == LINES_PER_MINUTE
+    now = 60.0
+    asyncio.run(finder.find(AskPath(1, "home", 0), home))
+    assert caplog.messages[-1].endswith("(lines of this kind left out before: 7)")
 
 
 def test_the_name_that_was_not_asked_for_longest_is_forgotten_and_named(caplog: pytest.LogCaptureFixture) -> None:
