@@ -16,7 +16,7 @@ from openmoat.ike.exchanges import sa_init
 from openmoat.ike.exchanges.informational import FragmentProbe, Probe, SizeProbe
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
+from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.payloads import Nonce, Notify
 from openmoat.ike.registry import HalfOpenKey, Registry
 from openmoat.ike.reports import stranger_failure
@@ -27,11 +27,15 @@ from openmoat.ike.upkeep import Upkeep
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-__all__ = ["MAX_DUE", "MAX_INIT", "Endpoint"]
+__all__ = ["HINT_QUIET", "MAX_DUE", "MAX_INIT", "Endpoint"]
 
 MAJOR = 2
+NEXT_PAYLOAD = 16
+"""Where the header has the type of the first payload (RFC 7296 3.1)."""
 MAX_DUE = 32
 """Timers that fire in one `handle_timeout`: thousands that are due at once must not hold their caller."""
+HINT_QUIET = 10.0
+"""Seconds after a sign of life of a peer in which nobody's word that it has forgotten us makes us ask it for another."""
 MAX_INIT = 16_384
 """Octets of an IKE_SA_INIT request, which is kept until its sender is authenticated."""
 
@@ -80,6 +84,8 @@ class Endpoint:
             self._handle_stray(header, path)
             return
         sa.receive(header, datagram, path)
+        if header.is_response and header.exchange is not ExchangeType.IKE_SA_INIT:
+            self._heed_hint(sa, header, datagram, path)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due, `MAX_DUE` at a time; the deadline stays in the past as long as there is more."""
@@ -432,6 +438,21 @@ class Endpoint:
             return
         self._context.counts[Count.UNKNOWN_SPI] += 1
         self._answer_stranger(header, path, Notify(NotifyType.INVALID_IKE_SPI))
+
+    def _heed_hint(self, sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
+        """2.21.1: somebody at the peer's address says, unprotected, that it has no such IKE SA. That proves nothing, for
+        anybody may have sent it; but it is a reason to ask, and only if nothing was heard of the peer lately.
+        """
+        quiet_until = sa.heard + HINT_QUIET
+        if datagram[NEXT_PAYLOAD] != PayloadType.NOTIFY or path.remote != sa.path.remote or not sa.is_carrier:
+            return
+        try:
+            is_hint = Message.parse(datagram, header).notify(NotifyType.INVALID_IKE_SPI) is not None
+        except MalformedMessage:
+            return
+        if is_hint and header.is_initiator is not sa.is_initiator and self._context.now >= quiet_until:
+            self._context.counts[Count.UNAUTHENTICATED_ERROR] += 1
+            sa.want(Probe())
 
     def _answer_stranger(self, header: Header, path: Path, notify: Notify) -> bool:
         """An unprotected error, within the rate limit (RFC 7296 2.21.4); never to a response."""
