@@ -183,7 +183,10 @@ def test_a_notify_without_flags_means_none(beginner: str) -> None:
     say(link, home if beginner == "home" else portal, flags(""))
     link.settle()
     assert faults(home, portal) == []
-    assert (portal if beginner == "home" else home).child().aggfrag
+    hearer = portal if beginner == "home" else home
+    assert hearer.child().aggfrag
+    assert hearer.child().remarks == ("USE_AGGFRAG came without its octet of flags: none is taken as set",)
+    assert next(host for host in (home, portal) if host is not hearer).child().remarks == ()
 
 
 @pytest.mark.parametrize("data", ["0000", "01" * 1000])

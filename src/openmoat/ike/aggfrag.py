@@ -32,6 +32,8 @@ class PeerAggfrag:
     takes_slices: bool = True
     obstacle: str = ""
     """Why it cannot be used; empty where it can."""
+    remarks: tuple[str, ...] = ()
+    """What is not as it should be, and does no harm."""
 
     @property
     def is_usable(self) -> bool:
@@ -62,7 +64,8 @@ def peer_aggfrag(message: Message) -> PeerAggfrag:
         )
     if flags not in (0, Demand.DONT_FRAGMENT):
         return PeerAggfrag(is_there=True, takes_slices=takes_slices, obstacle=f"with unknown flags, 0x{flags:02x}")
-    return PeerAggfrag(is_there=True, takes_slices=takes_slices)
+    remarks = () if notify.data else ("USE_AGGFRAG came without its octet of flags: none is taken as set",)
+    return PeerAggfrag(is_there=True, takes_slices=takes_slices, remarks=remarks)
 
 
 def agree(spec: Child, peer: PeerAggfrag) -> bool:

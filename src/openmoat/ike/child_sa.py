@@ -20,7 +20,7 @@ from openmoat.ike.payloads import (
     TsResponder,
 )
 from openmoat.model.connection import Aggfrag, Child, EspProposal
-from openmoat.policy.selectors import Selectors, covers, format_selectors, narrow
+from openmoat.policy.selectors import MAX_SELECTORS, Selectors, covers, format_selectors, narrow
 
 __all__ = [
     "ChildTerms",
@@ -55,6 +55,8 @@ class ChildTerms:
     """The peer puts slices together."""
     fault: str = ""
     """Why what the peer has made must be deleted again; empty: it is good."""
+    remarks: tuple[str, ...] = ()
+    """What was put up with in what the peer said, for people."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,6 +161,7 @@ def accept_response(
         aggfrag=peer.is_there,
         takes_slices=peer.takes_slices,
         fault=fault_of_answer(spec, peer),
+        remarks=peer.remarks,
     )
 
 
@@ -170,22 +173,11 @@ def choose_child(
     Raises `NoCommonSelectors`, or `NoCommonProposal` where selectors would do.
     """
     sa, tsi, tsr = _child_payloads(message)
-    fitting: list[tuple[bool, Child, Selectors, Selectors]] = []
-    for spec in specs:
-        remote, local = narrow(tsi.selectors, spec.remote), narrow(tsr.selectors, spec.local)
-        if remote and local:
-            # RFC 7296 2.9: where the first choice of the initiator is acceptable, the answer MUST include it.
-            has_first = covers(spec.remote, tsi.selectors[:1]) and covers(spec.local, tsr.selectors[:1])
-            fitting.append((has_first, spec, local, remote))
-    if not fitting:
-        came = f"{format_selectors(tsi.selectors)} to {format_selectors(tsr.selectors)}"
-        raise NoCommonSelectors(f"TS: no child serves {came}")
-    fitting.sort(key=lambda row: not row[0])
     key_exchange = message.first(KeyExchange)
     method = key_exchange.method if key_exchange and with_key_exchange else None
     failure: NoCommonProposal | None = None
     peer = peer_aggfrag(message)
-    for _, spec, local, remote in fitting:
+    for spec, local, remote in _fitting(specs, tsi, tsr):
         try:
             aggfrag = agree(spec, peer)
             choice = choose_esp(sa.proposals, spec.proposals, spi.to_bytes(4, "big"), with_key_exchange, method)
@@ -204,9 +196,35 @@ def choose_child(
             replaces=replaces,
             aggfrag=aggfrag,
             takes_slices=peer.takes_slices,
+            remarks=(*peer.remarks, *_cut("TSi", tsi.selectors, remote), *_cut("TSr", tsr.selectors, local)),
         )
         return terms, choice
     raise failure or NoCommonProposal("SA: no common proposal")
+
+
+def _fitting(specs: tuple[Child, ...], tsi: TsInitiator, tsr: TsResponder) -> list[tuple[Child, Selectors, Selectors]]:
+    """Children with selectors in common with a request, narrowed to ours and the peer's; the best first."""
+    fitting: list[tuple[bool, Child, Selectors, Selectors]] = []
+    for spec in specs:
+        remote, local = narrow(tsi.selectors, spec.remote), narrow(tsr.selectors, spec.local)
+        if remote and local:
+            # RFC 7296 2.9: where the first choice of the initiator is acceptable, the answer MUST include it.
+            has_first = covers(spec.remote, tsi.selectors[:1]) and covers(spec.local, tsr.selectors[:1])
+            fitting.append((has_first, spec, local, remote))
+    if not fitting:
+        came = f"{format_selectors(tsi.selectors)} to {format_selectors(tsr.selectors)}"
+        raise NoCommonSelectors(f"TS: no child serves {came}")
+    fitting.sort(key=lambda row: not row[0])
+    return [row[1:] for row in fitting]
+
+
+def _cut(name: str, proposed: Selectors, narrowed: Selectors) -> tuple[str, ...]:
+    """A remark where `narrow` has not looked at all selectors, or not answered with all."""
+    if len(proposed) > MAX_SELECTORS:
+        return (f"{name}: {len(proposed)} selectors came, those after the first {MAX_SELECTORS} are left out",)
+    if len(narrowed) == MAX_SELECTORS > len(proposed):
+        return (f"{name}: in common are {MAX_SELECTORS} selectors or more, those after that are left out",)
+    return ()
 
 
 def answer_payloads(terms: ChildTerms, choice: EspChoice) -> tuple[Payload, ...]:

@@ -105,6 +105,8 @@ class ChildSa:
     """With `aggfrag`: the peer puts slices together. Where it does not, inner packets must go whole."""
     has_changed_mode: bool = False
     """With or without AGGFRAG, unlike the Child SA that it rekeys."""
+    remarks: tuple[str, ...] = ()
+    """What we put up with in what the peer said, for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
         replaces=terms.replaces,
         aggfrag=terms.aggfrag,
         takes_slices=terms.takes_slices,
+        remarks=terms.remarks,
         has_changed_mode=old is not None and old.sa.aggfrag is not terms.aggfrag,
     )
 
