@@ -54,17 +54,15 @@ impl Unpacker {
         let Ok(opened) = self.sa.open_payload(&mut packet) else {
             return Vec::new();
         };
-        let payload = &packet[opened.inner.unwrap()];
-        let mut places = Vec::new();
-        let _ = self.reassembler.accept(
-            (opened.sequence, 0),
-            payload,
-            self.sa.drops(),
-            &mut Workbench::new(&mut self.bench, usize::MAX),
-            |delivery| places.push(delivery),
-        );
+        let (payload, mut places) = (opened.inner.unwrap(), Vec::new());
+        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let mut sitting = self.reassembler.sit(&mut packet, self.sa.drops(), bench);
+        let _ = sitting.accept((opened.sequence, 0), payload, |delivery| {
+            places.push(delivery)
+        });
+        drop(sitting);
         let octets = places.into_iter().map(|place| match place {
-            Delivery::Whole(at) => payload[at].to_vec(),
+            Delivery::Whole(at) | Delivery::Joined(at) => packet[at].to_vec(),
             Delivery::Assembled(at) => self.bench[at].to_vec(),
         });
         octets

@@ -16,7 +16,8 @@ const BUDGETS: [usize; 4] = [0, 10_000, 40_000, 64 << 20];
 /// A record with this step lets a silence pass.
 const SILENT: i8 = i8::MIN;
 
-/// The first octet chooses the budget. Then records: a step from the last sequence number, two octets of length, a payload.
+/// The first octet chooses the budget, and how many payloads are taken together. Then records: a step from the last sequence
+/// number, two octets of length, a payload.
 ///
 /// Answers with how many packets were delivered.
 pub fn hold(octets: &[u8]) -> usize {
@@ -24,7 +25,7 @@ pub fn hold(octets: &[u8]) -> usize {
         return 0;
     };
     let budget = Arc::new(Budget::new(BUDGETS[usize::from(choice & 3)]));
-    let mut bench = Bench::new(budget.clone());
+    let mut bench = Bench::new(budget.clone(), 1 + usize::from(choice >> 2) % 8);
     while let Some((&[step, high, low], tail)) = rest.split_first_chunk() {
         let size = usize::from(u16::from_be_bytes([high, low]));
         let (payload, tail) = tail.split_at(size.min(tail.len()));
@@ -34,6 +35,7 @@ pub fn hold(octets: &[u8]) -> usize {
         assert!(budget.used() == bench.reassembler.held());
         assert!(budget.used() <= BUDGETS[usize::from(choice & 3)]);
     }
+    bench.sit();
     let delivered = bench.delivered;
     drop(bench);
     assert_eq!(budget.used(), 0);
@@ -44,6 +46,9 @@ struct Bench {
     reassembler: Reassembler,
     drops: DropCounters,
     octets: Vec<u8>,
+    /// Payloads of a sitting, with their numbers, and how many there are at most.
+    waiting: Vec<(u64, Vec<u8>)>,
+    together: usize,
     model: Model,
     /// What the model has delivered and ours has not (yet).
     due: HashMap<Vec<u8>, usize>,
@@ -55,11 +60,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(budget: Arc<Budget>) -> Self {
+    fn new(budget: Arc<Budget>, together: usize) -> Self {
         Self {
             reassembler: Reassembler::new(budget),
             drops: DropCounters::default(),
             octets: vec![0; Workbench::NEEDED],
+            waiting: Vec::new(),
+            together,
             model: Model::default(),
             due: HashMap::new(),
             seen: HashSet::new(),
@@ -71,6 +78,7 @@ impl Bench {
 
     fn step(&mut self, step: i8, payload: &[u8]) {
         if step == SILENT {
+            self.sit();
             self.now += SILENCE;
             self.reassembler.expire(self.now, &self.drops);
             assert_eq!(self.reassembler.held(), 0);
@@ -81,7 +89,17 @@ impl Bench {
             for packet in self.model.receive(self.sequence, payload) {
                 *self.due.entry(packet).or_default() += 1;
             }
-            for packet in self.receive(payload) {
+            self.waiting.push((self.sequence, payload.to_vec()));
+            if self.waiting.len() >= self.together {
+                self.sit();
+            }
+        }
+    }
+
+    /// Take all that wait.
+    fn sit(&mut self) {
+        while !self.waiting.is_empty() {
+            for packet in self.receive() {
                 let due = self.due.entry(packet).or_default();
                 assert!(*due > 0, "nobody sent it, or it comes twice");
                 *due -= 1;
@@ -90,17 +108,32 @@ impl Bench {
         }
     }
 
-    fn receive(&mut self, payload: &[u8]) -> Vec<Vec<u8>> {
-        let mut deliveries = Vec::new();
-        let mut bench = Workbench::new(&mut self.octets, usize::MAX);
-        let at = (self.sequence, self.now);
-        let _ = self
-            .reassembler
-            .accept(at, payload, &self.drops, &mut bench, |delivery| {
+    /// Take as many of those that wait as there is room for.
+    fn receive(&mut self) -> Vec<Vec<u8>> {
+        let (mut source, mut deliveries, mut taken) = (Vec::new(), Vec::new(), 0);
+        let places: Vec<_> = (self.waiting.iter())
+            .map(|(sequence, payload)| {
+                let start = source.len() + (sequence % 3) as usize;
+                source.resize(start, 0x45);
+                source.extend_from_slice(payload);
+                (*sequence, start..source.len())
+            })
+            .collect();
+        let bench = Workbench::new(&mut self.octets, usize::MAX);
+        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        for (sequence, place) in places {
+            if !sitting.has_room() {
+                break;
+            }
+            taken += 1;
+            let _ = sitting.accept((sequence, self.now), place, |delivery| {
                 deliveries.push(delivery);
             });
+        }
+        drop(sitting);
+        self.waiting.drain(..taken);
         let octets = |delivery| match delivery {
-            Delivery::Whole(range) => payload[range].to_vec(),
+            Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),
             Delivery::Assembled(range) => self.octets[range].to_vec(),
         };
         deliveries.into_iter().map(octets).collect()

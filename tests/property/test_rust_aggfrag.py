@@ -47,7 +47,11 @@ class Engine:
         self.ask("new", budget)
 
     def receive(self, sequence: int, payload: bytes) -> list[bytes]:
-        held, *packets = self.ask("accept", sequence, payload.hex() or "-")
+        return self.receive_together([(sequence, payload)])
+
+    def receive_together(self, rows: list[tuple[int, bytes]]) -> list[bytes]:
+        words = [word for sequence, payload in rows for word in (str(sequence), payload.hex() or "-")]
+        held, *packets = self.ask("accept", *words)
         assert int(held) <= MAX_HELD
         return [bytes.fromhex(word) for word in packets]
 
@@ -94,16 +98,27 @@ def on_the_way(payloads: list[bytes], seed: int, loss: float, late: int) -> list
     return sorted(rows, key=lambda row: row[0] + rng.random() * late)
 
 
+MAX_TOGETHER = 8
+"""Payloads of one sitting: until it ends, pieces lie where they came."""
 WAYS = st.tuples(st.integers(0, 2**32), st.sampled_from((0.0, 0.0, 0.02, 0.2)), st.sampled_from((0, 0, 3, 20, 60)))
 """So late that pieces of the longest packets still lie in one window."""
 
 
 def both(engine: Engine, rows: list[tuple[int, bytes]]) -> None:
-    """Deliveries are the same, payload by payload, in the same order."""
+    """Deliveries are the same, payload by payload, in the same order; and so they are if several payloads come together."""
     oracle = Receiver(WINDOW)
+    told = [oracle.receive(sequence, payload) for sequence, payload in rows]
     engine.begin()
-    for sequence, payload in rows:
-        assert engine.receive(sequence, payload) == oracle.receive(sequence, payload), f"payload {sequence}"
+    for (sequence, payload), packets in zip(rows, told, strict=True):
+        assert engine.receive(sequence, payload) == packets, f"payload {sequence}"
+    rng = random.Random(len(rows))  # noqa: S311
+    engine.begin()
+    start = 0
+    while start < len(rows):
+        end = start + rng.randint(1, MAX_TOGETHER)
+        packets = [packet for one in told[start:end] for packet in one]
+        assert engine.receive_together(rows[start:end]) == packets, f"payloads {rows[start][0]} and on"
+        start = end
 
 
 # Sending.

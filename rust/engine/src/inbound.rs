@@ -77,6 +77,7 @@ impl InboundWorker {
     /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock.
     pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) {
         self.now = now;
+        self.unpacking.forget(); // of a turn that ended in a panic
         if socket.receive_batch(&mut self.batch).is_err() {
             return;
         }
@@ -99,6 +100,7 @@ impl InboundWorker {
                 }
             }
         }
+        self.unpack_waiting();
         self.flush();
         self.unpacking.clear();
         // What is not in a table any more must not be kept alive between turns.
@@ -123,12 +125,15 @@ impl InboundWorker {
         };
         let carried = match &pair.assembly {
             None => self.open(pair, range, path, tos),
-            Some(assembly) => self.open_payload(pair, assembly, range, path),
+            Some(_) => self.open_payload(pair, range, path),
         };
         if carried == Err(DropReason::HardLimit) {
             self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
         }
         self.last = Some(found);
+        if self.unpacking.is_full() {
+            self.unpack_waiting();
+        }
     }
 
     /// Carry the one inner packet of an ESP packet. Drops are counted at the pair.
@@ -149,11 +154,10 @@ impl InboundWorker {
         Ok(())
     }
 
-    /// Carry what an AGGFRAG payload completes, each packet checked as if it had come alone (RFC 9347 2.5).
+    /// Let an AGGFRAG payload wait for those that follow.
     fn open_payload(
         &mut self,
         pair: &Pair,
-        assembly: &Assembly,
         range: Range<usize>,
         path: Path,
     ) -> Result<(), DropReason> {
@@ -162,20 +166,41 @@ impl InboundWorker {
         note(&self.shared, pair, &opened, path);
         pair.suspicion.hear(self.now);
         let payload = opened.inner?;
-        let whence = Whence {
-            pair,
-            assembly,
-            sequence: opened.sequence,
-            now: self.now,
+        let payload = range.start + payload.start..range.start + payload.end;
+        self.unpacking.wait(opened.sequence, payload);
+        Ok(())
+    }
+
+    /// Carry what the payloads that wait complete.
+    fn unpack_waiting(&mut self) {
+        let Some(found) = self.last.take() else {
+            return;
         };
+        if let Some(pair) = found.as_ref()
+            && let Some(assembly) = &pair.assembly
+        {
+            let now = self.now;
+            let whence = Whence {
+                pair,
+                assembly,
+                now,
+            };
+            while self.unpacking.is_waiting() {
+                self.unpack(&whence);
+            }
+        }
+        self.last = Some(found);
+    }
+
+    /// Carry what some payloads complete, each packet checked as if it had come alone (RFC 9347 2.5).
+    fn unpack(&mut self, whence: &Whence<'_>) {
+        let Whence { pair, assembly, .. } = whence;
         if !self.unpacking.has_room(&mut self.batch) {
             self.flush();
             self.unpacking.clear();
         }
-        let payload = range.start + payload.start..range.start + payload.end;
-        if let Some(report) = self.unpacking.unpack(&mut self.batch, payload, &whence)? {
-            hear(assembly, &report);
-        }
+        self.unpacking
+            .unpack(&mut self.batch, whence, |report| hear(assembly, &report));
         let (mut packets, mut size) = (0, 0);
         while let Some(octets) = self.unpacking.next() {
             let Ok(packet) = pair.inbound.admit(&self.batch.arena()[octets.clone()]) else {
@@ -186,7 +211,6 @@ impl InboundWorker {
         }
         assembly.packets.fetch_add(packets, Ordering::Relaxed);
         assembly.octets.fetch_add(size, Ordering::Relaxed);
-        Ok(())
     }
 
     /// When pieces may have waited long enough for others.
@@ -206,9 +230,11 @@ impl InboundWorker {
             return None;
         };
         let is_it = |found: &Found| found.as_ref().is_some_and(|pair| pair.handle == spi);
-        if let Some(last) = self.last.take().filter(is_it) {
-            return Some(last);
+        if self.last.as_ref().is_some_and(is_it) {
+            return self.last.take();
         }
+        self.unpack_waiting();
+        self.last = None;
         let found = self.shared.sad.look_up(spi);
         if is_it(&found) {
             return Some(found);

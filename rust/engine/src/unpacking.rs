@@ -1,36 +1,43 @@
 //! Inner packets out of AGGFRAG payloads (RFC 9347 2.5): where they lie, in the order in which they are to leave.
 //!
-//! What lies whole in a payload stays there; what is put together lies in the annex of the batch, and has to be written to
-//! the host before that is used anew. Pieces that wait are looked after once a second, by the worker that saw them first.
+//! Payloads of one pair that follow each other in a batch are taken together. What lies whole in one stays there, what
+//! lies in two that follow each other is joined there; all else is put together in the annex of the batch, and has to be
+//! written to the host before that is used anew. Pieces that wait are looked after once a second, by the worker that saw
+//! them first.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use openmoat_esp::aggfrag::Congestion;
-use openmoat_esp::drops::DropReason;
 use openmoat_esp::reassembly::{Delivery, SILENCE, Workbench};
-use openmoat_io::ReceiveBatch;
+use openmoat_io::{BATCH, ReceiveBatch};
 
 use crate::shared::locked;
 use crate::tables::{Assembly, Pair, Sad};
 
-/// Packets of one payload that there is memory for from the start; only jumbo payloads of tiny packets have more.
-const USUAL_PACKETS: usize = 512;
+/// Payloads that are taken together at most: a batch of them, which the nearer caches hold.
+pub const MAX_WAITING: usize = BATCH;
 
-/// Which payload it is.
+/// Packets that are unpacked before they are written. There is memory for them from the start; one jumbo payload of tiny
+/// packets may have more.
+const MAX_READY: usize = 512;
+
+/// Where payloads come from.
 pub struct Whence<'a> {
     /// The pair it came by.
     pub pair: &'a Pair,
     /// What that has of AGGFRAG.
     pub assembly: &'a Assembly,
-    /// Its number.
-    pub sequence: u64,
     /// The engine's clock.
     pub now: u64,
 }
 
 /// What one inbound worker knows of AGGFRAG.
 pub struct Unpacking {
+    /// Payloads of one pair that wait to be unpacked: their numbers, and their places in the batch, in the order of those.
+    waiting: Vec<(u64, Range<usize>)>,
+    /// How many of them have been.
+    unpacked: usize,
     /// Packets that are to leave, as places in the batch, and which of them is next.
     ready: Vec<Range<usize>>,
     next: usize,
@@ -44,7 +51,9 @@ pub struct Unpacking {
 impl Default for Unpacking {
     fn default() -> Self {
         Self {
-            ready: Vec::with_capacity(USUAL_PACKETS),
+            waiting: Vec::with_capacity(MAX_WAITING),
+            unpacked: 0,
+            ready: Vec::with_capacity(MAX_READY),
             next: 0,
             free: usize::MAX,
             held: Vec::new(),
@@ -64,45 +73,86 @@ impl Unpacking {
         self.free = usize::MAX;
     }
 
-    /// Take the payload that stands at this place of the batch. What it completes is ready after that; the answer is what
-    /// it says of the path.
+    /// Let a payload wait for those that follow. The caller has asked `is_full`.
+    pub fn wait(&mut self, sequence: u64, payload: Range<usize>) {
+        self.waiting.push((sequence, payload));
+    }
+
+    /// Whether as many wait as are taken together.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING
+    }
+
+    /// Whether any payload waits; if not, there is room for others.
+    pub fn is_waiting(&mut self) -> bool {
+        let is_waiting = self.unpacked < self.waiting.len();
+        if !is_waiting {
+            self.forget();
+        }
+        is_waiting
+    }
+
+    /// Forget payloads that wait.
+    pub fn forget(&mut self) {
+        self.waiting.clear();
+        self.unpacked = 0;
+    }
+
+    /// Unpack payloads that wait, all of this pair, or as many as there is room for. What they complete is ready after
+    /// that; `hear` is told what they say of the path.
     pub fn unpack(
         &mut self,
         batch: &mut ReceiveBatch,
-        payload: Range<usize>,
         whence: &Whence<'_>,
-    ) -> Result<Option<Congestion>, DropReason> {
-        let Whence { pair, assembly, .. } = whence;
+        mut hear: impl FnMut(Congestion),
+    ) {
+        let Whence {
+            pair,
+            assembly,
+            now,
+        } = whence;
         let (datagrams, annex) = batch.parts();
-        let (base, mut bench) = (datagrams.len(), Workbench::new(annex, self.free));
-        let mut assembled = 0;
+        let (base, bench) = (datagrams.len(), Workbench::new(annex, self.free));
+        let (drops, mut assembled) = (pair.inbound.drops(), 0);
         self.next = 0;
         self.ready.clear();
-        let (ready, start) = (&mut self.ready, payload.start);
+        let ready = &mut self.ready;
         let mut reassembler = locked(&assembly.reassembler);
-        let accepted = reassembler.accept(
-            (whence.sequence, whence.now),
-            &datagrams[payload],
-            pair.inbound.drops(),
-            &mut bench,
-            |delivery| match delivery {
-                Delivery::Whole(at) => ready.push(start + at.start..start + at.end),
-                Delivery::Assembled(at) => {
-                    assembled += 1;
-                    ready.push(base + at.start..base + at.end);
-                }
-            },
-        );
+        let mut sitting = reassembler.sit(datagrams, drops, bench);
+        for (sequence, payload) in &self.waiting[self.unpacked..] {
+            if !sitting.has_room() || ready.len() >= MAX_READY {
+                break;
+            }
+            self.unpacked += 1;
+            let accepted = sitting.accept((*sequence, *now), payload.clone(), |delivery| {
+                ready.push(match delivery {
+                    Delivery::Whole(at) => at,
+                    Delivery::Joined(at) => {
+                        assembled += 1;
+                        at
+                    }
+                    Delivery::Assembled(at) => {
+                        assembled += 1;
+                        base + at.start..base + at.end
+                    }
+                });
+            });
+            match accepted {
+                Ok(Some(report)) => hear(report),
+                Ok(None) => {}
+                Err(reason) => drops.count(reason),
+            }
+        }
+        self.free = sitting.free();
+        drop(sitting);
         let holds = reassembler.held() > 0;
         drop(reassembler);
-        self.free = bench.free();
         if assembled > 0 {
             assembly.assembled.fetch_add(assembled, Ordering::Relaxed);
         }
         if holds {
             self.look_after_later(whence);
         }
-        accepted.inspect_err(|&reason| pair.inbound.drops().count(reason))
     }
 
     /// The next packet that is ready, as its place in the batch.

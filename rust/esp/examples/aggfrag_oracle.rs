@@ -1,8 +1,8 @@
 //! Packs and reassembles by lines, so that another implementation can judge this one (RFC 9347).
 //!
 //! In: `pack ROOM PACKET...` packs what waits together; `new OCTETS` begins an SA with nothing held and a budget of so
-//! many; `accept SEQUENCE PAYLOAD` gives it a payload, `expire SECONDS` lets so long pass in silence. Octets are
-//! hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or `error TEXT`; HELD are octets of buffers.
+//! many; `accept SEQUENCE PAYLOAD...` gives it payloads with their numbers, up to `TOGETHER` in one sitting; `expire
+//! SECONDS` lets so long pass in silence. Octets are hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or `error TEXT`; HELD are octets of buffers.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -12,6 +12,9 @@ use openmoat_esp::drops::DropCounters;
 use openmoat_esp::reassembly::{Budget, Delivery, Reassembler, Workbench};
 
 type Failure = Box<dyn std::error::Error>;
+
+/// Payloads of a sitting for which there is room, whatever they complete.
+const TOGETHER: usize = 8;
 
 /// One inbound SA, as far as reassembly goes.
 struct Sa {
@@ -26,25 +29,30 @@ impl Sa {
         Self {
             reassembler: Reassembler::new(Arc::new(Budget::new(octets))),
             drops: DropCounters::default(),
-            bench: vec![0; Workbench::NEEDED],
+            bench: vec![0; TOGETHER * Workbench::NEEDED],
             now: 0,
         }
     }
 
-    fn accept(&mut self, sequence: u64, payload: &[u8]) -> Vec<Vec<u8>> {
-        let (mut delivered, at) = (Vec::new(), (sequence, self.now));
-        let mut bench = Workbench::new(&mut self.bench, usize::MAX);
-        // Why something was dropped is for other tests: here it counts what is delivered.
-        let _ = self
-            .reassembler
-            .accept(at, payload, &self.drops, &mut bench, |delivery| {
-                delivered.push(delivery);
-            });
+    fn accept(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, Failure> {
+        let (mut delivered, mut source, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for pair in words.chunks(2) {
+            let start = source.len();
+            source.extend(octets(pair.get(1).ok_or("no payload")?)?);
+            places.push((pair[0].parse()?, start..source.len()));
+        }
+        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        for (sequence, place) in places {
+            // Why something was dropped is for other tests: here it counts what is delivered.
+            let _ = sitting.accept((sequence, self.now), place, |packet| delivered.push(packet));
+        }
+        drop(sitting);
         let octets = |delivery| match delivery {
-            Delivery::Whole(range) => payload[range].to_vec(),
+            Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),
             Delivery::Assembled(range) => self.bench[range].to_vec(),
         };
-        delivered.into_iter().map(octets).collect()
+        Ok(delivered.into_iter().map(octets).collect())
     }
 
     fn state(&self, packets: &[Vec<u8>]) -> String {
@@ -77,8 +85,8 @@ fn answer(sa: &mut Sa, line: &str) -> Result<String, Failure> {
             *sa = Sa::new(limit.parse()?);
             Ok(sa.state(&[]))
         }
-        ["accept", sequence, payload] => {
-            let packets = sa.accept(sequence.parse()?, &octets(payload)?);
+        ["accept", ref words @ ..] => {
+            let packets = sa.accept(words)?;
             Ok(sa.state(&packets))
         }
         ["expire", seconds] => {

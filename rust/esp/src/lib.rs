@@ -14,6 +14,7 @@ pub mod ecn;
 pub mod icmp_error;
 pub mod meter;
 pub mod mss;
+mod pieces;
 pub mod reassembly;
 pub mod replay;
 pub mod sa;

@@ -1,8 +1,10 @@
 //! Inner packets out of AGGFRAG payloads (RFC 9347 2.5, first method): whole ones leave at once, pieces wait in a window.
 //!
 //! A piece lies in the slot of its sequence number until its neighbours have come, from either side: the packet is put
-//! together backwards from its tail, since BlockOffset says how far from its end each piece lies. Payloads come here
-//! after the replay window and the ICV; what leaves has still to pass the selectors. In steady state nothing allocates.
+//! together backwards from its tail, since BlockOffset says how far from its end each piece lies. Payloads come in
+//! sittings: as long as one lasts, pieces stay where their payload does, and only what still waits at its end is copied
+//! into the slot. Payloads come here after the replay window and the ICV; what leaves has still to pass the selectors. In
+//! steady state nothing allocates.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::aggfrag::{Block, Congestion, Header, MAX_INNER};
 use crate::drops::{DropCounters, DropReason};
+use crate::pieces::{Layout, Open, Slot};
 
 /// Payloads in which the pieces of a packet may lie: the 139 of 65 535 octets over a path of 576, and 64 and more of
 /// reordering beside them.
@@ -88,75 +91,12 @@ impl<'a> Workbench<'a> {
 /// An inner packet that leaves, byte for byte as its sender had it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// At this place of the payload.
+    /// At this place among the payloads, as it came.
     Whole(Range<usize>),
+    /// At this place among the payloads, put together from two that lie side by side.
+    Joined(Range<usize>),
     /// Put together from several payloads, at this place of the workbench.
     Assembled(Range<usize>),
-}
-
-/// How much of a packet follows after a payload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Open {
-    /// None: it ends with a whole block or a pad.
-    #[default]
-    Closed,
-    /// So many octets.
-    Left(usize),
-    /// Some: its length does not show yet.
-    Some,
-    /// Unknown, since the piece here was not kept.
-    Lost,
-}
-
-/// The pieces of one payload: `octets[..lead]` continue a packet, `octets[head..]` begin one.
-#[derive(Debug, Default)]
-struct Slot {
-    /// 0 is no number of a packet (RFC 4303 3.3.3).
-    sequence: u64,
-    is_all_pad: bool,
-    block_offset: usize,
-    lead: usize,
-    head: usize,
-    open: Open,
-    octets: Vec<u8>,
-}
-
-impl Slot {
-    /// Without its pieces: what goes on behind it counts as lost until they are here.
-    fn new(sequence: u64, header: &Header, layout: &Layout) -> Self {
-        let is_empty = layout.lead.is_empty() && layout.whole.is_empty() && layout.head.is_empty();
-        Self {
-            sequence,
-            is_all_pad: is_empty && layout.fault.is_none(),
-            block_offset: header.block_offset,
-            lead: 0,
-            head: 0,
-            open: match layout.open {
-                Open::Closed => Open::Closed,
-                _ => Open::Lost,
-            },
-            octets: Vec::new(),
-        }
-    }
-
-    fn fill(&mut self, mut octets: Vec<u8>, payload: &[u8], layout: &Layout) {
-        octets.extend_from_slice(&payload[layout.lead.clone()]);
-        octets.extend_from_slice(&payload[layout.head.clone()]);
-        (self.lead, self.head) = (layout.lead.len(), layout.lead.len());
-        (self.octets, self.open) = (octets, layout.open);
-    }
-
-    fn has_head(&self) -> bool {
-        self.octets.len() > self.head
-    }
-
-    fn is_middle(&self) -> bool {
-        self.lead > 0 && self.block_offset > self.lead
-    }
-
-    fn pieces(&self) -> u64 {
-        u64::from(self.lead > 0) + u64::from(self.has_head())
-    }
 }
 
 /// The pieces of one inbound SA.
@@ -166,6 +106,8 @@ pub struct Reassembler {
     /// None until a first piece comes, `WINDOW` from then on.
     slots: Vec<Slot>,
     spare: Vec<Vec<u8>>,
+    /// Slots whose pieces lie among the payloads of this sitting, or did.
+    lent: Vec<usize>,
     held: usize,
     heard: u64,
 }
@@ -177,6 +119,7 @@ impl Reassembler {
             budget,
             slots: Vec::new(),
             spare: Vec::new(),
+            lent: Vec::new(),
             held: 0,
             heard: 0,
         }
@@ -187,44 +130,21 @@ impl Reassembler {
         self.held
     }
 
-    /// Take the payload of one ESP packet, at `now` nanoseconds of any steady clock, and deliver what is complete: the
-    /// packet that ends here first, then whole ones in their order, then the one that begins here. The bench has room for
-    /// `Workbench::NEEDED`.
-    ///
-    /// An error is for a payload of which nothing was used. Every other fault is counted in `drops`: once for each
-    /// piece, once for what remains of a payload behind a block that makes no sense.
-    pub fn accept(
-        &mut self,
-        (sequence, now): (u64, u64),
-        payload: &[u8],
-        drops: &DropCounters,
-        bench: &mut Workbench<'_>,
-        mut deliver: impl FnMut(Delivery),
-    ) -> Result<Option<Congestion>, DropReason> {
-        let header = Header::parse(payload)?;
-        if header.block_offset > 0 && payload.len() == header.size {
-            return Err(DropReason::AggfragBadOffset);
+    /// Begin to take payloads that lie in `source`, one behind the other in the order in which they are taken. What lies
+    /// between one and the next is nobody's and is overwritten.
+    pub fn sit<'a>(
+        &'a mut self,
+        source: &'a mut [u8],
+        drops: &'a DropCounters,
+        bench: Workbench<'a>,
+    ) -> Sitting<'a> {
+        Sitting {
+            reassembler: self,
+            source,
+            drops,
+            bench,
+            turn: 0,
         }
-        self.heard = now;
-        let layout = Layout::of(payload, &header);
-        let is_kept = self.keep(sequence, payload, &header, &layout, drops)?;
-        if let Some(fault) = layout.fault {
-            drops.count(fault);
-        }
-        if is_kept {
-            self.agree_with_last(sequence, drops);
-            self.complete(sequence, drops, bench, &mut deliver);
-        }
-        layout
-            .packets(payload)
-            .for_each(|packet| deliver(Delivery::Whole(packet)));
-        if is_kept {
-            self.agree_with_next(sequence, drops);
-            if let Some(tail) = self.tail_after(sequence) {
-                self.complete(tail, drops, bench, &mut deliver);
-            }
-        }
-        Ok(header.congestion)
     }
 
     /// Give all buffers back if nothing has come for `SILENCE`; pieces in them are dropped.
@@ -243,17 +163,9 @@ impl Reassembler {
         self.budget.give(std::mem::take(&mut self.held));
     }
 
-    /// Keep the pieces of a payload in its slot. False: there is none to keep, or no slot for it.
-    fn keep(
-        &mut self,
-        sequence: u64,
-        payload: &[u8],
-        header: &Header,
-        layout: &Layout,
-        drops: &DropCounters,
-    ) -> Result<bool, DropReason> {
-        let pieces = u64::from(!layout.lead.is_empty()) + u64::from(!layout.head.is_empty());
-        let mut slot = Slot::new(sequence, header, layout);
+    /// Put the pieces of a payload down in its slot. False: there is none to keep, or no slot for it.
+    fn keep(&mut self, slot: Slot, drops: &DropCounters) -> Result<bool, DropReason> {
+        let (sequence, pieces) = (slot.sequence, slot.pieces());
         if self.slots.is_empty() {
             // A payload that is all pad may have come before the pieces between which it lies.
             if pieces == 0 && !slot.is_all_pad {
@@ -276,14 +188,30 @@ impl Reassembler {
         }
         drops.count_many(DropReason::AggfragIncomplete, old.pieces());
         self.empty(index);
-        if pieces > 0 {
-            match self.buffer(layout.lead.len() + layout.head.len()) {
-                Some(octets) => slot.fill(octets, payload, layout),
-                None => drops.count_many(DropReason::AggfragMemory, pieces),
-            }
+        if slot.turn.is_some() {
+            self.lent.push(index);
         }
         self.slots[index] = slot;
         Ok(true)
+    }
+
+    /// Keep the pieces that still wait at the end of a sitting.
+    fn settle(&mut self, source: &[u8], drops: &DropCounters) {
+        while let Some(index) = self.lent.pop() {
+            let slot = &self.slots[index];
+            if slot.turn.is_none() {
+                continue;
+            }
+            let buffer = self.buffer(slot.lead.len() + slot.head.len());
+            let slot = &mut self.slots[index];
+            match buffer {
+                Some(octets) => slot.fill(octets, source),
+                None => {
+                    drops.count_many(DropReason::AggfragMemory, slot.pieces());
+                    slot.lose();
+                }
+            }
+        }
     }
 
     /// An empty buffer for so many octets, if the bounds allow it.
@@ -324,7 +252,7 @@ impl Reassembler {
     fn empty(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let mut buffer = std::mem::take(&mut slot.octets);
-        (slot.lead, slot.head) = (0, 0);
+        (slot.lead, slot.head, slot.turn) = (0..0, 0..0, None);
         if buffer.capacity() > 0 {
             buffer.clear();
             self.spare.push(buffer);
@@ -391,7 +319,7 @@ impl Reassembler {
     fn drop_open(&mut self, index: usize) -> u64 {
         let slot = &mut self.slots[index];
         if slot.has_head() {
-            slot.octets.truncate(slot.head);
+            slot.head = 0..0;
             self.release(index);
             return 1;
         }
@@ -402,9 +330,9 @@ impl Reassembler {
     }
 
     fn drop_lead(&mut self, index: usize) -> u64 {
-        let had_lead = std::mem::take(&mut self.slots[index].lead) > 0;
+        let lead = std::mem::take(&mut self.slots[index].lead);
         self.release(index);
-        u64::from(had_lead)
+        u64::from(!lead.is_empty())
     }
 
     /// Free the buffer of a slot in which no piece is left.
@@ -418,34 +346,13 @@ impl Reassembler {
     fn tail_after(&self, sequence: u64) -> Option<u64> {
         let mut at = self.after(sequence)?;
         for _ in 0..WINDOW {
-            let slot = self.slot(at).filter(|slot| slot.lead > 0)?;
+            let slot = self.slot(at).filter(|slot| !slot.lead.is_empty())?;
             if !slot.is_middle() {
                 return Some(at);
             }
             at = self.after(at)?;
         }
         None
-    }
-
-    /// Deliver the packet that ends at `tail`, if all its pieces are there.
-    fn complete(
-        &mut self,
-        tail: u64,
-        drops: &DropCounters,
-        bench: &mut Workbench<'_>,
-        deliver: &mut impl FnMut(Delivery),
-    ) {
-        let has_tail = |slot: &Slot| slot.lead > 0 && !slot.is_middle();
-        if !self.slot(tail).is_some_and(has_tail) {
-            return;
-        }
-        let Some(head) = self.head_before(tail) else {
-            return;
-        };
-        match self.assemble(head, tail, bench) {
-            Ok(packet) => deliver(Delivery::Assembled(packet)),
-            Err(reason) => drops.count(reason),
-        }
     }
 
     /// Where the packet begins that ends at `tail`, if everything from there on has come.
@@ -463,45 +370,6 @@ impl Reassembler {
         }
         None
     }
-
-    /// Move all pieces from `head` to `tail` to the end of what is free of the workbench: each says how far from the end it
-    /// belongs.
-    fn assemble(
-        &mut self,
-        head: u64,
-        tail: u64,
-        bench: &mut Workbench<'_>,
-    ) -> Result<Range<usize>, DropReason> {
-        let (end, mut first) = (bench.free, 0);
-        let octets = bench.octets.get_mut(..end).filter(|_| end >= MAX_INNER);
-        let bench_octets = octets.ok_or(DropReason::NoRoom)?;
-        for sequence in (head + 1..=tail).rev() {
-            let index = index_of(sequence);
-            let slot = &self.slots[index];
-            if slot.lead > 0 {
-                // `agree` has seen that these offsets follow each other; an offset is smaller than a packet can be.
-                first = end - slot.block_offset;
-                bench_octets[first..first + slot.lead].copy_from_slice(&slot.octets[..slot.lead]);
-                self.drop_lead(index);
-            }
-        }
-        let index = index_of(head);
-        let slot = &self.slots[index];
-        let octets = &slot.octets[slot.head..];
-        let start = first.checked_sub(octets.len());
-        if let Some(start) = start {
-            bench_octets[start..first].copy_from_slice(octets);
-        }
-        self.drop_open(index);
-        let start = start.ok_or(DropReason::AggfragBadLength)?;
-        match Block::of(&bench_octets[start..])? {
-            Block::Packet(length) if length == end - start => {
-                bench.free = start;
-                Ok(start..end)
-            }
-            _ => Err(DropReason::AggfragBadOffset),
-        }
-    }
 }
 
 impl Drop for Reassembler {
@@ -510,71 +378,167 @@ impl Drop for Reassembler {
     }
 }
 
-fn index_of(sequence: u64) -> usize {
-    (sequence % WINDOW as u64) as usize
+/// Payloads that are taken together: all of them lie where they came, and so do their pieces until it ends.
+pub struct Sitting<'a> {
+    reassembler: &'a mut Reassembler,
+    source: &'a mut [u8],
+    drops: &'a DropCounters,
+    bench: Workbench<'a>,
+    turn: usize,
 }
 
-/// Where what lies in a payload, as places in it.
-struct Layout {
-    lead: Range<usize>,
-    whole: Range<usize>,
-    head: Range<usize>,
-    open: Open,
-    fault: Option<DropReason>,
-}
-
-impl Layout {
-    fn of(payload: &[u8], header: &Header) -> Self {
-        let blocks = payload.len() - header.size;
-        let start = header.size + header.block_offset.min(blocks);
-        let mut layout = Self {
-            lead: header.size..start,
-            whole: start..start,
-            head: start..start,
-            open: Open::Closed,
-            fault: None,
-        };
-        if header.block_offset > blocks {
-            layout.open = Open::Left(header.block_offset - blocks);
-        }
-        layout.walk(payload);
-        layout
+impl Sitting<'_> {
+    /// Whether the workbench has room for whatever a payload completes.
+    pub fn has_room(&self) -> bool {
+        self.bench.free >= Workbench::NEEDED
     }
 
-    /// Go from block to block, up to the end, a pad, a packet that is not all here, or one that makes no sense.
-    fn walk(&mut self, payload: &[u8]) {
-        while self.whole.end < payload.len() {
-            let rest = payload.len() - self.whole.end;
-            self.open = match Block::of(&payload[self.whole.end..]) {
-                Ok(Block::Packet(length)) if length <= rest => {
-                    self.whole.end += length;
-                    continue;
-                }
-                Ok(Block::Packet(length)) => Open::Left(length - rest),
-                Ok(Block::Runt) => Open::Some,
-                Ok(Block::Pad) => return,
-                Err(fault) => {
-                    (self.fault, self.open) = (Some(fault), Open::Lost);
-                    return;
-                }
-            };
-            self.head = self.whole.end..payload.len();
+    /// Octets of the workbench on which nothing lies.
+    pub fn free(&self) -> usize {
+        self.bench.free
+    }
+
+    /// Take the payload of one ESP packet, at `now` nanoseconds of any steady clock, and deliver what is complete: the
+    /// packet that ends here first, then whole ones in their order, then the one that begins here. The caller has asked
+    /// `has_room`.
+    ///
+    /// An error is for a payload of which nothing was used. Every other fault is counted: once for each piece, once for
+    /// what remains of a payload behind a block that makes no sense.
+    pub fn accept(
+        &mut self,
+        (sequence, now): (u64, u64),
+        place: Range<usize>,
+        mut deliver: impl FnMut(Delivery),
+    ) -> Result<Option<Congestion>, DropReason> {
+        self.turn += 1;
+        let payload = &self.source[place.clone()];
+        let header = Header::parse(payload)?;
+        if header.block_offset > 0 && payload.len() == header.size {
+            return Err(DropReason::AggfragBadOffset);
+        }
+        self.reassembler.heard = now;
+        let layout = Layout::of(payload, &header);
+        let slot = Slot::new(sequence, &header, &layout, (place.start, self.turn));
+        let is_kept = self.reassembler.keep(slot, self.drops)?;
+        if let Some(fault) = layout.fault {
+            self.drops.count(fault);
+        }
+        if is_kept {
+            self.reassembler.agree_with_last(sequence, self.drops);
+            self.complete(sequence, &mut deliver);
+        }
+        for packet in layout.packets(&self.source[place.clone()]) {
+            let (start, end) = (place.start + packet.start, place.start + packet.end);
+            deliver(Delivery::Whole(start..end));
+        }
+        if is_kept {
+            self.reassembler.agree_with_next(sequence, self.drops);
+            if let Some(tail) = self.reassembler.tail_after(sequence) {
+                self.complete(tail, &mut deliver);
+            }
+        }
+        Ok(header.congestion)
+    }
+
+    /// Deliver the packet that ends at `tail`, if all its pieces are there.
+    fn complete(&mut self, tail: u64, deliver: &mut impl FnMut(Delivery)) {
+        let has_tail = |slot: &Slot| !slot.lead.is_empty() && !slot.is_middle();
+        if !self.reassembler.slot(tail).is_some_and(has_tail) {
             return;
         }
+        let Some(head) = self.reassembler.head_before(tail) else {
+            return;
+        };
+        let made = match self.join(head, tail) {
+            Some(place) => check(&self.source[place.clone()]).map(|()| Delivery::Joined(place)),
+            None => self.assemble(head, tail).map(Delivery::Assembled),
+        };
+        match made {
+            Ok(packet) => deliver(packet),
+            Err(reason) => self.drops.count(reason),
+        }
     }
 
-    /// The packets that are whole, in their order.
-    fn packets(&self, payload: &[u8]) -> impl Iterator<Item = Range<usize>> {
-        let (mut at, end) = (self.whole.start, self.whole.end);
-        std::iter::from_fn(move || {
-            let Ok(Block::Packet(length)) = Block::of(payload.get(at..end)?) else {
-                return None;
-            };
-            let packet = at..at + length;
-            at = packet.end;
-            Some(packet)
-        })
+    /// Move the smaller of two pieces to the larger one, where they are all there is of a packet and lie in payloads that
+    /// were taken one after the other: then there is nothing between them that anybody wants.
+    fn join(&mut self, head: u64, tail: u64) -> Option<Range<usize>> {
+        if self.reassembler.before(tail) != Some(head) {
+            return None;
+        }
+        let (first, second) = (index_of(head), index_of(tail));
+        let (head, tail) = (
+            &self.reassembler.slots[first],
+            &self.reassembler.slots[second],
+        );
+        let is_next = head.turn.is_some_and(|turn| tail.turn == Some(turn + 1));
+        let (head, tail) = (head.head.clone(), tail.lead.clone());
+        if !is_next || head.end > tail.start {
+            return None;
+        }
+        let place = if head.len() <= tail.len() {
+            let start = tail.start - head.len();
+            self.source.copy_within(head, start);
+            start..tail.end
+        } else {
+            let end = head.end + tail.len();
+            self.source.copy_within(tail, head.end);
+            head.start..end
+        };
+        self.reassembler.drop_open(first);
+        self.reassembler.drop_lead(second);
+        Some(place)
     }
+
+    /// Copy all pieces from `head` to `tail` to the end of what is free of the workbench: each says how far from the end it
+    /// belongs.
+    fn assemble(&mut self, head: u64, tail: u64) -> Result<Range<usize>, DropReason> {
+        let (end, mut first) = (self.bench.free, 0);
+        let octets = self.bench.octets.get_mut(..end);
+        let bench = octets
+            .filter(|_| end >= MAX_INNER)
+            .ok_or(DropReason::NoRoom)?;
+        for sequence in (head + 1..=tail).rev() {
+            let index = index_of(sequence);
+            let slot = &self.reassembler.slots[index];
+            if !slot.lead.is_empty() {
+                let piece = &slot.store(self.source)[slot.lead.clone()];
+                // `agree` has seen that these offsets follow each other; an offset is smaller than a packet can be.
+                first = end - slot.block_offset;
+                bench[first..first + piece.len()].copy_from_slice(piece);
+                self.reassembler.drop_lead(index);
+            }
+        }
+        let index = index_of(head);
+        let slot = &self.reassembler.slots[index];
+        let piece = &slot.store(self.source)[slot.head.clone()];
+        let start = first.checked_sub(piece.len());
+        if let Some(start) = start {
+            bench[start..first].copy_from_slice(piece);
+        }
+        self.reassembler.drop_open(index);
+        let start = start.ok_or(DropReason::AggfragBadLength)?;
+        check(&bench[start..end])?;
+        self.bench.free = start;
+        Ok(start..end)
+    }
+}
+
+impl Drop for Sitting<'_> {
+    fn drop(&mut self) {
+        self.reassembler.settle(self.source, self.drops);
+    }
+}
+
+/// Whether what was put together is a packet of just its length.
+fn check(packet: &[u8]) -> Result<(), DropReason> {
+    match Block::of(packet)? {
+        Block::Packet(length) if length == packet.len() => Ok(()),
+        _ => Err(DropReason::AggfragBadOffset),
+    }
+}
+
+fn index_of(sequence: u64) -> usize {
+    (sequence % WINDOW as u64) as usize
 }
 
 #[cfg(test)]

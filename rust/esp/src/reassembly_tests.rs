@@ -4,6 +4,9 @@ use super::*;
 use crate::aggfrag::{HEADER, Packer};
 use crate::replay::ReplayWindow;
 
+/// Payloads of a sitting for which there is room, whatever they complete.
+const TOGETHER: usize = 8;
+
 /// A receiver that keeps what it delivers.
 struct Receiver {
     reassembler: Reassembler,
@@ -17,7 +20,7 @@ impl Receiver {
         Self {
             reassembler: Reassembler::new(Arc::new(Budget::new(limit))),
             drops: DropCounters::default(),
-            bench: vec![0; Workbench::NEEDED],
+            bench: vec![0; TOGETHER * Workbench::NEEDED],
             delivered: Vec::new(),
         }
     }
@@ -27,19 +30,30 @@ impl Receiver {
     }
 
     fn take(&mut self, sequence: u64, payload: &[u8]) -> Result<Option<Congestion>, DropReason> {
-        let mut delivered = Vec::new();
-        let accepted = self.reassembler.accept(
-            (sequence, 0),
-            payload,
-            &self.drops,
-            &mut Workbench::new(&mut self.bench, usize::MAX),
-            |delivery| delivered.push(delivery),
-        );
-        self.delivered
-            .extend(delivered.into_iter().map(|delivery| match delivery {
-                Delivery::Whole(range) => payload[range].to_vec(),
-                Delivery::Assembled(range) => self.bench[range].to_vec(),
-            }));
+        self.sit(&[(sequence, payload)]).remove(0)
+    }
+
+    /// Take payloads in one sitting; between two of them lie as many octets of nobody as their turn is.
+    fn sit(&mut self, payloads: &[(u64, &[u8])]) -> Vec<Result<Option<Congestion>, DropReason>> {
+        let (mut source, mut places) = (vec![0xee; 3], Vec::new());
+        for (turn, (_, payload)) in payloads.iter().enumerate() {
+            places.push(source.len()..source.len() + payload.len());
+            source.extend_from_slice(payload);
+            source.resize(source.len() + turn, 0xee);
+        }
+        let (mut delivered, mut accepted) = (Vec::new(), Vec::new());
+        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        for ((sequence, _), place) in payloads.iter().zip(places) {
+            accepted.push(sitting.accept((*sequence, 0), place, |packet| delivered.push(packet)));
+        }
+        drop(sitting);
+        // Only now, as in an engine: nothing that is delivered may be overwritten by what follows.
+        let octets = |delivery| match delivery {
+            Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),
+            Delivery::Assembled(range) => self.bench[range].to_vec(),
+        };
+        self.delivered.extend(delivered.into_iter().map(octets));
         accepted
     }
 
@@ -129,6 +143,92 @@ fn in_order_packets_leave_in_their_order() {
     let mut receiver = Receiver::new();
     receiver.take_all(&payloads);
     assert_eq!(receiver.delivered, packets);
+    assert_eq!(receiver.happened(), []);
+}
+
+#[test]
+fn payloads_that_come_together_give_the_same_packets_in_the_same_order() {
+    let sizes = (0..60).map(|n| 20 + n * n * 3 % 4000);
+    let packets: Vec<_> = sizes
+        .map(|size| if size > 200 { v6(size) } else { v4(size) })
+        .collect();
+    let payloads = pack(700, &packets);
+    for together in 1..=TOGETHER {
+        for reverse in [false, true] {
+            let mut receiver = Receiver::new();
+            for chunk in payloads.chunks(together) {
+                let mut rows: Vec<_> = chunk
+                    .iter()
+                    .map(|(at, octets)| (*at, &octets[..]))
+                    .collect();
+                if reverse {
+                    rows.reverse();
+                }
+                assert!(receiver.sit(&rows).iter().all(Result::is_ok));
+            }
+            let (mut got, mut sent) = (receiver.delivered.clone(), packets.clone());
+            if reverse {
+                got.sort();
+                sent.sort();
+            }
+            assert!(got == sent, "{together} together, reverse {reverse}");
+            assert_eq!(receiver.happened(), []);
+        }
+    }
+}
+
+#[test]
+fn pieces_that_meet_in_one_sitting_need_no_buffer_and_others_wait_in_one() {
+    let payloads = pack(1400, &[v4(1500), v4(60)]);
+    let [(_, first), (_, second)] = &payloads[..] else {
+        panic!("{}", payloads.len())
+    };
+    let slots = WINDOW * size_of::<Slot>();
+    let mut receiver = Receiver::within(slots);
+    receiver.sit(&[(1, first), (2, second)]);
+    assert_eq!(
+        (receiver.reassembler.held(), receiver.happened()),
+        (slots, vec![])
+    );
+    assert_eq!(receiver.delivered, [v4(1500), v4(60)]);
+    // There is no memory for what still waits.
+    receiver.sit(&[(11, first)]);
+    assert_eq!(receiver.happened(), [(DropReason::AggfragMemory, 1)]);
+    receiver.sit(&[(12, second)]);
+    assert_eq!(receiver.delivered[2..], [v4(60)]);
+    let mut receiver = Receiver::new();
+    receiver.sit(&[(1, first)]);
+    assert!(receiver.reassembler.held() > slots);
+}
+
+#[test]
+fn head_and_tail_that_follow_each_other_are_not_taken_for_the_whole_packet() {
+    let packet = v4(3000);
+    let payloads = pack(1400, std::slice::from_ref(&packet));
+    let [(_, head), (_, middle), (_, tail)] = &payloads[..] else {
+        panic!("{}", payloads.len())
+    };
+    let mut receiver = Receiver::new();
+    receiver.sit(&[(2, middle), (1, head), (3, tail)]);
+    assert_eq!(
+        (receiver.delivered, receiver.drops.happened().count()),
+        (vec![packet], 0)
+    );
+}
+
+#[test]
+fn what_is_joined_where_it_lies_overwrites_nothing_that_leaves() {
+    let broken = payload(0, &[&v4(90), &v4(600)[..100]]);
+    let late = payload(0, &[&v4(70), &v4(500)[..60]]);
+    let end = payload(500, &[&v4(600)[100..], &v4(80)]);
+    // A payload of another place in the sequence lies between the two pieces, and has pieces of its own.
+    let mut receiver = Receiver::new();
+    receiver.sit(&[(1, &broken), (40, &late), (2, &end)]);
+    receiver.sit(&[(41, &payload(440, &[&v4(500)[60..]]))]);
+    assert_eq!(
+        receiver.delivered,
+        [v4(90), v4(70), v4(600), v4(80), v4(500)]
+    );
     assert_eq!(receiver.happened(), []);
 }
 
@@ -398,13 +498,19 @@ proptest! {
         let window = ReplayWindow::new(1024, false, 0).unwrap();
         let mut receiver = Receiver::new();
         let mut touched = vec![false; payloads.len()];
-        for (_, (sequence, payload)) in arrivals {
+        let mut together = Vec::new();
+        for (turn, (_, (sequence, payload))) in arrivals.iter().enumerate() {
             let Some(candidate) = window.candidate(*sequence as u32) else { continue };
             if window.accept(candidate).is_some() {
-                receiver.take(candidate, payload).unwrap();
+                together.push((candidate, &payload[..]));
                 touched[*sequence as usize - 1] = true;
             }
+            if together.len() > schedule[turn % schedule.len()].1 % TOGETHER {
+                prop_assert!(receiver.sit(&together).iter().all(Result::is_ok));
+                together.clear();
+            }
         }
+        receiver.sit(&together);
         let mut left = packets.clone();
         for delivered in &receiver.delivered {
             let place = left.iter().position(|packet| packet == delivered);
