@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -152,13 +153,19 @@ def test_forged_reports_of_a_small_path_change_nothing(in_udp: bool, capsys: pyt
 
 
 @contextmanager
-def two_moats(*, in_udp: bool = False) -> Iterator[tuple[Lab, Moatd]]:
+def two_moats(
+    *, in_udp: bool = False, version: int = 4, aggfrag: str = "prefer", words: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[Lab, Moatd]]:
     """Two of ours that have found out what there is to know of the path; the left one is given."""
-    left = between(MOAT, SWAN, "198.51.100.2", "10.1.0.0/24", "10.2.0.0/24")
-    right = between(SWAN, MOAT, "192.0.2.2", "10.2.0.0/24", "10.1.0.0/24")
-    with Lab(two_gateways(offloads=False)) as lab:
-        moat = Moatd(lab, "left", {"portal": {**left, "force-encapsulation": in_udp}}, {"psk": PSK})
-        Moatd(lab, "right", {"home": {**right, "force-encapsulation": in_udp}}, {"psk": PSK}).start()
+    ends = ("192.0.2.2", "198.51.100.2") if version == 4 else ("2001:db8:1::2", "2001:db8:2::2")
+    left = between(MOAT, SWAN, ends[1], "10.1.0.0/24", "10.2.0.0/24")
+    right = between(SWAN, MOAT, ends[0], "10.2.0.0/24", "10.1.0.0/24")
+    for end in (left, right):
+        end.update({"force-encapsulation": in_udp, **words})
+        end["children"]["net"]["aggfrag"] = aggfrag
+    with Lab(two_gateways(offloads=False, version=version)) as lab:
+        moat = Moatd(lab, "left", {"portal": left}, {"psk": PSK})
+        Moatd(lab, "right", {"home": right}, {"psk": PSK}).start()
         moat.start()
         wait_until("an echo request is answered", lambda: reaches(lab, PC_MOAT.host, PC_SWAN.address), 15)
         wait_until("the size is found", lambda: outside(moat)["fragments_pass"] is not None, FOUND_SECONDS)
@@ -173,3 +180,22 @@ def between(own: str, other: str, address: str, own_net: str, other_net: str) ->
         "peer": {"identity": other, "addresses": [address]},
         "children": {"net": {"local": [own_net], "remote": [other_net]}},
     }
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("aggfrag", ["never", "prefer"])
+def test_a_router_that_says_what_it_carries_saves_the_search(version: int, aggfrag: str) -> None:
+    """It carries 1396 octets, which is no size that is looked for unasked."""
+    sizes, words = {}, {}
+    for word in ("hint", "ignore"):
+        with two_moats(version=version, aggfrag=aggfrag, words={"outer-icmp": word}) as (lab, moat):
+            lab.run("router", "ip", "link", "set", "right", "mtu", "1396")
+            done = transfer(lab, PC_MOAT, PC_SWAN, 20_000_000)
+            assert done.octets == 20_000_000
+            wait_until("the search has ended", lambda: outside(moat)["phase"] == "complete", FOUND_SECONDS)
+            found = outside(moat)
+            sizes[word], words[word] = found["size"], found["learned"]
+            assert found["black_hole"]["before"] == 1500
+            assert found["hints"] == (1 if word == "hint" else 0)
+    assert sizes == {"hint": 1396, "ignore": 1380}
+    assert words == {"hint": "hint", "ignore": "probe"}

@@ -25,6 +25,12 @@ __all__ = ["app", "sizes_lines", "table_screen"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")]
 PASSAGE = {None: "IP fragments not tried", True: "IP fragments pass", False: "IP fragments are lost"}
+LEARNED = {
+    "base": "assumed, as of every path",
+    "probe": "proved by a probe",
+    "hint": "named by ICMP, and proved by a probe",
+    "icmp": "named by ICMP, which is trusted",
+}
 MAX_SHOWN = 40
 """Connections of one `moat mtu`."""
 POLL_SECONDS = 0.2
@@ -135,8 +141,10 @@ def _outside_lines(path: "OutsideSize | None", now: float) -> Iterator[str]:
 
     if path is None:
         return
-    learned = f"proved by a probe {span(now - path.at)} ago" if path.at is not None else "assumed, as of every path"
+    learned = LEARNED[path.learned] + (f" {span(now - path.at)} ago" if path.at is not None else "")
     yield f"  path     {path.size} octets, {learned}; {PASSAGE[path.fragments_pass]}"
+    if path.hints:
+        yield f"           heeded ICMP about too large packets {path.hints} times"
     if path.black_hole is not None:
         hole = path.black_hole
         yield f"           {hole.before} octets were lost {span(now - hole.at)} ago, {hole.after} were found instead"

@@ -56,6 +56,7 @@ CONNECTION_NEEDS: Mapping[str, Need] = {
     "retry": Need.LIVE,
     "fragmentation": Need.REAUTHENTICATE,
     "force_encapsulation": Need.REAUTHENTICATE,
+    "outer_icmp": Need.LIVE,
 }
 """Of all fields of `Connection` but `peer` and `children`, which have tables of their own."""
 PEER_NEEDS: Mapping[str, Need] = {

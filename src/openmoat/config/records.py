@@ -24,6 +24,7 @@ from openmoat.model.connection import (
     Connection,
     IcmpCheck,
     IkeLifetimes,
+    OuterIcmp,
     Own,
     Peer,
     PeerCredential,
@@ -165,6 +166,7 @@ class _Builder:
                 retry=table.retry,
                 fragmentation=table.fragmentation,
                 force_encapsulation=table.force_encapsulation,
+                outer_icmp=OuterIcmp(table.outer_icmp),
             )
         except ValueError as error:
             self._tell((), error)

@@ -307,6 +307,11 @@ class ConnectionTable(Table):
     retry: bool = Field(default=True, description="Try for ever, with growing pauses, where `start` is `auto`.")
     fragmentation: bool = Field(default=True, description="Cut large IKE messages (RFC 7383).")
     force_encapsulation: bool = Field(default=False, description="ESP in UDP also where there is no NAT.")
+    outer_icmp: Literal["hint", "ignore", "trust"] = Field(
+        default="hint",
+        description="What is done when ICMP says that an ESP packet was too large for the way to the peer: `hint` asks by"
+        " probes whether it is so, `trust` uses the size it names, `ignore` does nothing.",
+    )
     children: dict[str, ChildTable] = Field(description="What is protected; one table for each Child SA.", min_length=1)
 
 

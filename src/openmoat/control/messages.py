@@ -118,8 +118,8 @@ class OutsideSize(Part):
     """What is known of the way to a peer. Sizes are octets of outer packets."""
 
     size: int
-    learned: Literal["base", "probe"]
-    """Assumed of every path, or proved by a probe that the peer answered."""
+    learned: Literal["base", "probe", "hint", "icmp"]
+    """Assumed of every path; proved by a probe that the peer answered; named by ICMP and proved; named by ICMP alone."""
     at: float | None = None
     """When it was last proved."""
     phase: Literal["base", "search", "complete", "error"]
@@ -130,6 +130,8 @@ class OutsideSize(Part):
     """It is being found out, or about to be, if IP fragments reach the peer."""
     fragments_pass: bool | None = None
     """Whether IP fragments reach the peer; None: not found out yet."""
+    hints: int = 0
+    """Times that something was done because ICMP named a size."""
     black_hole: BlackHole | None = None
     """The last one."""
 

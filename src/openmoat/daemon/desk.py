@@ -56,6 +56,7 @@ class Desk:
         journal: Journal,
         book: Book,
         sizes: PathSizes,
+        outer_icmp: Mapping[str, int],
         host: HostKeeper | None,
         device: str,
         turns: Turns,
@@ -69,6 +70,7 @@ class Desk:
         self._journal = journal
         self._book = book
         self._sizes = sizes
+        self._outer_icmp = outer_icmp
         self._host = host
         self._device = device
         self._turns = turns
@@ -236,6 +238,7 @@ class Desk:
             drops["journal_untold"] = self._journal.untold
         if self._driver.faults:
             drops["moatd_faults"] = self._driver.faults
+        drops.update({f"outer_icmp_{name}": count for name, count in self._outer_icmp.items() if name != "heeded"})
         drops.update({f"ike_{name}": count for name, count in self._core.counts().items()})
         return drops
 

@@ -38,6 +38,7 @@ from openmoat.ike.events import (
 )
 from openmoat.model.connection import IcmpCheck
 from openmoat.mtu.plan import MtuPlan
+from openmoat.net import Address
 from openmoat.policy.spd import PolicyConflict
 from openmoat.system.links import InterfaceAddress
 
@@ -64,6 +65,8 @@ class Installer:
         self._children: dict[int, ChildSa] = {}
         self._of_ike: dict[int, set[int]] = {}
         """By IKE SA, its pairs."""
+        self._outer: dict[tuple[Address, Spi], Spi] = {}
+        """By the peer's address and its SPI, the pair that sends so."""
         self._ignored_df: set[tuple[str, str]] = set()
         """Connections and children of which it was told that they fragment what must not be."""
         self._lingering: dict[int, Timer] = {}
@@ -106,6 +109,7 @@ class Installer:
             return Refused(question.ticket, str(error), is_temporary=True)
         self._children[child.local_spi] = child
         self._of_ike.setdefault(child.ike, set()).add(child.local_spi)
+        self._outer[_outer(child)] = child.local_spi
         self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
         return Installed(question.ticket)
 
@@ -118,6 +122,7 @@ class Installer:
         child = self._children.pop(event.local_spi, None)
         if child is None:
             return
+        self._forget_outer(child)
         self._of_ike[child.ike].discard(child.local_spi)
         if not self._of_ike[child.ike]:
             del self._of_ike[child.ike]
@@ -149,7 +154,9 @@ class Installer:
         for spi in event.children:
             child = self._children.get(spi)
             if child is not None:
+                self._forget_outer(child)
                 self._children[spi] = child = replace(child, path=event.path, udp=event.udp)
+                self._outer[_outer(child)] = spi
                 self.backend.apply([self._moved(child)])
 
     def inherit(self, old: int, new: int) -> None:
@@ -171,6 +178,15 @@ class Installer:
     def child(self, handle: Spi) -> ChildSa | None:
         """The pair with this handle."""
         return self._children.get(handle)
+
+    def sender(self, address: Address, spi: Spi) -> ChildSa | None:
+        """The pair that sends to this address with this SPI, which is the peer's."""
+        handle = self._outer.get((address, spi))
+        return self._children.get(handle) if handle is not None else None
+
+    def last_sent(self, handle: Spi) -> int:
+        """The sequence number of the newest packet of a pair; 0 where there is none."""
+        return next((row.outbound_sequence for row in self.backend.read_counters([handle])), 0)
 
     def resize(self, ike: int) -> None:
         """Larger or smaller packets reach this peer than before."""
@@ -275,6 +291,10 @@ class Installer:
             plan=self._policies.plan(child, child.path, child.udp),
         )
 
+    def _forget_outer(self, child: ChildSa) -> None:
+        if self._outer.get(_outer(child)) == child.local_spi:
+            del self._outer[_outer(child)]
+
     def _undo(self, child: ChildSa) -> None:
         """Leave nothing of a pair that could not be installed whole."""
         try:
@@ -287,3 +307,7 @@ class Installer:
         changes = self._policies.release(child)
         if changes is not None:
             self.backend.apply([changes])
+
+
+def _outer(child: ChildSa) -> tuple[Address, Spi]:
+    return child.path.remote.address, child.remote_spi

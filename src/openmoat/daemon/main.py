@@ -28,6 +28,7 @@ from openmoat.daemon.installer import Installer
 from openmoat.daemon.journal import Journal
 from openmoat.daemon.keyholder import Keyholder
 from openmoat.daemon.keylog import KeyLog
+from openmoat.daemon.outericmp import OuterIcmpReader
 from openmoat.daemon.paths import Names, PathFinder
 from openmoat.daemon.pathsizes import PathSizes
 from openmoat.daemon.policies import Policies
@@ -45,6 +46,7 @@ from openmoat.ike.endpoint import Endpoint
 from openmoat.ike.events import (
     Answer,
     AskInstall,
+    ChildSa,
     ChildSaDown,
     ChildSaUp,
     Event,
@@ -53,6 +55,7 @@ from openmoat.ike.events import (
     IkeSaUp,
     Question,
 )
+from openmoat.model.connection import OuterIcmp
 from openmoat.model.settings import Settings
 from openmoat.mtu.plan import Framing
 from openmoat.net import Address
@@ -60,6 +63,7 @@ from openmoat.system.capabilities import give_up_the_rest
 from openmoat.system.links import InterfaceAddress
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
+from openmoat.system.reports import open_reports
 from openmoat.system.routes import route_to
 from openmoat.system.sockets import open_all
 from openmoat.system.steering import suitable_workers
@@ -95,8 +99,9 @@ class Daemon:
         random: Callable[[int], bytes] = os.urandom,
         turns: Turns | None = None,
         clock: Callable[[], float] = boottime,
+        reports: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`reconciler` is None where nothing of the host is to be touched."""
+        """`reconciler` is None where nothing of the host is to be touched. `reports`: see `system.sockets.open_reports`."""
         self.settings = settings
         self.journal = Journal(time.time)
         self.book = Book(time.time)
@@ -119,6 +124,7 @@ class Daemon:
         self.host = (
             HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
         )
+        self.outer_icmp = OuterIcmpReader(reports, self.installer, self._outer_icmp, self._hint_size, clock)
         self._listen(policies)
         self.desired = self._desired(file, policies, keyholder)
         self.desk = self._desk(turns or Turns())
@@ -160,6 +166,7 @@ class Daemon:
             journal=self.journal,
             book=self.book,
             sizes=self.sizes,
+            outer_icmp=self.outer_icmp.counts,
             host=self.host,
             device=self.settings.device,
             turns=turns,
@@ -173,6 +180,7 @@ class Daemon:
         reloaded = await self.desired.bring_about(configuration)
         self.sizes.later = self.renewal.later = self.installer.later = asyncio.get_running_loop().call_later
         self.driver.start()
+        self.outer_icmp.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
         self.journal.note(
@@ -204,6 +212,7 @@ class Daemon:
                 break
             await asyncio.sleep(STOP_STEP)
         self.driver.stop()
+        self.outer_icmp.stop()
         self._answers.close()
         self.renewal.close()
         if self.host is not None:
@@ -259,6 +268,15 @@ class Daemon:
         child = self.installer.child(handle)
         if child is not None:
             self.sizes.suspect(child.ike, shrinks=child.aggfrag)
+
+    def _outer_icmp(self, name: str) -> OuterIcmp:
+        """What a connection does about ICMP that says an outer packet was too large."""
+        connection = self.loaded.find(name)
+        return connection.outer_icmp if connection is not None else OuterIcmp.IGNORE
+
+    def _hint_size(self, child: ChildSa, told: int, trusts: bool) -> bool:
+        """Such ICMP quotes a packet that this pair has just sent."""
+        return self.sizes.hint(child.ike, told, shrinks=child.aggfrag, trusts=trusts)
 
     def _resize(self, ike: int) -> None:
         """Packets of another size reach a peer: the engine and the routes learn it."""
@@ -343,7 +361,10 @@ async def serve(file: Path, configuration: Configuration, turns: Turns) -> None:
     """Open what is needed, and run. The control socket is there once the guard stands, and not before."""
     settings = configuration.settings
     data_plane = open_data_plane(settings)
-    daemon = Daemon(file, settings, *data_plane, reconciler=Reconciler(), source_for=source_for, turns=turns)
+    reports = open_reports()
+    daemon = Daemon(
+        file, settings, *data_plane, reconciler=Reconciler(), source_for=source_for, turns=turns, reports=reports
+    )
     should_stop = asyncio.Event()
     on_signals(daemon, should_stop)
     await daemon.start(configuration)

@@ -198,12 +198,13 @@ def outside_size(found: Discovery, clock_offset: float) -> OutsideSize:
     hole = found.black_hole
     return OutsideSize(
         size=found.size,
-        learned="base" if found.learned_at is None else "probe",
+        learned=found.learned.value,
         at=found.learned_at + clock_offset if found.learned_at is not None else None,
         phase=found.phase.value,
         probing=found.probe,
         probing_fragments=found.probes_fragments,
         fragments_pass=found.fragments_pass,
+        hints=found.hints,
         black_hole=BlackHole(at=hole.at + clock_offset, before=hole.before, after=hole.after) if hole else None,
     )
 

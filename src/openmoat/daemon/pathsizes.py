@@ -81,6 +81,22 @@ class PathSizes:
         self._tell(ike, search, before)
         self._go_on(ike, search)
 
+    def hint(self, ike: int, told: int, *, shrinks: bool, trusts: bool) -> bool:
+        """ICMP quotes a packet of an IKE SA's children, and names a size; `trusts`: that is believed. `shrinks`: as with
+        `suspect`. False: nothing was done about it.
+        """
+        search = self._searches.get(ike)
+        if search is None or not self.discovers(search.connection):
+            return False
+        before, now = _outside(search.discovery), self._clock()
+        if trusts:
+            is_heeded = search.discovery.handle_trusted(told, now)
+        else:
+            is_heeded = search.discovery.handle_hint(told, now, shrinks=shrinks)
+        self._tell(ike, search, before)
+        self._go_on(ike, search)
+        return is_heeded
+
     def look(self, ike: int) -> bool:
         """Find out now what there is to know of the path of an IKE SA; False: nobody looks at it."""
         search = self._searches.get(ike)

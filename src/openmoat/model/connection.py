@@ -191,6 +191,16 @@ class IcmpCheck(Enum):
     """All: a peer can then not end flows that others have with us."""
 
 
+class OuterIcmp(Enum):
+    """What is done about ICMP that says an outer packet was too large. Whoever sees our packets can forge it."""
+
+    HINT = "hint"
+    """Probes find out whether it is so."""
+    IGNORE = "ignore"
+    TRUST = "trust"
+    """The size that it names is used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
     """What one Child SA protects."""
@@ -281,6 +291,7 @@ class Connection:
     """Offer IKE fragmentation (RFC 7383)."""
     force_encapsulation: bool = False
     """Use UDP encapsulation also where no NAT is found."""
+    outer_icmp: OuterIcmp = OuterIcmp.HINT
 
     def __post_init__(self) -> None:
         _check_name(self.name)

@@ -15,6 +15,7 @@ __all__ = [
     "BlackHole",
     "Bounds",
     "Discovery",
+    "Learned",
     "Phase",
 ]
 
@@ -42,6 +43,18 @@ class Phase(Enum):
     COMPLETE = "complete"
     ERROR = "error"
     """Not even the smallest size gets through: `size` is only assumed."""
+
+
+class Learned(Enum):
+    """Where the size in use is known from."""
+
+    BASE = "base"
+    """It is assumed of every path."""
+    PROBE = "probe"
+    HINT = "hint"
+    """ICMP named it, and a probe proved it."""
+    ICMP = "icmp"
+    """ICMP named it, and is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +107,17 @@ class Discovery:
         "_is_passage_due",
         "_is_recovering",
         "_lost",
+        "_named",
         "_probe",
         "_proved",
         "_raise_at",
+        "_spare",
+        "_told",
+        "_told_shrinks",
         "_unfounded_at",
         "black_hole",
         "fragments_pass",
+        "hints",
         "learned_at",
         "phase",
         "size",
@@ -116,6 +134,15 @@ class Discovery:
         """The last one."""
         self.fragments_pass: bool | None = None
         """Whether IP fragments get through; None: nobody has found out."""
+        self.hints = 0
+        """Times that something was done because ICMP named a size."""
+        self._told: int | None = None
+        """A size that ICMP named, until it is known what to think of it."""
+        self._told_shrinks = False
+        self._spare = 0
+        """It, once it was proved, while it is asked whether what is in use still gets through."""
+        self._named = 0
+        """It, once it is in use."""
         self._proved = 0
         self._lost = bounds.maximum + 1
         self._deadline: float | None = None
@@ -138,6 +165,13 @@ class Discovery:
         """Whether to find out now if IP fragments get through; sizes go first."""
         return self._probe is None and self._is_passage_due
 
+    @property
+    def learned(self) -> Learned:
+        """Where `size` is known from."""
+        if self.size == self._named:
+            return Learned.HINT if self.learned_at is not None else Learned.ICMP
+        return Learned.PROBE if self.learned_at is not None else Learned.BASE
+
     def poll_timeout(self) -> float | None:
         """When to call `handle_timeout`; None: not before the probe under way has come to an end."""
         return self._deadline
@@ -146,7 +180,14 @@ class Discovery:
         """A probe of this size was answered: the path carries it, or `proved` octets where that is what was sent."""
         if size != self._probe:
             return
+        if size == self._told and size < self.size:
+            self._weigh(min(size, proved or size), now)
+            return
         self._proved = self.size = min(size, proved or size)
+        if self._spare:
+            self._spare, self._unfounded_at = 0, now
+        if self.size != self._named:
+            self._named = self.size if size == self._told else 0
         if self.size < size:
             self._lost = min(self._lost, size)  # it cannot be told, which comes to the same
         self.learned_at = now
@@ -160,7 +201,15 @@ class Discovery:
             return
         self._lost = size
         if size <= self.size:
+            spare = self._spare
             self._shrink(size, now)
+            if spare:
+                self._settle(spare, now)
+        if self.size == self._named and size > self.size:
+            # Larger ones are lost indeed, and the router has told where that begins.
+            self._lost = self._named + 1
+            if self._is_recovering:
+                self.fragments_pass, self._is_passage_due = None, True
         self._search(now)
 
     def handle_fragments(self, *, passed: bool) -> None:
@@ -179,6 +228,36 @@ class Discovery:
             self._search(now)
         else:
             self._deadline, self._probe = None, self.size
+
+    def handle_hint(self, told: int, now: float, *, shrinks: bool) -> bool:
+        """ICMP quotes a packet of ours and names a size that would fit; 0: none. Only probes decide what is done about it.
+
+        `shrinks`: once that size is proved it is used, and then it is asked whether the larger one is lost; otherwise that
+        is asked first. False: it tells nothing new, or something else is being asked.
+        """
+        told = max(told, self._bounds.base)
+        is_asking = self._probe is not None and self._probe != self.size
+        if is_asking or told >= self.size or self._spare or self._told is not None:
+            return False
+        self.hints += 1
+        self._told = told
+        self._told_shrinks = shrinks and now - self._unfounded_at >= CONFIRM_SECONDS
+        if self._probe is None:
+            self._deadline, self._probe = None, told
+        return True
+
+    def handle_trusted(self, told: int, now: float) -> bool:
+        """The same where ICMP is trusted: at once and unasked, but for the least size of all. It ages as others do."""
+        told = max(told or self._bounds.base, MIN_PATH_MTU[self._bounds.version])
+        if told >= self.size:
+            return False
+        self.hints += 1
+        self._shrink(self.size, now)
+        self._settle(told, None)
+        self._lost = told + 1
+        self.phase = Phase.SEARCH
+        self._search(now)
+        return True
 
     def handle_wish(self, now: float) -> None:
         """Somebody wants to know it now: larger sizes, else the one in use, and the passage of fragments."""
@@ -209,6 +288,7 @@ class Discovery:
         before, was_proved = self.size, self._proved > 0
         self._proved = 0
         self.learned_at = None
+        self._named = self._spare = 0
         smaller = [size for size in self._bounds.candidates if size < lost]
         self.size = min(self._bounds.base, smaller[0]) if smaller else lost
         if was_proved:
@@ -219,12 +299,32 @@ class Discovery:
         self.fragments_pass = None
         self._is_passage_due = True
 
+    def _weigh(self, told: int, now: float) -> None:
+        """What ICMP named gets through. Whether what is in use does not is another question, asked before or afterwards."""
+        before = self.size
+        if self._told_shrinks:
+            passage = self.fragments_pass, self._is_passage_due
+            self._shrink(before, now)
+            self._settle(told, now)
+            self.fragments_pass, self._is_passage_due = passage  # it may be the same way still
+        else:
+            self._spare = told
+        self._told, self._probe = None, before
+
+    def _settle(self, named: int, now: float | None) -> None:
+        """Use what ICMP named, after `_shrink`. `now`: it was proved."""
+        self._proved = self.size = self._named = named
+        self.learned_at = now
+        if self.black_hole is not None and self._is_recovering:
+            self.black_hole = replace(self.black_hole, after=named)
+
     def _search(self, now: float) -> None:
         """Choose the next probe, or be content."""
         self._probe = self._choose()
         if self._probe is not None:
             self.phase, self._deadline = Phase.SEARCH, None
             return
+        self._told = None
         if self.phase is not Phase.COMPLETE:  # otherwise it was a confirmation, which puts nothing off
             self._raise_at = now + RAISE_SECONDS
         self.phase = Phase.COMPLETE if self._proved else Phase.ERROR
@@ -235,6 +335,8 @@ class Discovery:
 
     def _choose(self) -> int | None:
         """The largest first, then the middle of what is left between what is in use and what was lost."""
+        if self._told is not None and self.size < self._told < self._lost:
+            return self._told
         larger = [size for size in self._bounds.candidates if self.size < size < self._lost]
         if larger:
             return larger[0] if larger[0] == self._bounds.maximum else larger[len(larger) // 2]

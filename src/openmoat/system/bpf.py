@@ -9,6 +9,7 @@ from typing import Final
 __all__ = [
     "JUMP_IF_EQUAL",
     "LOAD_OCTET",
+    "LOAD_OCTET_BEHIND_X",
     "LOAD_WORD",
     "LOAD_WORD_BEHIND_X",
     "MODULO",
@@ -28,6 +29,7 @@ SO_ATTACH_REUSEPORT_CBPF: Final = 51
 LOAD_WORD: Final = 0x20
 LOAD_OCTET: Final = 0x30
 LOAD_WORD_BEHIND_X: Final = 0x40
+LOAD_OCTET_BEHIND_X: Final = 0x50
 X_IS_IPV4_HEADER: Final = 0xB1
 """Octets of the IPv4 header at the front."""
 MODULO: Final = 0x94

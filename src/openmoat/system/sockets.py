@@ -18,7 +18,7 @@ from openmoat.system.names import DEVICE, OUTER_MARK
 from openmoat.system.netlink import Netlink
 from openmoat.system.steering import steer_by_spi, take_share
 
-__all__ = ["Descriptors", "mark_outer", "open_all", "open_raw", "open_tun", "open_udp"]
+__all__ = ["Descriptors", "has_ipv6", "mark_outer", "open_all", "open_raw", "open_tun", "open_udp"]
 
 CLONE_DEVICE: Final = "/dev/net/tun"
 MAX_DEVICE_NAME: Final = 15
@@ -72,7 +72,7 @@ def open_all(device: str = DEVICE, queues: int = 1, ports: tuple[int, ...] = (IK
         opened.append(descriptor)
         return descriptor
 
-    families = [socket.AF_INET, socket.AF_INET6] if _has_ipv6() else [socket.AF_INET]
+    families = [socket.AF_INET, socket.AF_INET6] if has_ipv6() else [socket.AF_INET]
     try:
         # Port 500 comes first and is nobody else's: whoever else wants both ports is refused there.
         udp = tuple(
@@ -191,7 +191,8 @@ def _set_options(sock: socket.socket, family: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_OCTETS)
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
+    """Whether this kernel has the family at all."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))

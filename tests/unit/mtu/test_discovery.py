@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmoat.mtu.discovery import CONFIRM_SECONDS, RAISE_SECONDS, STEPS, BlackHole, Bounds, Discovery, Phase
+from openmoat.mtu.discovery import (
+    CONFIRM_SECONDS,
+    RAISE_SECONDS,
+    STEPS,
+    BlackHole,
+    Bounds,
+    Discovery,
+    Learned,
+    Phase,
+)
 from openmoat.mtu.plan import BASE, MIN_PATH_MTU
 
 PROBE_SECONDS = 2.0
@@ -248,3 +257,111 @@ def test_whatever_a_path_becomes_its_largest_step_is_found_and_nothing_larger_is
         path.pass_time(2 * RAISE_SECONDS)
         possible = {size for size in (*STEPS, maximum) if MIN_PATH_MTU[version] <= size <= min(now_carries, maximum)}
         assert path.discovery.size == (max(possible) if possible else MIN_PATH_MTU[version])
+
+
+def known(carries: int = 1500) -> Road:
+    """A path that is found out."""
+    path = road(carries)
+    path.settle()
+    path.probes.clear()
+    return path
+
+
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_a_hint_that_is_true_finds_the_very_size_with_two_probes(shrinks: bool) -> None:
+    path = known()
+    path.discovery.handle_fragments(passed=True)
+    path.carries = 1396
+    assert path.discovery.handle_hint(1396, path.now, shrinks=shrinks)
+    path.settle()
+    assert (path.discovery.fragments_pass, path.discovery.probes_fragments) == (None, True)
+    assert path.probes == [1396, 1500]
+    assert (path.discovery.size, path.discovery.learned, path.discovery.phase) == (1396, Learned.HINT, Phase.COMPLETE)
+    assert path.discovery.black_hole is not None
+    assert (path.discovery.black_hole.before, path.discovery.black_hole.after) == (1500, 1396)
+    path.pass_time(CONFIRM_SECONDS * 2)
+    assert (path.discovery.size, path.discovery.learned) == (1396, Learned.HINT)
+    path.carries = 1500
+    path.pass_time(RAISE_SECONDS)
+    assert (path.discovery.size, path.discovery.learned) == (1500, Learned.PROBE)
+
+
+def test_without_a_hint_the_same_takes_more_probes_and_finds_less() -> None:
+    path = known()
+    path.carries = 1396
+    path.discovery.handle_suspicion(path.now, shrinks=False)
+    path.settle()
+    assert len(path.probes) > 2
+    assert path.discovery.size < 1396
+
+
+@pytest.mark.parametrize("told", [0, 68, 552, 1280, 1400, 1499])
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_a_hint_that_is_false_costs_two_probes_and_changes_nothing(told: int, shrinks: bool) -> None:
+    path = known()
+    path.discovery.handle_fragments(passed=True)
+    assert path.discovery.handle_hint(told, path.now, shrinks=shrinks)
+    path.settle()
+    assert path.probes == [max(told, BASE), 1500]
+    assert (path.discovery.fragments_pass, path.discovery.probes_fragments) == (True, False)
+    assert (path.discovery.size, path.discovery.learned, path.discovery.black_hole) == (1500, Learned.PROBE, None)
+    # And for a while nothing shrinks before it was asked.
+    path.discovery.handle_hint(told, path.now, shrinks=True)
+    path.discovery.handle_arrived(max(told, BASE), path.now)
+    assert path.discovery.size == 1500
+
+
+@pytest.mark.parametrize("told", [1500, 1501, 65535])
+def test_a_hint_that_names_no_less_than_is_in_use_is_no_news(told: int) -> None:
+    path = known()
+    assert not path.discovery.handle_hint(told, path.now, shrinks=True)
+    assert not path.discovery.handle_trusted(told, path.now)
+    assert (path.discovery.probe, path.discovery.size) == (None, 1500)
+
+
+def test_a_hint_during_the_question_whether_the_size_is_lost_is_asked_next() -> None:
+    path = known()
+    path.carries = 1396
+    path.discovery.handle_suspicion(path.now, shrinks=False)
+    assert path.discovery.handle_hint(1396, path.now, shrinks=False)
+    assert not path.discovery.handle_hint(1300, path.now, shrinks=False)
+    path.settle()
+    assert path.probes == [1500, 1396, 1452]
+    assert path.discovery.size == 1396
+
+
+def test_a_hint_that_still_names_too_much_falls_back_to_what_every_path_carries() -> None:
+    path = known()
+    path.carries = 1300
+    path.discovery.handle_hint(1400, path.now, shrinks=True)
+    size = path.discovery.probe
+    assert size == 1400
+    path.discovery.handle_lost(size, path.now)
+    assert path.discovery.size == BASE
+    path.settle()
+    assert path.discovery.size == 1300
+
+
+@pytest.mark.parametrize(("version", "told", "used"), [(4, 1400, 1400), (4, 68, 576), (6, 68, 1280), (4, 0, 1280)])
+def test_trusted_icmp_is_used_unasked_but_for_a_floor_and_ages(version: int, told: int, used: int) -> None:
+    path = road(1500, version=version)
+    path.settle()
+    assert path.discovery.handle_trusted(told, path.now)
+    assert (path.discovery.size, path.discovery.learned) == (used, Learned.ICMP)
+    path.pass_time(RAISE_SECONDS)
+    assert (path.discovery.size, path.discovery.learned) == (1500, Learned.PROBE)
+
+
+@given(
+    carries=st.integers(1280, 1500),
+    hints=st.lists(st.tuples(st.integers(0, 70_000), st.booleans(), st.floats(0, 40)), max_size=20),
+)
+def test_no_hints_keep_a_path_below_what_it_carries(carries: int, hints: list[tuple[int, bool, float]]) -> None:
+    path = known(carries)
+    before = path.discovery.size
+    for told, shrinks, pause in hints:
+        path.discovery.handle_hint(told, path.now, shrinks=shrinks)
+        assert path.discovery.size >= BASE
+        path.settle()
+        assert before <= path.discovery.size <= carries
+        path.pass_time(pause)
