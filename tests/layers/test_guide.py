@@ -1,10 +1,14 @@
 """The guide says of every option, algorithm, command and code what the code has."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
-from openmoat.cli.lazy import GROUPS
 from openmoat.cli.main import ExitCode, app
 from openmoat.config.reference import TABLES, render, render_algorithms
 from openmoat.control.messages import ROUTES, ErrorCode
@@ -48,13 +52,23 @@ def test_every_request_of_the_control_socket_is_documented() -> None:
         assert f"`{route.method} {route.path.replace('{name}', 'NAME')}" in text
 
 
+def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Each command that does something, by its whole name."""
+    if isinstance(command, TyperGroup):
+        context = typer.Context(command)
+        for word in command.list_commands(context):
+            yield from commands(command.get_command(context, word), f"{name} {word}")
+    else:
+        yield name, command
+
+
 def test_every_command_and_exit_code_is_documented() -> None:
-    text, page = COMMANDS.read_text(), (MAN / "moat.1").read_text()
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    names += list(GROUPS)
-    for name in names:
-        assert f"`moat {name}" in text
-        assert f"\\fBmoat {name}" in page
+    text, page = COMMANDS.read_text(), re.sub(r"\\f[BIR]", "", (MAN / "moat.1").read_text()).replace("\\-", "-")
+    for name, command in commands(typer.main.get_command(app), "moat"):
+        assert f"`{name}" in text
+        assert name in page.replace("mtu [show]", "mtu show")
+        for option in {word for parameter in command.params for word in parameter.opts if word.startswith("--")}:
+            assert option in page or option.replace("--", "--no-") in page, (name, option)
     for code in ExitCode:
         assert f"| {code.value} |" in text
 
