@@ -51,7 +51,10 @@ def generate_key(
     kind: Annotated[Kind, typer.Option(help="Kind of key; psk makes a shared secret.")] = Kind.ED25519,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Make a private key, or a shared secret, that only its owner can read."""
+    """Make a private key, or a shared secret.
+
+    Only its owner can read the file.
+    """
     if kind is Kind.PSK:
         _write(file, base64.b64encode(secrets.token_bytes(PSK_SIZE)) + b"\n", as_json=as_json)
         if as_json:
@@ -71,7 +74,10 @@ def show_key(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     pem: Annotated[bool, typer.Option("--pem", help="The public key in PEM and nothing else.")] = False,
 ) -> None:
-    """Show the public half of a key: its kind, its fingerprint, and the line that the other side needs."""
+    """Show the public half of a key.
+
+    Its kind, its fingerprint, and the line that the other side needs.
+    """
     try:
         with file.open("rb") as stream:
             spki = _public_half(stream.read(MAX_KEY_FILE + 1))

@@ -13,7 +13,7 @@ app = typer.Typer(name="lab", help="Networks in namespaces on this machine (root
 
 __all__ = ["app"]
 
-Names = Annotated[list[str] | None, typer.Option(help="Only this; again for more.")]
+Names = Annotated[list[str] | None, typer.Option(help="Only this; again for more. A wrong name shows all.")]
 
 
 @app.command("up")
@@ -41,7 +41,7 @@ def up(
 
 @app.command("list")
 def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Show the labs that are up, and the networks that can be raised."""
+    """Show labs that are up, and networks to raise."""
     from openmoat.lab.namespaces import labs
     from openmoat.lab.networks import NETWORKS
 
@@ -109,9 +109,9 @@ def zoo(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The tables as the guide has them.")] = False,
 ) -> None:
-    """See which servers are reached through the tunnel (root): kinds of servers, our policies, bad paths outside.
+    """See which servers are reached through the tunnel.
 
-    Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
+    Kinds of servers, our policies, bad paths outside. Needs root. Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
     """
     from openmoat.lab.processes import LabError
     from openmoat.lab.zoo.results import broken, to_json, to_markdown, to_text

@@ -308,9 +308,9 @@ def bench(
     svg: Annotated[Path | None, typer.Option(help="Draw the main rows into this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure this machine (root): our tunnel beside those of others, in turn, in namespaces.
+    """Measure our tunnel beside those of others (root).
 
-    What is not installed is named. Progress goes to standard error; the figures never make it fail.
+    They take turns, in namespaces on this machine. What is not installed is named. Progress goes to standard error; the figures never make it fail.
     """
     from openmoat.cli.bench import measure
 

@@ -49,7 +49,9 @@ def show(
     connection: Annotated[str | None, typer.Argument(help="One connection; otherwise all that are up.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sizes in use: how large outer packets are, how that was learned, and what became of inner ones.
+    """Sizes in use, and how they were learned.
+
+    How large outer packets are, since when that is known, and what became of inner ones.
 
     `moat mtu CONNECTION` is enough, unless its name is that of another command of this group.
     """
@@ -61,10 +63,12 @@ def show(
     if as_json:
         rows = [{"name": one.name, "peers": [peer_row(peer) for peer in one.peers]} for one in found]
         print(json.dumps({"schema": "moat.mtu/1", "connections": rows}))
-        return
-    print("\n".join(line for one in found for line in sizes_lines(one, time.time())))
-    if len(found) < len(names):
-        print(f"and {len(names) - len(found)} more: moat mtu CONNECTION")
+    else:
+        print("\n".join(line for one in found for line in sizes_lines(one, time.time())))
+        if len(found) < len(names):
+            print(f"and {len(names) - len(found)} more: moat mtu CONNECTION")
+    if connection is not None:
+        _end_if_not_up(found[0])
 
 
 @app.command("probe")
@@ -73,7 +77,7 @@ def probe(
     wait: Annotated[float, typer.Option(help="Seconds to wait for the end.", min=0.0)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find out now what the paths of a connection carry, and show it as it goes.
+    """Find out now what the paths of a connection carry.
 
     Larger sizes than the one in use are tried, else that one is confirmed; then whether IP fragments pass.
     """
@@ -174,7 +178,10 @@ def explain(
     ipv6: Annotated[bool, typer.Option("--ipv6", help="An IPv6 packet, which only its sender fragments.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what becomes of a packet of some size, and why: which rung of the ladder acts."""
+    """Tell what becomes of a packet of some size, and why.
+
+    Shows each rung of the ladder, and which one acts.
+    """
     from openmoat.cli.main import asking
 
     packet = Packet(6 if ipv6 else 4, size, df or ipv6)
@@ -188,8 +195,17 @@ def explain(
         rows = [{"peer": peer, "child": child, **asdict(one)} for peer, child, one in explanations(found, packet)]
         steps = {"schema": "moat.mtu-explain/1", "name": found.name, "packet": asdict(packet), "children": rows}
         print(json.dumps(steps, default=lambda rung: rung.value))
-        return
-    print("\n".join(explanation_lines(found, packet)))
+    else:
+        print("\n".join(explanation_lines(found, packet)))
+    _end_if_not_up(found)
+
+
+def _end_if_not_up(connection: "ConnectionStatus") -> None:
+    """A template counts as up while any peer of it is here."""
+    from openmoat.cli.main import ExitCode
+
+    if not any(peer.ike is not None for peer in connection.peers):
+        raise typer.Exit(ExitCode.NOT_UP)
 
 
 def explanations(connection: "ConnectionStatus", packet: Packet) -> Iterator[tuple[str, str, Explanation]]:
@@ -264,9 +280,9 @@ def survey(
     size: Annotated[int, typer.Option(help="Octets of the largest packet that is let in.", min=576, max=1499)] = 1280,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
 ) -> None:
-    """Tell how servers deal with packets that are too large (root): it takes up to a minute.
+    """Tell how servers deal with too large packets (root).
 
-    Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
+    It takes up to a minute. Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
     watches what the server does.
     """
     from openmoat.cli.main import ExitCode, fail

@@ -40,6 +40,7 @@ __all__ = [
 STATE = Path("/var/lib/openmoat-lab")
 """One directory per lab: owner, logs, captures. Not below /run, which peers cover with a file system of their own."""
 PREFIX = "moatlab"
+NEEDS_ROOT = "the lab makes network namespaces and needs root: run it with sudo"
 NAME = re.compile(r"[a-z0-9]{1,12}")
 HAND_OVER_SECONDS = 1.2
 END_SECONDS = 5.0
@@ -137,7 +138,7 @@ class Lab:
     def up(self) -> None:
         """Make namespaces, links, addresses, routes and firewalls; removes stale labs first."""
         if os.geteuid() != 0:
-            raise LabError("the lab makes network namespaces and needs root: run it with sudo")
+            raise LabError(NEEDS_ROOT)
         with _locked():
             remove_stale()
             if self.directory.exists():
@@ -329,6 +330,8 @@ def enter(name: str, host: str, argv: Sequence[str]) -> None:
         raise LabError(f"no lab {name!r} is up; there are: {', '.join(entries) or 'none'}")
     if host not in entries[name].hosts:
         raise LabError(f"lab {name!r}: no host {host!r}; there are: {', '.join(entries[name].hosts)}")
+    if os.geteuid() != 0:
+        raise LabError(NEEDS_ROOT)
     command = list(argv) or shlex.split(os.environ.get("SHELL", "/bin/sh"))
     os.execvp("ip", ["ip", "netns", "exec", f"{PREFIX}-{name}-{host}", *command])  # noqa: S606
 

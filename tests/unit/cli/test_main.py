@@ -65,6 +65,13 @@ def test_every_command_tells_its_exit_codes(command: str) -> None:
     assert "Exit codes: 0 done; 1 refused" in done.output
 
 
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_what_a_command_does_fits_its_line(group: str) -> None:
+    listed = moat(*([group] if group else []), "--help").output.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_shows_its_own_commands(group: str) -> None:
     done = moat(group, "--help")

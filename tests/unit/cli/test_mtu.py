@@ -141,6 +141,15 @@ def test_outer_sizes_that_no_path_may_have_are_refused() -> None:
     assert RUNNER.invoke(app, ["mtu", "table", "--outer", "575"]).exit_code == 2
 
 
+@pytest.mark.parametrize("words", [["home"], ["explain", "home", "1500"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_of_a_connection_that_is_not_up_the_exit_code_says_so(
+    server: Server, words: list[str], form: list[str]
+) -> None:
+    server.says(200, json.dumps({**HOME, "state": "stopped", "peers": []}))
+    assert RUNNER.invoke(app, ["--socket", server.path, "mtu", *words, *form]).exit_code == ExitCode.NOT_UP
+
+
 def test_who_has_no_address_is_told_beside_the_others() -> None:
     done = RUNNER.invoke(app, ["mtu", "survey", "..", "a..b", "--json"])
     assert done.exit_code == 0

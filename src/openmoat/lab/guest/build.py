@@ -64,6 +64,7 @@ def build() -> None:
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home):
         if not why_no_kernel():
+            _say(f"the guest is there already: {home}")
             return
         start = time.monotonic()
         work = home / "work"
