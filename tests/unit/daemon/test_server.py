@@ -125,7 +125,7 @@ def test_a_long_answer_lets_everything_else_have_its_turn() -> None:
         assert len(json.loads(bytes(answer.body))["connections"]) == count
         held = [after - before for before, after in pairwise(turns)]
         assert len(turns) >= count * row_seconds / (2 * SLICE_SECONDS)
-        assert max(held) < 4 * SLICE_SECONDS
+        assert max(held) < 10 * SLICE_SECONDS
 
     asyncio.run(run())
 
