@@ -16,6 +16,12 @@ __version__: str
 def suites() -> list[tuple[int, int, int, bool]]:
     """Every suite the engine has: `(encryption id, key bits, integrity id or 0, esn)`, ids of IANA."""
 
+def x25519_public(private: bytes) -> bytes:
+    """The public value that belongs to 32 private octets (RFC 7748 6.1)."""
+
+def x25519_shared(private: bytes, peer: bytes) -> bytes:
+    """The shared secret, 32 octets. `ValueError` where the peer's value has not 32 octets, or leads to all zeros."""
+
 def unsealed_engine(
     *, tun: Sequence[int], udp: Sequence[tuple[int, int]], raw: Sequence[int], slots: int = 65_536
 ) -> Engine:

@@ -4,6 +4,7 @@ mod batch;
 mod engine;
 mod errors;
 mod types;
+mod x25519;
 
 use openmoat_esp::suite::SUITES;
 use pyo3::prelude::*;
@@ -25,6 +26,8 @@ fn openmoat_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(suites, module)?)?;
     module.add_function(wrap_pyfunction!(engine::unsealed_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(x25519::x25519_public, module)?)?;
+    module.add_function(wrap_pyfunction!(x25519::x25519_shared, module)?)?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<types::MtuPlan>()?;
