@@ -34,6 +34,7 @@ _TEXTS = frozenset({IdType.FQDN, IdType.RFC822_ADDR})
 _PREFIXES: Mapping[str, IdType] = MappingProxyType(
     {"fqdn": IdType.FQDN, "email": IdType.RFC822_ADDR, "keyid": IdType.KEY_ID}
 )
+_DIGITS_AND_DOTS = "0123456789."
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _ATTRIBUTES = {"emailAddress": NameOID.EMAIL_ADDRESS, "E": NameOID.EMAIL_ADDRESS, "serialNumber": NameOID.SERIAL_NUMBER}
 
@@ -51,12 +52,13 @@ class Identity:
         prefix, colon, rest = text.partition(":")
         if colon and prefix in _PREFIXES:
             return cls(_PREFIXES[prefix], _octets_after_prefix(_PREFIXES[prefix], rest))
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            pass
-        else:
-            return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
+        if ":" in text or not text.strip(_DIGITS_AND_DOTS):
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError:
+                pass
+            else:
+                return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
         if "=" in text:
             return cls(IdType.DER_ASN1_DN, _parse_dn(text))
         if "@" in text:

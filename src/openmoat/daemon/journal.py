@@ -64,6 +64,25 @@ class Entry:
     fields: Mapping[str, str]
 
 
+Words = tuple[str, Mapping[str, str]]
+"""Text and fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One that is put into words when somebody reads it: of most nobody ever does."""
+
+    number: int
+    at: float
+    level: int
+    kind: str
+    words: Callable[[], Words]
+
+    def entry(self) -> Entry:
+        """In words."""
+        return Entry(self.number, self.at, self.level, self.kind, *self.words())
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """How one kind of event is told."""
@@ -161,7 +180,7 @@ class Journal:
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
         self._number = 0
-        self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
+        self._lines: deque[_Line] = deque(maxlen=MAX_ENTRIES)
         self._followers: set[asyncio.Queue[Entry | None]] = set()
         self._strangers = LineRate(STRANGER_LINES_PER_MINUTE, 60, wall_clock)
         self._failures = LineRate(FAILURE_LINES_PER_SECOND, 1, wall_clock)
@@ -181,7 +200,7 @@ class Journal:
         if rate is not None and not rate.permits():
             return
         gap = rate.gap() if rate is not None else ""
-        self.note(row.kind, row.level(event), row.text(event) + gap, row.fields(event))
+        self._keep(row.kind, row.level(event), lambda: (row.text(event) + gap, row.fields(event)))
 
     def _rate_of(self, event: Event) -> LineRate | None:
         """What bounds the lines that others can cause without end."""
@@ -202,18 +221,21 @@ class Journal:
 
     def note(self, kind: str, level: int, text: str, fields: Mapping[str, str] | None = None) -> None:
         """Note something that the daemon itself did or saw."""
-        fields = fields or {}
-        if log.isEnabledFor(level):
-            log.log(level, "%s%s", text, "".join(f" {name}={value}" for name, value in fields.items()))
+        self._keep(kind, level, lambda: (text, fields or {}))
+
+    def _keep(self, kind: str, level: int, words: Callable[[], Words]) -> None:
         self._number += 1
-        entry = Entry(self._number, self._wall_clock(), level, kind, text, fields)
-        self._entries.append(entry)
+        line = _Line(self._number, self._wall_clock(), level, kind, words)
+        self._lines.append(line)
+        if log.isEnabledFor(level):
+            text, fields = words()
+            log.log(level, "%s%s", text, "".join(f" {name}={value}" for name, value in fields.items()))
         for follower in tuple(self._followers):
-            self._feed(follower, entry)
+            self._feed(follower, line.entry())
 
     def entries(self) -> tuple[Entry, ...]:
         """The newest entries, oldest first."""
-        return tuple(self._entries)
+        return tuple(line.entry() for line in self._lines)
 
     def follow(self) -> "asyncio.Queue[Entry | None]":
         """A queue that gets every entry from now on; None ends it, after `unfollow` or when its reader is too slow."""

@@ -8,6 +8,7 @@ selects nothing, and says so in `is_empty`.
 import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from openmoat.net import Address, Network
@@ -60,6 +61,9 @@ PROTOCOLS = {
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _NO_PORT = -1
 """Port of packets that show none (later fragments, protocols without ports): what OPAQUE selects (RFC 4301 4.4.1.1)."""
+
+_TOLD = 1_024
+"""Selectors whose text is remembered: those of our side come with every peer."""
 
 _Interval = tuple[int, int]
 _Box = tuple[_Interval, _Interval, _Interval]
@@ -188,7 +192,7 @@ class TrafficSelector:
         return hash((int(self.start), int(self.end), self.protocol, self.start_port, self.end_port))
 
     def __str__(self) -> str:
-        return _format_addresses(self.start, self.end) + _format_protocol(self)
+        return _told(self)
 
 
 Selectors = tuple[TrafficSelector, ...]
@@ -240,6 +244,8 @@ def contains(selectors: Selectors, address: Address, protocol: int, port: int | 
 def to_prefixes(selectors: Selectors) -> list[Network]:
     """The fewest prefixes that hold all addresses of the list, IPv4 first, for routes and firewalls."""
     prefixes = [prefix for selector in selectors for prefix in selector.prefixes()]
+    if len(prefixes) == 1:
+        return prefixes
     v4 = ipaddress.collapse_addresses(p for p in prefixes if isinstance(p, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(p for p in prefixes if isinstance(p, ipaddress.IPv6Network))
     return [*v4, *v6]
@@ -398,6 +404,11 @@ def _parse_number(text: str, number: str, bound: int) -> int:
     if not number.isdecimal() or int(number) > bound:
         raise ValueError(f"[{text}]: {number!r} is not a number from 0 to {bound}")
     return int(number)
+
+
+@lru_cache(maxsize=_TOLD)
+def _told(selector: TrafficSelector) -> str:
+    return _format_addresses(selector.start, selector.end) + _format_protocol(selector)
 
 
 def _format_addresses(start: Address, end: Address) -> str:

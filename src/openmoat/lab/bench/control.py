@@ -23,7 +23,7 @@ from openmoat.lab.peers.moatd import Moatd
 from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
 from openmoat.lab.pki import Authority, Holder
 from openmoat.lab.processes import LabError, run
-from openmoat.lab.topology import End, Host, Link, Topology
+from openmoat.lab.topology import DEFAULT_MTU, End, Host, Link, Topology
 
 __all__ = [
     "AUTHENTICATIONS",
@@ -152,7 +152,8 @@ class Site:
 
 def moatd(lab: Lab, site: Site, settings: Mapping[str, Any]) -> Responder:
     """Our daemon with one template; nothing of what bounds strangers is switched off but by `settings`."""
-    child = {"local": [LOCAL], "remote": [REMOTE], "proposals": [SUITE]}
+    # Initiators of a benchmark have no life after the handshake: nobody would answer whether large packets arrive.
+    child = {"local": [LOCAL], "remote": [REMOTE], "proposals": [SUITE], "path-mtu": DEFAULT_MTU}
     own: dict[str, Any] = {"identity": IDENTITY}
     peer: dict[str, Any] = {"identity": EVERYBODY}
     table: dict[str, Any] = {"local": own, "peer": peer, "children": {"net": child}}
@@ -161,7 +162,6 @@ def moatd(lab: Lab, site: Site, settings: Mapping[str, Any]) -> Responder:
     else:
         own.update({"key": "own.key", "certificates": ["own.pem"]})
         peer["authorities"] = ["root.pem"]
-    # Initiators of a benchmark have no life after the handshake.
     table = {"proposals": [IKE_SUITE], "lifetimes": {"liveness-after": "0s"}, **table}
     files = {
         "psk": PSK.encode(),
