@@ -33,6 +33,8 @@ class Secret(bytes):
     A slice or a sum of a `Secret` is plain `bytes`; wrap it again where it is kept.
     """
 
+    __slots__ = ()
+
     def __repr__(self) -> str:
         return f"<{len(self)} secret octets>"
 

@@ -130,13 +130,36 @@ def test_an_unprotected_refusal_is_counted_and_does_not_end_the_attempt() -> Non
 
 def test_no_word_of_a_key_is_in_what_a_host_can_print() -> None:
     link = Link()
-    home, portal = establish(link)
-    secrets = [secret for host in (home, portal) for sa in host.endpoint._registry.sas.values() for secret in keys(sa)]
-    text = "".join(printed(host) for host in (home, portal))
-    assert len(secrets) == 10
+    home, portal = two_hosts(link)
+    link.deliver()  # IKE_SA_INIT request -->
+    link.deliver()  # <-- IKE_SA_INIT response
+    secrets = kept(home)
+    assert len(secrets) == 5
+    text = printed(home)
+    link.settle()
+    text += printed(home) + printed(portal)
     for secret in secrets:
         assert secret.hex() not in text
         assert repr(bytes(secret))[2:-1] not in text
+
+
+def test_of_the_keys_of_an_ike_sa_only_that_for_further_ones_is_kept() -> None:
+    link = Link()
+    home, portal = establish(link)
+    assert len(kept(home)) == len(kept(portal)) == 1
+    first, child = home.ike_sas()[0].ike, home.endpoint.children()[0].sa.local_spi
+    home.do("rekey_ike", first)
+    link.settle()
+    assert [row.ike for row in home.ike_sas()] != [first]
+    for host in (home, portal):
+        assert all(len(keys(sa)) == 1 for sa in host.endpoint._registry.sas.values())
+    home.do("rekey_child", child)
+    link.settle()
+    assert [row.sa.local_spi for row in home.endpoint.children()] != [child]
+
+
+def kept(host: Host) -> list[Secret]:
+    return [secret for sa in host.endpoint._registry.sas.values() for secret in keys(sa)]
 
 
 def keys(sa: object) -> list[Secret]:

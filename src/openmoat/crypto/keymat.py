@@ -84,6 +84,11 @@ class IkeKeymat:
         seed = nonce_i + nonce_r + spi_i.to_bytes(8, "big") + spi_r.to_bytes(8, "big")
         return cls(*_cut(prf_plus(suite.prf, seed_key, seed, sum(sizes)), sizes))
 
+    def lasting(self) -> Self:
+        """What an IKE SA needs after its authentication: SK_d, from which the keys of Child SAs and successors come."""
+        none = Secret()
+        return type(self)(self.sk_d, none, none, none, none, none, none)
+
 
 @dataclass(frozen=True, slots=True)
 class ChildKeymat:

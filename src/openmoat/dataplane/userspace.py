@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from openmoat import _native
@@ -49,6 +50,8 @@ __all__ = [
 
 MAX_REPLAY_WINDOW = 4096
 """Packets."""
+_KNOWN_ENDS = 1_024
+"""Addresses with their ports that are remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +150,9 @@ def to_host_port(end: HostPort) -> tuple[bytes, int]:
     return end.address.packed, end.port
 
 
+@lru_cache(maxsize=_KNOWN_ENDS)
 def from_host_port(end: tuple[bytes, int]) -> HostPort:
-    """As the engine writes it."""
+    """As the engine writes it. Ours are few, and those of a peer come several times."""
     return HostPort(ipaddress.ip_address(end[0]), end[1])
 
 

@@ -1,6 +1,5 @@
 """One IKE SA: window, state, keys and timers. It moves octets and time to the exchanges, which know what they mean."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -118,7 +117,7 @@ class IkeSa:
         self.is_kin = False
         """The peer is of our make, by its vendor ID."""
         self.exchange: Exchange | None = None
-        self.queue: deque[Exchange] = deque()
+        self.queue: list[Exchange] = []
         self.answering: PeerExchange | None = None
         self.asked: Message | None = None
         """The peer's request that we work on."""
@@ -132,7 +131,8 @@ class IkeSa:
         self.is_owed = False
         """We have sent packets since anything came in."""
         self._iv = 0
-        self._tickets: set[int] = set()
+        self._tickets: list[int] = []
+        """Of questions that are open: one or two."""
         self.reassembly: Reassembly | None = None
         """Fragments of the message that is coming in."""
         registry.add(self)
@@ -174,13 +174,19 @@ class IkeSa:
         """Put a question for the request of the peer that we work on, or for an exchange of ours."""
 
         def handle(answer: Answer) -> None:
-            self._tickets.discard(answer.ticket)
+            if answer.ticket in self._tickets:
+                self._tickets.remove(answer.ticket)
             try:
                 on_answer(answer)
             except ProtocolError as error:
                 self.fail_request(error) if for_peer else self.fail_response(error)
 
-        self._tickets.add(self.context.ask(make, handle))
+        self._tickets.append(self.context.ask(make, handle))
+
+    def forget_proofs(self) -> None:
+        """Both ends have proved who they are: of the keys that lie here SK_d alone is wanted again."""
+        if self.keymat is not None:
+            self.keymat = self.keymat.lasting()
 
     def set_keys(self, suite: IkeSuite, keymat: IkeKeymat) -> None:
         """From now on messages are protected."""
@@ -471,7 +477,7 @@ class IkeSa:
             self.context.counts[Count.EXCHANGE_QUEUE_LIMIT] += 1
             return
         if first:
-            self.queue.appendleft(exchange)
+            self.queue.insert(0, exchange)
         else:
             self.queue.append(exchange)
         self.pump()
@@ -482,7 +488,7 @@ class IkeSa:
             self.forget(DownReason.EXPIRED, "the Message IDs are used up")
             return
         while self.exchange is None and self.queue and self._may_start():
-            self.exchange = self.queue.popleft()
+            self.exchange = self.queue.pop(0)
             self.exchange.start(self)
 
     def _may_start(self) -> bool:

@@ -58,7 +58,7 @@ class Lineage:
         """By our inbound SPI."""
         self.by_remote: dict[int, int] = {}
         """The peer's inbound SPI to ours."""
-        self.demanding: set[str] = set()
+        self.demanding: frozenset[str] = frozenset()
         """Children for which the peer wants AGGFRAG only with what we cannot do."""
 
     def offered(self, spec: Child) -> Child:

@@ -68,6 +68,8 @@ def detect(spi_i: int, spi_r: int, path: Path, received: Iterable[Notify]) -> Na
 def on_natt_port(path: Path) -> Path:
     """The same ends on port 4500; a port that is not 500 was chosen by somebody, and stays."""
     local, remote = path.local, path.remote
+    if IKE_PORT not in (local.port, remote.port):
+        return path
     if local.port == IKE_PORT:
         local = HostPort(local.address, NATT_PORT)
     if remote.port == IKE_PORT:

@@ -152,6 +152,7 @@ class Registry:
         lineage, suite = sa.lineage, sa.suite
         if lineage is None or suite is None:
             raise ValueError("IKE SA: up without a peer or keys")
+        sa.forget_proofs()
         name = lineage.connection.name
         self.by_connection.setdefault(name, {})[sa.own_spi] = sa
         self.by_peer.setdefault((name, lineage.peer_key), {})[sa.own_spi] = sa

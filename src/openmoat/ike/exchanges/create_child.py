@@ -121,7 +121,7 @@ class Creation(Exchange):
         """The Child SA is made at the peer, and is no good; the same without AGGFRAG may be, where that is only preferred."""
         lineage = lineage_of(sa)
         if terms.fault and terms.aggfrag and terms.spec.aggfrag is Aggfrag.PREFER:
-            lineage.demanding.add(terms.spec.name)
+            lineage.demanding |= {terms.spec.name}
             self.tell_failure(sa, DownReason.NO_COMMON_GROUND, None, text)
             self._return_spi(sa)
             sa.finish(self)
@@ -362,7 +362,7 @@ def again(sa: "IkeSa", exchange: "NewChild") -> None:
     exchange._return_spi(sa)
     exchange.is_sent = False
     sa.exchange = None
-    sa.queue.appendleft(exchange)
+    sa.queue.insert(0, exchange)
     sa.pump()
 
 

@@ -127,7 +127,7 @@ class RekeyIke(Exchange):
         elif error.type is NotifyType.INVALID_KE_PAYLOAD and self._change_method(sa, error):
             self.is_sent = False
             sa.exchange = None
-            sa.queue.appendleft(self)
+            sa.queue.insert(0, self)
             sa.pump()
         else:
             text = f"CREATE_CHILD_SA: the peer answers {error.type.name} to the rekey of the IKE SA"
@@ -297,6 +297,6 @@ def adopt(sa: "IkeSa", new: "IkeSa") -> None:
     lineage_of(sa).inherit(new)
     new.registry.replaced(sa, new)
     while sa.queue:
-        exchange = sa.queue.popleft()
+        exchange = sa.queue.pop(0)
         if not isinstance(exchange, (RekeyIke, DeleteIke)):
             new.want(exchange)
