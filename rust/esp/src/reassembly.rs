@@ -24,6 +24,10 @@ pub const MAX_HELD: usize = WINDOW * 9_216;
 /// Octets of buffers of all SAs of an engine.
 pub const MAX_HELD_BY_ALL: usize = 64 << 20;
 
+/// An SA may hold at most this part of what is left for all: those that hold nothing yet always find something left,
+/// however many others take what they can get.
+pub const SHARE: usize = 8;
+
 /// Nanoseconds without a payload after which an SA gives its buffers back. Nothing that is whole ever waits for it.
 pub const SILENCE: u64 = 1_000_000_000;
 
@@ -51,10 +55,16 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(&self, octets: usize) -> bool {
+    /// Octets that one SA may hold as things stand.
+    fn share(&self) -> usize {
+        self.limit.saturating_sub(self.used()) / SHARE
+    }
+
+    /// For an SA that holds `held` octets already.
+    fn take(&self, octets: usize, held: usize) -> bool {
         let grown = |used: usize| {
-            used.checked_add(octets)
-                .filter(|&grown| grown <= self.limit)
+            let left = self.limit.checked_sub(used)?;
+            (held + octets <= left / SHARE).then_some(used + octets)
         };
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown)
@@ -147,14 +157,39 @@ impl Reassembler {
         }
     }
 
-    /// Give all buffers back if nothing has come for `SILENCE`; pieces in them are dropped.
+    /// Give all buffers back if nothing has come for `SILENCE`, or those beyond the share of one SA; pieces in them are
+    /// dropped.
     pub fn expire(&mut self, now: u64, drops: &DropCounters) {
         if now.saturating_sub(self.heard) < SILENCE {
+            self.shed(drops);
             return;
         }
         let pieces = self.slots.iter().map(Slot::pieces).sum();
         drops.count_many(DropReason::AggfragIncomplete, pieces);
         self.clear();
+    }
+
+    /// Others have come since there was this much for each: give what is beyond the share back, the oldest pieces first.
+    fn shed(&mut self, drops: &DropCounters) {
+        let newest = self.slots.iter().map(|slot| slot.sequence).max();
+        let mut back = WINDOW as u64;
+        while self.held > self.budget.share() {
+            if let Some(buffer) = self.spare.pop() {
+                self.shrink(buffer.capacity());
+                continue;
+            }
+            let (Some(newest), Some(left)) = (newest, back.checked_sub(1)) else {
+                return;
+            };
+            back = left;
+            let sequence = newest.saturating_sub(back);
+            if self.slot(sequence).is_some_and(|slot| slot.pieces() > 0) {
+                let index = index_of(sequence);
+                drops.count_many(DropReason::AggfragMemory, self.slots[index].pieces());
+                self.slots[index].open = Open::Lost;
+                self.empty(index);
+            }
+        }
     }
 
     fn clear(&mut self) {
@@ -236,7 +271,7 @@ impl Reassembler {
     }
 
     fn grow(&mut self, octets: usize) -> bool {
-        let is_granted = self.held + octets <= MAX_HELD && self.budget.take(octets);
+        let is_granted = self.held + octets <= MAX_HELD && self.budget.take(octets, self.held);
         if is_granted {
             self.held += octets;
         }

@@ -450,6 +450,38 @@ fn a_hostile_sender_costs_no_more_than_the_bounds() {
     assert_eq!(budget.used(), 0);
 }
 
+/// A receiver whose peer holds as much as it can, and keeps it by a payload now and then.
+fn greedy(budget: &Arc<Budget>) -> Receiver {
+    let mut receiver = Receiver::new();
+    receiver.reassembler = Reassembler::new(Arc::clone(budget));
+    for sequence in (1..2 * WINDOW as u64).step_by(2) {
+        let piece = payload(65_535, &[&vec![1; 9_200]]);
+        receiver.take(sequence, &piece).unwrap();
+    }
+    receiver
+}
+
+#[test]
+fn hostile_peers_leave_enough_for_others() {
+    let budget = Arc::new(Budget::new(MAX_HELD_BY_ALL));
+    let mut hostile: Vec<_> = (0..400).map(|_| greedy(&budget)).collect();
+    // They are looked after once a second.
+    for receiver in &mut hostile {
+        receiver.reassembler.expire(SILENCE / 2, &receiver.drops);
+    }
+    let mut honest = Receiver::new();
+    honest.reassembler = Reassembler::new(Arc::clone(&budget));
+    honest.take_all(&pack(1_222, &[v4(65_535)]));
+    assert!(honest.delivered == [v4(65_535)]);
+    assert_eq!(honest.happened(), []);
+    // A peer that sheds what it holds goes on with what it sends next.
+    let last = hostile.last_mut().unwrap();
+    last.take(9_999, &payload(0, &[&v4(60)])).unwrap();
+    assert_eq!(last.delivered, [v4(60)]);
+    drop((hostile, honest));
+    assert_eq!(budget.used(), 0);
+}
+
 #[test]
 fn in_steady_state_the_buffers_stay_the_same() {
     let packets: Vec<_> = (0..400).map(|_| v4(1500)).collect();
