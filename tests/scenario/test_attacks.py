@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from openmoat.crypto.identities import Identity
+from openmoat.errors import Secret
 from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import HINT_QUIET, MAX_INIT
@@ -23,7 +24,7 @@ from openmoat.ike.events import (
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.message import HEADER_SIZE, Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
 from openmoat.ike.payloads import (
     Auth,
     Delete,
@@ -34,6 +35,7 @@ from openmoat.ike.payloads import (
     SecurityAssociation,
     TsInitiator,
     TsResponder,
+    Unknown,
 )
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
@@ -164,6 +166,26 @@ def test_a_corrupt_ike_auth_neither_ends_the_sa_nor_uses_up_its_keys() -> None:
     assert portal.endpoint.counts()["bad_icv"] > 10
     link.settle()
     assert faults(home, portal) == []
+
+
+def test_what_a_refused_stranger_says_after_that_is_counted_and_no_fault() -> None:
+    link = Link()
+    home, portal = two_hosts(link)
+    home.own_psk = Secret(b"a guess of somebody else")
+    link.deliver()
+    link.deliver()
+    sa = core(home)
+    link.deliver()
+    assert [failed.text for failed in portal.told(NegotiationFailed)]
+    path = Path(HostPort(portal.address, 500), HostPort(home.address, 500))
+    malformed = portal.endpoint.counts().get("malformed", 0)
+    (refused,) = portal.endpoint._registry.sas.values()
+    for _ in range(3):
+        sa.window.next_id = refused.window.expected_id
+        short = Unknown(PayloadType.DELETE, is_critical=False, octets=b"?")
+        assert answered(portal, request(sa, ExchangeType.INFORMATIONAL, short), path) == []
+    assert portal.endpoint.counts()["malformed"] == malformed + 3
+    assert len(portal.told(NegotiationFailed)) == 1
 
 
 def test_a_stranger_that_goes_on_to_ike_auth_holds_a_bounded_number_of_datagrams() -> None:

@@ -422,6 +422,9 @@ class IkeSa:
     def fail_request(self, error: ProtocolError, exchange: ExchangeType | None = None) -> None:
         """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
         self.context.count_malformed(error)
+        if isinstance(self.state, Closed):
+            self.window.abandon_answer()  # nothing that is asked of it is done, so nothing can fail
+            return
         exchange = exchange or dispatch.answered_exchange(self)
         scope = scope_of(error, exchange, is_response=False)
         if self.answering is not None:
