@@ -1,12 +1,15 @@
 """Probing for the size of outer packets and for IP fragments: a padded INFORMATIONAL of that size (RFC 8899)."""
 
+from dataclasses import replace
+
 import pytest
 
 from openmoat.crypto.suites import AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519
 from openmoat.ike.config import IkeConfig
-from openmoat.ike.events import FragmentsProbed, IkeSaDown, IkeSaUp, SizeProbed, Transmit
+from openmoat.ike.events import FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed, Transmit
 from openmoat.ike.exchanges.informational import FRAGMENTED_SIZE, MAX_SIZE_PROBES, PROBE_WAITS
 from openmoat.model.connection import IkeProposal
+from openmoat.net import HostPort
 from scenario.link import Host, Link, Nat, connection, two_hosts
 
 OUTER = 20 + 8
@@ -205,6 +208,25 @@ def test_behind_a_nat_the_marker_is_counted() -> None:
     sizes = path_of(link, 1500, OUTER + MARKER)
     assert probed(link, home, 1500).proved == 1500
     assert max(sizes) == 1500
+
+
+@pytest.mark.parametrize("verb", ["probe_size", "probe_fragments"])
+def test_an_answer_after_the_peer_has_moved_proves_nothing_of_the_new_path(verb: str) -> None:
+    link = Link()
+    home = link.host("home", "192.0.2.1", Nat("203.0.113.9"))
+    portal = link.host("portal", "198.51.100.1")
+    portal.load(connection("portal.example", "home.example", None))
+    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    link.settle()
+    portal.do(verb, portal.ike().ike, *([1500] if verb == "probe_size" else []))
+    link.deliver()  # the request arrives by the old path
+    (answer,) = link.flights
+    answer.path = replace(answer.path, remote=HostPort(answer.path.remote.address, 50_000))
+    link.settle()
+    assert len(portal.told(PeerMoved)) == 1
+    assert [event.proved for event in portal.told(SizeProbed)] + [
+        event.passed for event in portal.told(FragmentsProbed)
+    ] == [None]
 
 
 def test_two_probes_of_one_size_are_one_and_others_wait_their_turn() -> None:

@@ -153,7 +153,9 @@ class PathSizes:
             return
         search.asked = None
         before, now = _outside(search.discovery), self._clock()
-        if event.proved:
+        if event.proved is None:
+            pass  # it was about another path: asked again
+        elif event.proved:
             search.discovery.handle_arrived(event.size, now, event.proved)
         else:
             search.discovery.handle_lost(event.size, now)
@@ -166,7 +168,8 @@ class PathSizes:
             return
         search.asks_passage = False
         before = _outside(search.discovery)
-        search.discovery.handle_fragments(passed=event.passed)
+        if event.passed is not None:
+            search.discovery.handle_fragments(passed=event.passed)
         self._tell(event.ike, search, before)
         self._go_on(event.ike, search)
 

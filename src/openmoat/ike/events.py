@@ -431,9 +431,9 @@ class SizeProbed:
     ike: IkeSpi
     size: int
     """As asked for."""
-    proved: int
+    proved: int | None
     """Octets of the datagram that got through, which padding of the cipher may keep below `size`; 0 where it is lost and
-    smaller ones are not."""
+    smaller ones are not; None where the peer moved meanwhile, so that the answer is about another path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,8 +441,8 @@ class FragmentsProbed:
     """What came of `Endpoint.probe_fragments`."""
 
     ike: IkeSpi
-    passed: bool
-    """A datagram that IP had to fragment got through; otherwise it was lost, and small ones are not."""
+    passed: bool | None
+    """A datagram that IP had to fragment got through; otherwise it was lost, and small ones are not. None as in `SizeProbed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

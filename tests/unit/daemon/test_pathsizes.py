@@ -12,7 +12,7 @@ from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, Ik
 from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, PathSizes
 from openmoat.ike.events import DownReason, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import CONFIRM_SECONDS
-from openmoat.mtu.plan import BASE
+from openmoat.mtu.plan import BASE, Outside
 from openmoat.net import HostPort, Path
 
 PEER = Identity(IdType.FQDN, b"home.example")
@@ -142,6 +142,22 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
     found = world.sizes.found(1)
     assert found is not None
     assert found.black_hole is not None
+
+
+def test_an_answer_about_another_path_proves_nothing_and_is_asked_for_again() -> None:
+    world = World({1: 1500}, passes=None)
+    world.up(1)
+    world.sizes.hear(PeerMoved(1, path(4501), True, ()))
+    world.waiting.clear()
+    asked = len(world.probes)
+    world.sizes.hear(SizeProbed(1, 1500, None))
+    assert world.sizes.outside(1) == Outside(BASE)
+    assert world.probes[asked:] == [(1, 1500)]
+    world.answer()
+    assert world.sizes.outside(1).size == 1500
+    world.sizes.hear(FragmentsProbed(1, passed=None))
+    assert world.sizes.outside(1).fragments_pass is None
+    assert len(world.passages) == 2
 
 
 def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> None:

@@ -12,6 +12,7 @@ from openmoat.ike.fragments import datagram_size, message_size
 from openmoat.ike.message import Message, message_room
 from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
+from openmoat.net import Path
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
@@ -125,7 +126,7 @@ class PaddedProbe(Exchange):
     comes to its end, and a size that is lost is told from a peer that is.
     """
 
-    __slots__ = ("_has_shrunk", "_tested", "size")
+    __slots__ = ("_has_moved", "_has_shrunk", "_path", "_tested", "size")
 
     df: ClassVar[bool]
     """Don't Fragment on the padded request."""
@@ -135,11 +136,14 @@ class PaddedProbe(Exchange):
         self.size = size
         self._has_shrunk = False
         self._tested = 0
+        self._path: Path | None = None
+        self._has_moved = False
 
     def start(self, sa: "IkeSa") -> None:
         """See `Exchange.start`."""
         if sa.outgoing is None:
             raise ValueError("IKE SA: nothing can be probed before there are keys")
+        self._path = sa.path
         room = message_room(sa.outgoing, message_size(sa.path, self.size))
         sa.request_whole(ExchangeType.INFORMATIONAL, padding(room), df=self.df)
         if sa.window.sent is not None:
@@ -151,6 +155,7 @@ class PaddedProbe(Exchange):
 
     def on_again(self, sa: "IkeSa", times: int) -> None:
         """See `Exchange.on_again`."""
+        self._has_moved |= sa.path != self._path
         if times > MAX_SIZE_PROBES and not self._has_shrunk:
             self._has_shrunk = True
             sa.request_whole(ExchangeType.INFORMATIONAL, ())
@@ -158,7 +163,8 @@ class PaddedProbe(Exchange):
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """See `Exchange.on_response`."""
         # After the change an answer may still be one to the padded request; that it counts as lost errs to the safe side.
-        sa.context.emit(self._outcome(sa.own_spi, 0 if self._has_shrunk else self._tested))
+        proved = None if self._has_moved or sa.path != self._path else 0 if self._has_shrunk else self._tested
+        sa.context.emit(self._outcome(sa.own_spi, proved))
         sa.finish(self)
 
     def is_same(self, other: Exchange) -> bool:
@@ -166,8 +172,8 @@ class PaddedProbe(Exchange):
         return type(other) is type(self) and isinstance(other, PaddedProbe) and other.size == self.size
 
     @abstractmethod
-    def _outcome(self, ike: int, proved: int) -> Event:
-        """What to tell; `proved` are the octets that arrived, 0 where they do not."""
+    def _outcome(self, ike: int, proved: int | None) -> Event:
+        """What to tell; `proved` are the octets that arrived, 0 where they do not, None where the path is another one."""
 
 
 class SizeProbe(PaddedProbe):
@@ -177,7 +183,7 @@ class SizeProbe(PaddedProbe):
 
     df = True
 
-    def _outcome(self, ike: int, proved: int) -> Event:
+    def _outcome(self, ike: int, proved: int | None) -> Event:
         return SizeProbed(ike, self.size, proved)
 
 
@@ -191,8 +197,8 @@ class FragmentProbe(PaddedProbe):
     def __init__(self) -> None:
         super().__init__(FRAGMENTED_SIZE)
 
-    def _outcome(self, ike: int, proved: int) -> Event:
-        return FragmentsProbed(ike, passed=proved > 0)
+    def _outcome(self, ike: int, proved: int | None) -> Event:
+        return FragmentsProbed(ike, passed=None if proved is None else proved > 0)
 
 
 def padding(octets: int) -> tuple[Payload, ...]:
