@@ -79,6 +79,7 @@ CHILD_NEEDS: Mapping[str, Need] = {
     "mss": Need.LIVE,
     "copy_dscp": Need.REKEY,
     "icmp_check": Need.REKEY,
+    "tunnel_address": Need.LIVE,
     "aggfrag": Need.REKEY,
 }
 LIVE_SETTINGS = frozenset({"key_log", "log_level"})

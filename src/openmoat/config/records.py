@@ -287,6 +287,7 @@ class _Builder:
                 mss=MssRule(table.mss) if isinstance(table.mss, str) else table.mss,
                 copy_dscp=table.copy_dscp,
                 icmp_check=IcmpCheck(table.icmp_check),
+                tunnel_address=table.tunnel_address,
                 aggfrag=Aggfrag(table.aggfrag),
             )
         except ValueError as error:

@@ -285,6 +285,11 @@ class ChildTable(Table):
         description="Which ICMP errors that come by the tunnel must quote a packet of it (RFC 4301 6.2): those whose addresses"
         " are outside `local` and `remote`, or all.",
     )
+    tunnel_address: Annotated[tuple[Address, ...], _texts(ipaddress.ip_address)] = Field(
+        default=(),
+        description="Address inside `local` from which the gateway itself answers packets out of the tunnel by ICMP, where none"
+        " of its own is inside; one, or a list with one of each family.",
+    )
     aggfrag: Literal["prefer", "require", "never"] = Field(
         default="prefer",
         description="Slice and pack inner packets (AGGFRAG, RFC 9347), so that every size arrives whole: `prefer` where the"

@@ -15,11 +15,13 @@ MAX_ICMP_SOURCES = 64
 ANYWHERE: dict[int, Network] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 
 
-def icmp_sources(local: Selectors, addresses: Sequence[InterfaceAddress], outside: Address) -> tuple[IcmpSource, ...]:
+def icmp_sources(
+    local: Selectors, addresses: Sequence[InterfaceAddress], outside: Address, tunnel: Sequence[Address] = ()
+) -> tuple[IcmpSource, ...]:
     """Rows for an SA with these local selectors, in order of trial; `outside` is our end of its path.
 
-    First our address on the network that the packet was going to, if the selectors hold it; then any that they hold; and
-    otherwise one of another interface than the outside one, which only passes at peers that look into what is quoted.
+    First our address on the network that the packet was going to, if the selectors hold it; then any that they hold; then
+    one of `tunnel`, which was configured for it, if they hold that (a peer may have narrowed them); and otherwise one of another interface than the outside one, which only passes at peers that look into what is quoted.
     """
     rows = []
     for version in (4, 6):
@@ -27,7 +29,8 @@ def icmp_sources(local: Selectors, addresses: Sequence[InterfaceAddress], outsid
         inside = [row for row in mine if _holds(local, row.address)]
         inside.sort(key=lambda row: -row.prefix_length)
         rows += [IcmpSource(_network(row), row.address) for row in inside]
-        other = address_inside(local, addresses, version) or _elsewhere(mine, addresses, outside)
+        named = next((one for one in tunnel if one.version == version and _holds(local, one)), None)
+        other = address_inside(local, addresses, version) or named or _elsewhere(mine, addresses, outside)
         if other is not None:
             rows.append(IcmpSource(ANYWHERE[version], other))
     if len(rows) > MAX_ICMP_SOURCES:

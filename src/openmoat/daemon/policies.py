@@ -87,7 +87,7 @@ class Policies:
         self._rungs = rungs
         self._outside = outside
         self._addresses: Sequence[InterfaceAddress] = ()
-        self._icmp_sources: dict[tuple[Selectors, Address], tuple[IcmpSource, ...]] = {}
+        self._icmp_sources: dict[tuple[Selectors, Address, tuple[Address, ...]], tuple[IcmpSource, ...]] = {}
         self._children: dict[str, dict[str, Child]] = {}
         self._names: dict[str, set[str]] = {}
         self._templates: set[str] = set()
@@ -209,16 +209,17 @@ class Policies:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
         plan = self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
-        return replace(plan, icmp_sources=self._sources(sa.local, path.local.address))
+        return replace(plan, icmp_sources=self._sources(sa, path.local.address))
 
-    def _sources(self, local: Selectors, outside: Address) -> tuple[IcmpSource, ...]:
+    def _sources(self, sa: ChildSa, outside: Address) -> tuple[IcmpSource, ...]:
         """From where ICMP errors come: of most peers of a template the same."""
-        key = local, outside
+        tunnel = self.child(sa).tunnel_address
+        key = sa.local, outside, tunnel
         found = self._icmp_sources.get(key)
         if found is None:
             if len(self._icmp_sources) >= MAX_CACHED_SOURCES:
                 self._icmp_sources.clear()
-            found = self._icmp_sources[key] = icmp_sources(local, self._addresses, outside)
+            found = self._icmp_sources[key] = icmp_sources(sa.local, self._addresses, outside, tunnel)
         return found
 
     def discovers(self, connection: str) -> bool:

@@ -223,6 +223,8 @@ class Child:
     """None: as the policy has it."""
     copy_dscp: bool = True
     icmp_check: IcmpCheck = IcmpCheck.OUTSIDE
+    tunnel_address: tuple[Address, ...] = ()
+    """From where ICMP errors of our own come, where no address of ours is inside `local`; one of each family at most."""
     aggfrag: Aggfrag = Aggfrag.PREFER
 
     def __post_init__(self) -> None:
@@ -246,6 +248,12 @@ class Child:
             raise ValueError(f"path_mtu: {MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
         if isinstance(self.mss, int) and not MIN_MSS <= self.mss <= MAX_MSS:
             raise ValueError(f"mss: {MIN_MSS} to {MAX_MSS}, {self.mss} came")
+        if len({address.version for address in self.tunnel_address}) < len(self.tunnel_address):
+            raise ValueError("tunnel_address: one of each family")
+        for address in self.tunnel_address:
+            ranges = ((int(one.start), int(one.end)) for one in self.local if one.start.version == address.version)
+            if not any(first <= int(address) <= last for first, last in ranges):
+                raise ValueError(f"tunnel_address: one inside local, {address} came")
         if not -1000 <= self.priority <= 1000:
             raise ValueError(f"priority: -1000 to 1000, {self.priority} came")
 

@@ -62,3 +62,14 @@ def test_of_many_addresses_those_of_small_networks_and_the_last_resort_are_kept(
     assert len(rows) == MAX_ICMP_SOURCES
     assert rows[-2].prefix.prefixlen == 0 or rows[-1].prefix.prefixlen == 0
     assert all(one.prefix.prefixlen == 24 for one in rows[:62])
+
+
+def test_an_address_named_for_it_speaks_where_no_own_one_is_inside_and_the_selectors_hold_it() -> None:
+    named = (ipaddress.ip_address("10.77.0.1"), ipaddress.ip_address("fd77::1"))
+
+    def speakers(*selectors: str) -> list[str]:
+        return [str(one.address) for one in icmp_sources(parse_selectors(selectors), HOST, WILD, named)]
+
+    assert speakers("10.77.0.0/16", "fd77::/64") == ["10.77.0.1", "fd77::1"]
+    assert speakers("10.77.0.0/16", "10.2.7.0/24")[-2:] == ["10.2.7.1", "fd02::1"]
+    assert speakers("10.77.1.0/24")[0] == "10.2.0.1"
