@@ -16,6 +16,7 @@ from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection, EspProposal, Start
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import BASE, Framing, IcmpSource, MtuPlan, Outside, Rung, compile_plan
+from openmoat.mtu.words import Df, Mss, MtuPolicy
 from openmoat.net import Address, Network, Path
 from openmoat.policy.selectors import Selectors, covers, format_selectors, intersect, to_prefixes
 from openmoat.policy.spd import Action, Missing, PolicyConflict, PolicyId, Spd, SpdChange, WantedPolicy
@@ -273,10 +274,10 @@ class Policies:
         self,
         child: Child,
         overhead: Overhead,
-        outside: Outside = UNKNOWN,
-        framing: Framing = Framing.WHOLE,
+        outside: Outside,
+        framing: Framing,
         *,
-        slices: bool = True,
+        slices: bool,
     ) -> MtuPlan:
         if child.path_mtu is not None:
             outside = replace(outside, size=child.path_mtu, is_proved=False)
@@ -290,12 +291,6 @@ class Policies:
             df=child.df,
             mss=child.mss,
         )
-
-    def _cautious_plan(self, child: Child) -> MtuPlan:
-        """Sizes before any SA is there: the least room that a proposed suite could leave."""
-        size = child.path_mtu if child.path_mtu is not None else UNKNOWN.size
-        overheads = [Overhead(suite, 6, True) for proposal in child.proposals for suite in suites(proposal)]
-        return self._plan(child, min(overheads, key=lambda overhead: overhead.inner_room(size)))
 
     def _policy_name(self, sa: ChildSa) -> str:
         if sa.connection not in self._templates:
@@ -316,7 +311,16 @@ class Policies:
             if not connection.is_template:
                 name = policy_name(connection.name, child.name)
                 self._names[connection.name].add(name)
-                self._protect(name, Protected(child.local, child.remote, self._cautious_plan(child)))
+                self._protect(
+                    name,
+                    Protected(
+                        child.local,
+                        child.remote,
+                        cautious_plan(
+                            child.proposals, child.path_mtu, child.mtu_policy, child.df, child.mss, self._rungs
+                        ),
+                    ),
+                )
 
     def _protect(self, name: str, protected: Protected) -> None:
         before = self._protected.get(name)
@@ -419,6 +423,22 @@ def wanted_policy(
         priority=child.priority,
         peer=peer,
     )
+
+
+@lru_cache  # all connections, mostly, wish the same
+def cautious_plan(
+    proposals: tuple[EspProposal, ...],
+    path_mtu: int | None,
+    policy: MtuPolicy,
+    df: Df | None,
+    mss: Mss | None,
+    rungs: frozenset[Rung],
+) -> MtuPlan:
+    """Sizes before any SA is there: the least room that a proposed suite could leave."""
+    outside = UNKNOWN if path_mtu is None else replace(UNKNOWN, size=path_mtu, is_proved=False)
+    overheads = [Overhead(suite, 6, True) for proposal in proposals for suite in suites(proposal)]
+    least = min(overheads, key=lambda overhead: overhead.inner_room(outside.size))
+    return compile_plan(overhead=least, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)
 
 
 def suites(proposal: EspProposal) -> list[EspSuite]:

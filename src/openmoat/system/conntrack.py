@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from openmoat.system.netlink import Answer, Mode, Netlink, Refusal, Request, attribute, attributes
@@ -15,6 +16,8 @@ from openmoat.system.ranges import Range
 
 __all__ = ["Masqueraded", "forget_masqueraded", "parse_masqueraded"]
 
+TRACKED: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+"""Connections that are tracked in the network namespace of whoever reads it."""
 NETLINK_NETFILTER: Final = 12
 CT_GET: Final = 0x0101
 CT_DELETE: Final = 0x0102
@@ -46,6 +49,8 @@ class Masqueraded:
 def forget_masqueraded(ranges: Mapping[int, Iterable[Range]]) -> int:
     """Forget those towards `ranges`, by version of IP; answers how many. Without connection tracking there are none."""
     forgotten = 0
+    if not _is_any_tracked():
+        return 0
     with Netlink(NETLINK_NETFILTER) as netlink:
         for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
             wanted = sorted(ranges.get(version, ()))
@@ -59,6 +64,14 @@ def forget_masqueraded(ranges: Mapping[int, Iterable[Range]]) -> int:
             outcomes = netlink.transact([Request(CT_DELETE, Mode(0), row.deletion) for row in gone])
             forgotten += sum(outcome.errno == 0 for outcome in outcomes)
     return forgotten
+
+
+def _is_any_tracked() -> bool:
+    """Whether this host tracks a connection at all. To list none of them takes as long as the table is large, 9 ms for the usual one."""
+    try:
+        return TRACKED.read_bytes().strip() != b"0"
+    except OSError:
+        return True  # who cannot tell asks the kernel
 
 
 def parse_masqueraded(answer: Answer) -> Masqueraded | None:
