@@ -233,8 +233,11 @@ class _Protocol(H11Protocol):
         self._patience = self.loop.call_later(self._server.idle_seconds, self._lose_patience)
 
     def _lose_patience(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        # An answer under way, or one that never ends, is no silence; but what nobody fetches is, also behind another question.
+        if self.cycle is None or self.cycle.response_complete or self.flow.write_paused:
             self.transport.abort()
+        else:
+            self._wait()
 
 
 def caller_of(sock: socket.socket) -> Caller:

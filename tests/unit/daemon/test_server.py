@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import random
+import select
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -329,6 +330,30 @@ def test_who_follows_events_is_not_cut_off_for_silence(tmp_path: Path) -> None:
         await asyncio.wait_for(reader.readuntil(b"still here"), 5)
         second.close()
         writer.close()
+
+    ask(tmp_path, test, idle_seconds=0.05)
+
+
+@pytest.mark.parametrize(
+    "asked", [b"GET /v1/log?last=1000 HTTP/1.1\r\nhost: x\r\n\r\n" * 2, b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n"]
+)
+def test_a_caller_that_does_not_fetch_its_answers_is_cut_off(tmp_path: Path, asked: bytes) -> None:
+    async def test(one: Daemon, client: Client) -> None:
+        for _ in range(MAX_ENTRIES):
+            one.journal.note("test", logging.DEBUG, "x" * 4_000)
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.connect(str(tmp_path / "control.sock"))
+            slow.sendall(asked)
+            slow.setblocking(False)
+            await asyncio.get_running_loop().sock_recv(slow, 1)  # it is being answered
+            for _ in range(MAX_ENTRIES):
+                one.journal.note("test", logging.DEBUG, "x" * 4_000)
+                await asyncio.sleep(0)
+            gone = select.poll()
+            gone.register(slow, 0)  # tells of the end alone
+            async with asyncio.timeout(5):
+                while not gone.poll(0):
+                    await asyncio.sleep(0.01)
 
     ask(tmp_path, test, idle_seconds=0.05)
 
