@@ -13,10 +13,13 @@ from openmoat.mtu.discovery import CONFIRM_SECONDS, Bounds, Discovery
 from openmoat.mtu.plan import BASE, Outside
 from openmoat.net import Path
 
-__all__ = ["MAX_OUTER_SIZE", "PathSizes", "Timer"]
+__all__ = ["MAX_OUTER_SIZE", "MOVE_SECONDS", "PathSizes", "Timer"]
 
 MAX_OUTER_SIZE = 1500
 """Octets up to which outer sizes are looked for."""
+MOVE_SECONDS = 5.0
+"""From the search on one path to that on the next at least. A peer says where it is with a small packet, and probes are
+large: one that names others' addresses is not to have them flooded."""
 
 log = logging.getLogger("openmoat.daemon.pathsizes")
 
@@ -38,6 +41,8 @@ class _Search:
     """The size that is being probed."""
     asks_passage: bool = False
     """Whether it is being found out if IP fragments pass."""
+    begins: float = 0.0
+    """When it begins: at once, but for a peer that moves again and again."""
     carried: int = field(default=0)
     """Packets sent by its children when it was last looked at."""
 
@@ -138,10 +143,15 @@ class PathSizes:
         self._go_on(ike, before)
 
     def _start(self, ike: int, connection: str, path: Path) -> None:
-        before = self._searches.get(ike)
+        before, now = self._searches.get(ike), self._clock()
         if before is not None and before.timer is not None:
             before.timer.cancel()
         search = _Search(connection, Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)))
+        if before is not None:
+            rest = MOVE_SECONDS if before.begins <= now else 0.0
+            search.begins = max(now, before.begins + rest)
+        else:
+            search.begins = now
         self._searches[ike] = search
         if before is not None and _outside(before.discovery) != _outside(search.discovery):
             self.on_size(ike)
@@ -186,7 +196,9 @@ class PathSizes:
             search.timer.cancel()
             search.timer = None
         deadline = search.discovery.poll_timeout()
-        if not self.discovers(search.connection):
+        if self._clock() < search.begins:
+            deadline = search.begins
+        elif not self.discovers(search.connection):
             deadline = self._clock() + CONFIRM_SECONDS  # its configuration may change while it is up
         elif self._ask(ike, search):
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
-from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, PathSizes
+from openmoat.daemon.pathsizes import MAX_OUTER_SIZE, MOVE_SECONDS, PathSizes
 from openmoat.ike.events import DownReason, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import CONFIRM_SECONDS
 from openmoat.mtu.plan import BASE, Outside
@@ -147,6 +147,7 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
 def test_an_answer_about_another_path_proves_nothing_and_is_asked_for_again() -> None:
     world = World({1: 1500}, passes=None)
     world.up(1)
+    world.pass_time(MOVE_SECONDS)
     world.sizes.hear(PeerMoved(1, path(4501), True, ()))
     world.waiting.clear()
     asked = len(world.probes)
@@ -182,10 +183,25 @@ def test_on_another_path_everything_is_looked_for_anew() -> None:
     world.answer()
     world.told.clear()
     world.carries[1] = 1460
+    world.pass_time(MOVE_SECONDS)
     world.sizes.hear(PeerMoved(1, path(port=1024), True, ()))
     assert (world.sizes.outside(1).size, world.told) == (BASE, [1])
     world.answer()
     assert world.sizes.outside(1).size == 1460
+
+
+def test_a_peer_that_moves_without_end_is_probed_every_few_seconds_and_in_the_end_found() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    for port in range(1_000):
+        world.sizes.hear(PeerMoved(1, path(1024 + port), True, ()))
+        world.answer()
+        world.pass_time(0.01)
+    assert len(world.probes) <= 4
+    assert world.pending == 1
+    world.pass_time(MOVE_SECONDS)
+    assert world.sizes.outside(1).size == 1500
 
 
 def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
