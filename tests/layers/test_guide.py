@@ -62,6 +62,20 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, command
 
 
+def test_no_text_names_a_command_that_there_is_not() -> None:
+    root = GUIDE.parents[1]
+    known = {name.split()[1] for name, _ in commands(typer.main.get_command(app), "moat")}
+    texts = [
+        root / "README.md",
+        root / "ARCHITECTURE.md",
+        *(root / "docs").rglob("*.md"),
+        *(root / "changes").iterdir(),
+    ]
+    for file in (*texts, *(root / "src").rglob("*.py")):
+        for word in re.findall(r"`moat ([a-z]+)", file.read_text()):
+            assert word in known, (file, word)
+
+
 def test_every_command_and_exit_code_is_documented() -> None:
     text, page = COMMANDS.read_text(), re.sub(r"\\f[BIR]", "", (MAN / "moat.1").read_text()).replace("\\-", "-")
     for name, command in commands(typer.main.get_command(app), "moat"):

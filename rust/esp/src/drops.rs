@@ -1,4 +1,4 @@
-//! Why packets are dropped: one enum, one word each, one counter each. `moat diag drops` prints these words.
+//! Why packets are dropped: one enum, one word each, one counter each. `moat status --json` prints these words.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -239,7 +239,7 @@ class SaCounters:
     inbound_reports: int = 0
     """Payloads in which the peer told what it knows of the path (RFC 9347 3)."""
     drops: Mapping[str, int]
-    """By name of the reason, as in `moat diag drops`; reasons that never happened are absent."""
+    """By name of the reason, as in `moat status --json`; reasons that never happened are absent."""
     deeds: Mapping[str, int] = field(default_factory=dict)
     """Inner packets that did not fit, by the `Rung` that let them through or refused them; `clamp` counts SYNs of either
     direction whose MSS was lowered, `guard` packets for which FRAGMENT_OUTER was due and not free (see there)."""
