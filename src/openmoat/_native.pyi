@@ -212,6 +212,7 @@ class SaCounters:
     outbound_slices: int
     inbound_assembled: int
     inbound_reports: int
+    inbound_marks: int
     drops: dict[str, int]
     deeds: dict[str, int]
 

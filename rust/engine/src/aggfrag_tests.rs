@@ -426,13 +426,18 @@ impl Peer {
 
     /// Let the second engine receive these payloads, whole packets if that is so: what comes out, and what it drops.
     fn say(&self, payloads: &[(bool, Vec<u8>)]) -> (Vec<Vec<u8>>, Counters) {
+        self.say_under(0, payloads)
+    }
+
+    /// The same under headers with this type of service.
+    fn say_under(&self, tos: u8, payloads: &[(bool, Vec<u8>)]) -> (Vec<Vec<u8>>, Counters) {
         let path = self.apart.first.path(true);
         let sealed = payloads.iter().map(|(is_whole, payload)| Datagram {
             octets: self.seal(*is_whole, payload),
             segment: 0,
             source: path.local,
             destination: path.remote,
-            tos: 0,
+            tos,
             df: true,
         });
         self.apart.receive(sealed.collect())
@@ -490,6 +495,25 @@ fn every_inner_packet_is_checked_by_itself_whatever_lies_beside_it() {
     ];
     assert_eq!(drops, HashMap::from(expected));
     assert_eq!((counters.inbound.0, counters.inbound_reports), (4, 1));
+}
+
+#[test]
+fn a_mark_of_congestion_is_counted_and_reaches_no_inner_packet() {
+    let packets: Vec<_> = (0..3_u8)
+        .map(|ecn| {
+            let mut packet = numbered(false, 1, 100);
+            packet[1] = ecn;
+            crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+            packet
+        })
+        .collect();
+    for (ecn, marks) in [(0, 0), (1, 0), (2, 0), (3, 2)] {
+        let payload = [&[0, 0, 0, 0][..], &packets.concat()].concat();
+        let payloads = [(false, payload.clone()), (false, payload)];
+        let (got, counters) = Peer::new(&options()).say_under(ecn, &payloads);
+        assert_eq!(got, [&packets[..], &packets].concat());
+        assert_eq!((counters.inbound_marks, counters.drops), (marks, vec![]));
+    }
 }
 
 /// What the network does to one sealed packet: how often it arrives, and how much later than its place.

@@ -30,6 +30,8 @@ pub struct Counters {
     pub inbound_assembled: u64,
     /// AGGFRAG payloads in which the peer said something of the path.
     pub inbound_reports: u64,
+    /// AGGFRAG payloads that a router has marked: congestion experienced.
+    pub inbound_marks: u64,
 }
 
 impl Counters {
@@ -47,6 +49,7 @@ impl Counters {
             outbound_packed: outbound.map_or((0, 0, 0), |outbound| packed(&outbound.packed)),
             inbound_assembled: assembly.map_or(0, |assembly| read(&assembly.assembled)),
             inbound_reports: assembly.map_or(0, |assembly| read(&assembly.reports)),
+            inbound_marks: assembly.map_or(0, |assembly| read(&assembly.marks)),
             inbound_sequence: pair.inbound.highest_sequence(),
             outbound_sequence: outbound.map_or(0, |outbound| outbound.sa.last_sequence()),
             drops: drops(pair),

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 
 use openmoat_esp::aggfrag::Congestion;
 use openmoat_esp::drops::DropReason;
+use openmoat_esp::ecn;
 use openmoat_esp::meter::Usage;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::sa::Opened;
@@ -125,7 +126,7 @@ impl InboundWorker {
         };
         let carried = match &pair.assembly {
             None => self.open(pair, range, path, tos),
-            Some(_) => self.open_payload(pair, range, path),
+            Some(assembly) => self.open_payload((pair, assembly), range, path, tos),
         };
         if carried == Err(DropReason::HardLimit) {
             self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
@@ -154,15 +155,20 @@ impl InboundWorker {
         Ok(())
     }
 
-    /// Let an AGGFRAG payload wait for those that follow.
+    /// Let an AGGFRAG payload wait for those that follow. A mark on it is counted, and goes no further: it belongs to no
+    /// inner packet (RFC 9347 2.2.5.2).
     fn open_payload(
         &mut self,
-        pair: &Pair,
+        (pair, assembly): (&Pair, &Assembly),
         range: Range<usize>,
         path: Path,
+        tos: u8,
     ) -> Result<(), DropReason> {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open_payload(packet)?;
+        if tos & ecn::ECN_MASK == ecn::CE {
+            assembly.marks.fetch_add(1, Ordering::Relaxed);
+        }
         note(&self.shared, pair, &opened, path);
         pair.suspicion.hear(self.now);
         let payload = opened.inner?;

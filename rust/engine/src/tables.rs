@@ -88,6 +88,8 @@ pub struct Assembly {
     pub assembled: AtomicU64,
     /// Payloads in which the peer said something of the path.
     pub reports: AtomicU64,
+    /// Payloads that a router has marked.
+    pub marks: AtomicU64,
 }
 
 impl Assembly {
@@ -100,6 +102,7 @@ impl Assembly {
             octets: AtomicU64::new(0),
             assembled: AtomicU64::new(0),
             reports: AtomicU64::new(0),
+            marks: AtomicU64::new(0),
         }
     }
 }

@@ -203,6 +203,7 @@ pub struct SaCounters {
     outbound_slices: u64,
     inbound_assembled: u64,
     inbound_reports: u64,
+    inbound_marks: u64,
     drops: BTreeMap<&'static str, u64>,
     deeds: BTreeMap<&'static str, u64>,
 }
@@ -222,6 +223,7 @@ impl From<Counters> for SaCounters {
             outbound_slices: counters.outbound_packed.2,
             inbound_assembled: counters.inbound_assembled,
             inbound_reports: counters.inbound_reports,
+            inbound_marks: counters.inbound_marks,
             drops: counters
                 .drops
                 .iter()

@@ -164,6 +164,8 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
     yield f"{head} {framing}, outer packets of {sizes.outer_size} octets{how}, room for {sizes.inner_room}"
     told = [f"{sizes.whole} whole", f"{sizes.packed} packed", f"{sizes.sliced} sliced into {sizes.slices}"]
     told += [f"{sizes.assembled} put together"]
+    if sizes.marks:
+        told.append(f"{sizes.marks} outer ones came marked as congested")
     yield f"           packets: {', '.join(told if child.aggfrag else told[:1])}"
     for title, counts in (("did not fit", sizes.deeds), ("dropped", sizes.drops)):
         if counts:

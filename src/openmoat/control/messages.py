@@ -156,6 +156,8 @@ class ChildSizes(Part):
     slices: int = 0
     assembled: int = 0
     """Inner packets put together from the peer's slices."""
+    marks: int = 0
+    """Outer packets of an AGGFRAG SA that came marked: congestion experienced."""
     deeds: dict[str, int] = {}
     """Inner packets that did not fit, by the rung that let them through or refused them; `clamp` counts SYNs."""
     drops: dict[str, int] = {}

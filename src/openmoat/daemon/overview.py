@@ -252,6 +252,7 @@ def child_sizes(spi: int, facts: Facts, *, is_configured: bool) -> ChildSizes | 
         sliced=row.outbound_sliced,
         slices=row.outbound_slices,
         assembled=row.inbound_assembled,
+        marks=row.inbound_marks,
         deeds=dict(row.deeds),
         drops=dict(row.drops),
     )

@@ -238,6 +238,8 @@ class SaCounters:
     """Inner packets that were put together from slices (AGGFRAG)."""
     inbound_reports: int = 0
     """Payloads in which the peer told what it knows of the path (RFC 9347 3)."""
+    inbound_marks: int = 0
+    """Payloads that a router has marked: congestion experienced (AGGFRAG)."""
     drops: Mapping[str, int]
     """By name of the reason, as in `moat status --json`; reasons that never happened are absent."""
     deeds: Mapping[str, int] = field(default_factory=dict)

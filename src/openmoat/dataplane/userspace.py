@@ -308,6 +308,7 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
         outbound_slices=counters.outbound_slices,
         inbound_assembled=counters.inbound_assembled,
         inbound_reports=counters.inbound_reports,
+        inbound_marks=counters.inbound_marks,
         drops=counters.drops,
         deeds=counters.deeds,
     )

@@ -80,6 +80,14 @@ def test_the_sizes_of_a_connection_are_shown_with_how_they_were_learned(server: 
     ]
 
 
+def test_marks_of_congestion_are_told_where_there_are_any(server: Server) -> None:
+    sizes = {"outer_size": 1400, "is_configured": False, "inner_room": 1346, "marks": 3}
+    child = {**CHILD, "aggfrag": True, "sizes": sizes}
+    server.says(200, json.dumps({**HOME, "peers": [{"identity": "portal.example", "ike": IKE, "children": [child]}]}))
+    shown = RUNNER.invoke(app, ["--socket", server.path, "mtu", "home"]).stdout
+    assert "0 put together, 3 outer ones came marked as congested" in shown
+
+
 def test_programs_get_the_sizes_of_a_connection_as_one_object(server: Server) -> None:
     server.says(200, json.dumps(HOME))
     told = json.loads(RUNNER.invoke(app, ["--socket", server.path, "mtu", "home", "--json"]).stdout)
