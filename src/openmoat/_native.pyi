@@ -192,6 +192,7 @@ class MtuPlan:
         outer_df: str,
         oversize: Sequence[str],
         watch_above: int | None,
+        echoes: bool,
         too_big_per_second: float,
         icmp_sources: Sequence[tuple[bytes, bytes, bytes]],
     ) -> None: ...
@@ -210,6 +211,7 @@ class SaCounters:
     outbound_packed: int
     outbound_sliced: int
     outbound_slices: int
+    outbound_proved: int
     inbound_assembled: int
     inbound_reports: int
     inbound_marks: int

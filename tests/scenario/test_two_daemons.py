@@ -368,9 +368,13 @@ def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or
             assert found is not None
             assert (found.learned, found.probing, found.probing_fragments) == ("probe", 1500, False)
             await two.until(is_known)
-            two.home.backend.raise_flags(handle, SaFlag.SUSPECT)
-            await two.until(lambda: (found := outside()) is not None and found.probing == 1500)
-            await two.until(is_known)
+            for flag in (SaFlag.SUSPECT, SaFlag.BLACK_HOLE):
+                two.home.backend.raise_flags(handle, flag)
+                await two.until(lambda: (found := outside()) is not None and found.probing is not None)
+                await two.until(is_known)
+            installed = two.home.daemon.installer.child(handle)
+            assert installed is not None
+            assert installed.is_kin
             two.home.daemon.desk.down("portal")
             await two.until(lambda: not two.home.backend.pairs)
             with pytest.raises(ControlError, match="nothing can be probed"):

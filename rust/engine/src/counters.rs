@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::drops::DropReason;
 
+use crate::echo::Echo;
 use crate::ladder::Deed;
 use crate::tables::{Outbound, Packed, Pair};
 
@@ -28,6 +29,8 @@ pub struct Counters {
     pub outbound_packed: (u64, u64, u64),
     /// Inner packets that were put together from slices.
     pub inbound_assembled: u64,
+    /// Packets as large as may be that the peer has said it got.
+    pub outbound_proved: u64,
     /// AGGFRAG payloads in which the peer said something of the path.
     pub inbound_reports: u64,
     /// AGGFRAG payloads that a router has marked: congestion experienced.
@@ -47,6 +50,7 @@ impl Counters {
             ),
             outbound: outbound.map_or((0, 0), Outbound::carried),
             outbound_packed: outbound.map_or((0, 0, 0), |outbound| packed(&outbound.packed)),
+            outbound_proved: pair.echo().map_or(0, Echo::proved),
             inbound_assembled: assembly.map_or(0, |assembly| read(&assembly.assembled)),
             inbound_reports: assembly.map_or(0, |assembly| read(&assembly.reports)),
             inbound_marks: assembly.map_or(0, |assembly| read(&assembly.marks)),

@@ -212,7 +212,7 @@ impl Engine {
             let path = pair.new_path.load_full().map(|path| *path);
             drained.push(Event::State {
                 handle: pair.handle,
-                flags: pair.flags.fetch_and(!flag::SUSPECT, Ordering::SeqCst),
+                flags: pair.flags.fetch_and(!flag::TOLD_ONCE, Ordering::SeqCst),
                 path,
             });
         }

@@ -20,6 +20,11 @@ pub mod flag {
     pub const DF_IGNORED: u32 = 32;
     /// Large packets seem to be lost. Told once each time.
     pub const SUSPECT: u32 = 64;
+    /// The peer gets small packets, and none that are as large as may be. Told once each time.
+    pub const BLACK_HOLE: u32 = 128;
+
+    /// Those that are told once each time.
+    pub const TOLD_ONCE: u32 = SUSPECT | BLACK_HOLE;
 }
 
 /// Reports of strangers' packets per second.

@@ -32,7 +32,8 @@ pub struct Lane {
 }
 
 impl Lane {
-    fn of(pair: &Arc<Pair>, shared: &Shared) -> Option<Self> {
+    /// A pair as it is now.
+    pub fn of(pair: &Arc<Pair>, shared: &Shared) -> Option<Self> {
         let settings = pair.outbound.get()?.settings.load_full();
         let Carriage { path, .. } = settings.carriage;
         let address = shared.socket_for(&settings.carriage).map(|socket| Address {

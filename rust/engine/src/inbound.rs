@@ -17,7 +17,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use openmoat_esp::aggfrag::Congestion;
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::ecn;
 use openmoat_esp::meter::Usage;
@@ -26,6 +25,7 @@ use openmoat_esp::sa::Opened;
 use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 
+use crate::echoes::Doubts;
 use crate::errands::{Complaints, Written};
 use crate::events::{Event, flag};
 use crate::ike::{IkeDrop, NON_ESP_MARKER};
@@ -55,6 +55,7 @@ pub struct InboundWorker {
     unpacking: Unpacking,
     last: Option<Found>,
     complaints: Complaints,
+    doubts: Doubts,
     now: u64,
 }
 
@@ -71,6 +72,7 @@ impl InboundWorker {
             unpacking: Unpacking::default(),
             last: None,
             complaints: Complaints::default(),
+            doubts: Doubts::default(),
             now: 0,
         }
     }
@@ -205,8 +207,19 @@ impl InboundWorker {
             self.flush();
             self.unpacking.clear();
         }
-        self.unpacking
-            .unpack(&mut self.batch, whence, |report| hear(assembly, &report));
+        let Self {
+            shared,
+            worker,
+            batch,
+            unpacking,
+            doubts,
+            now,
+            ..
+        } = self;
+        unpacking.unpack(batch, whence, |report| {
+            assembly.reports.fetch_add(1, Ordering::Relaxed);
+            doubts.hear(shared, *worker, pair, &report, *now);
+        });
         let (mut packets, mut size) = (0, 0);
         while let Some(octets) = self.unpacking.next() {
             let Ok(packet) = pair.inbound.admit(&self.batch.arena()[octets.clone()]) else {
@@ -219,14 +232,18 @@ impl InboundWorker {
         assembly.octets.fetch_add(size, Ordering::Relaxed);
     }
 
-    /// When pieces may have waited long enough for others.
+    /// When pieces may have waited long enough for others, or a pair in doubt asks again.
     pub fn deadline(&self) -> Option<u64> {
-        self.unpacking.deadline()
+        let due = [self.unpacking.deadline(), self.doubts.deadline()];
+        due.into_iter().flatten().min()
     }
 
-    /// Drop pieces that have waited long enough.
+    /// Drop pieces that have waited long enough, and have those asked that are in doubt.
     pub fn look_after(&mut self, now: u64) {
-        self.unpacking.look_after(&self.shared.sad, now);
+        if self.unpacking.deadline().is_some_and(|due| due <= now) {
+            self.unpacking.look_after(&self.shared.sad, now);
+        }
+        self.doubts.look_after(&self.shared, self.worker, now);
     }
 
     /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
@@ -335,11 +352,6 @@ fn note<T>(shared: &Shared, pair: &Pair, opened: &Opened<T>, path: Path) {
     if opened.is_newest {
         follow(shared, pair, path);
     }
-}
-
-/// What the peer says of the path (RFC 9347 3). Nothing follows from it here: rates are left to those who send.
-fn hear(assembly: &Assembly, _report: &Congestion) {
-    assembly.reports.fetch_add(1, Ordering::Relaxed);
 }
 
 fn follow(shared: &Shared, pair: &Pair, path: Path) {

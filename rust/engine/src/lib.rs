@@ -15,6 +15,10 @@ mod bundle;
 pub mod command;
 mod counters;
 mod divide;
+mod echo;
+mod echoes;
+#[cfg(test)]
+mod echoes_tests;
 mod engine;
 mod errands;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! 6. `Bundle::send`: neighbours of one size as one datagram, all in one system call per socket
 //!
 //! 1 and 2 are here, 3 is in `refusals.rs`, 4 in `divide.rs`, 5 in `press.rs`, 6 in `bundle.rs`.
-//! Before the batch, ICMP errors that the inbound worker has made are sealed (`run_errands`).
+//! Before the batch, ICMP errors that the inbound worker has made are sealed (`run_errands`), and marks (`echoes`).
 //! Nothing per packet allocates, locks or logs, but for packets that are held.
 
 use std::sync::Arc;
@@ -52,6 +52,7 @@ impl OutboundWorker {
             self.release_held();
         }
         self.run_errands();
+        self.press.send_echoes();
         let is_arranged = self.arrangement.is_wanted();
         if is_arranged {
             self.arrange(batch);

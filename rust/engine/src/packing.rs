@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use openmoat_esp::aggfrag::{HEADER, Packer};
+use openmoat_esp::aggfrag::{Congestion, HEADER, Packer};
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::meter::Usage;
 use openmoat_io::MAX_PACKET;
 
 use crate::bundle::{Address, Bundle};
+use crate::echo::Mark;
+use crate::echoes::{self, Way};
 use crate::events::flag;
 use crate::flows::Lane;
 use crate::pieces::Piece;
@@ -49,6 +51,8 @@ struct Open {
     /// Packets that lie whole in the payload, and pieces of others.
     whole: u64,
     pieces: u64,
+    /// The payload is marked.
+    mark: Option<Mark>,
 }
 
 impl Default for Packing {
@@ -84,6 +88,7 @@ impl Packing {
             address,
             whole: 0,
             pieces: 0,
+            mark: None,
         });
         Ok(())
     }
@@ -130,7 +135,7 @@ impl Packing {
         piece.write(&mut payload[HEADER..]);
         add(&outbound.packed.packets, 1);
         add(&outbound.packed.octets, length as u64);
-        seal(sink, open, outbound, HEADER + length, address);
+        seal(sink, open, outbound, HEADER + length, address, None);
         Ok(())
     }
 
@@ -157,6 +162,7 @@ impl Open {
     fn put(&mut self, sink: &mut Sink<'_>, packet: &[u8]) {
         let (mut rest, mut slices) = (packet, 0);
         loop {
+            self.mark(rest.len(), sink.now);
             let room = sink.bundle.room(sink.shared);
             let taken = self.packer.put(&mut room[self.headroom..], rest);
             rest = &rest[taken..];
@@ -177,6 +183,22 @@ impl Open {
         }
     }
 
+    /// Ask the peer whether the payload arrives, if it is due and nothing but this packet will be in it.
+    fn mark(&mut self, rest: usize, now: u64) {
+        if let Some(echo) = self.pair.echo()
+            && self.settings.plan.asks()
+            && self.packer.would_fill(rest)
+            && echo.is_due(now)
+        {
+            let mark = echo.mark(now);
+            self.packer.say(Congestion {
+                value: mark.large,
+                ..Congestion::default()
+            });
+            self.mark = Some(mark);
+        }
+    }
+
     /// Seal the payload, if there is anything in it, and begin another.
     fn finish(&mut self, sink: &mut Sink<'_>) {
         let Some(outbound) = self.pair.outbound.get() else {
@@ -193,25 +215,65 @@ impl Open {
         if whole + pieces > 1 {
             add(&outbound.packed.packed, whole);
         }
-        seal(sink, self, outbound, size, self.address);
+        let mark = self.mark.take();
+        seal(sink, self, outbound, size, self.address, mark);
     }
 }
 
-/// Seal the payload of `size` octets that stands in the room of the bundle.
-fn seal(sink: &mut Sink<'_>, open: &Open, outbound: &Outbound, size: usize, address: Address) {
-    // A fault is counted there; limits and numbers have been looked at before.
-    if let Ok(sealed) = outbound
-        .sa
-        .seal_payload(sink.bundle.room(sink.shared), size)
-    {
-        sink.bundle.push(sealed.size, address);
-        outbound.last_sent.store(sink.now, Ordering::Relaxed);
-        if sealed.usage == Usage::Soft {
-            sink.shared.raise(&open.pair, flag::SOFT_LIMIT);
-        }
-        let plan = &open.settings.plan;
-        sink.shared.watch(&open.pair, plan, size - HEADER, sink.now);
+/// Seal the payload of `size` octets that stands in the room of the bundle, and see whether such payloads arrive.
+fn seal(
+    sink: &mut Sink<'_>,
+    open: &Open,
+    outbound: &Outbound,
+    size: usize,
+    address: Address,
+    mark: Option<Mark>,
+) {
+    let (pair, plan) = (&open.pair, &open.settings.plan);
+    if !seal_payload(sink, pair, outbound, size, address) {
+        return;
     }
+    sink.shared.watch(pair, plan, size - HEADER, sink.now);
+    let Some(echo) = outbound.echo.as_ref().filter(|_| plan.asks()) else {
+        return;
+    };
+    let way = Way {
+        pair,
+        outbound,
+        plan,
+        address: open.address,
+    };
+    match mark {
+        Some(Mark {
+            small: Some(value), ..
+        }) => echoes::send_small(sink, &way, value),
+        Some(_) => {}
+        None if plan.watches(size - HEADER) && echo.is_overdue(sink.now) => {
+            echoes::send_overdue(sink, &way, echo);
+        }
+        None => {}
+    }
+}
+
+/// Seal the payload of `size` octets that stands in the room of the bundle. False: there was a fault, which is counted;
+/// limits and numbers have been looked at before.
+pub fn seal_payload(
+    sink: &mut Sink<'_>,
+    pair: &Pair,
+    outbound: &Outbound,
+    size: usize,
+    address: Address,
+) -> bool {
+    let room = sink.bundle.room(sink.shared);
+    let Ok(sealed) = outbound.sa.seal_payload(room, size) else {
+        return false;
+    };
+    sink.bundle.push(sealed.size, address);
+    outbound.last_sent.store(sink.now, Ordering::Relaxed);
+    if sealed.usage == Usage::Soft {
+        sink.shared.raise(pair, flag::SOFT_LIMIT);
+    }
+    true
 }
 
 /// Count, as the only one who does.

@@ -47,6 +47,8 @@ pub struct MtuPlan {
     pub oversize: Vec<Rung>,
     /// Inner packets, or AGGFRAG payloads, with more octets than these are watched (see `suspicion`).
     pub watch_above: Option<usize>,
+    /// With AGGFRAG: the peer sends marks back, and its own are sent back (see `echo`).
+    pub echoes: bool,
     /// Bound on the ICMP errors of `Rung::Refuse`, per inner source.
     pub too_big_per_second: f64,
     /// Our addresses from which ICMP errors go into the SA; the first whose prefix holds the inner destination is used.
@@ -64,6 +66,7 @@ impl Default for MtuPlan {
             outer_df: OuterDf::Clear,
             oversize: vec![Rung::FragmentOuter],
             watch_above: None,
+            echoes: false,
             too_big_per_second: 10.0,
             icmp_sources: Vec::new(),
         }
@@ -85,6 +88,11 @@ impl MtuPlan {
     /// Whether a packet of so many octets shows if large ones arrive.
     pub fn watches(&self, length: usize) -> bool {
         self.watch_above.is_some_and(|least| length > least)
+    }
+
+    /// Whether the peer is asked if the largest packets arrive.
+    pub fn asks(&self) -> bool {
+        self.echoes && self.watch_above.is_some()
     }
 
     /// Our address in an ICMP error about a packet to `destination`.

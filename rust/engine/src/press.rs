@@ -9,6 +9,7 @@ use openmoat_io::BATCH;
 
 use crate::bundle::{Address, Bundle};
 use crate::divide::{Division, Limits, divide, mend};
+use crate::echoes::{self, MAX_PAIRS, Way};
 use crate::events::flag;
 use crate::flows::{Choice, Lane};
 use crate::ladder::Rung;
@@ -229,6 +230,46 @@ impl Press {
         }
         let address = train.address_of(0, true, length);
         packing.send_alone(&mut sink, piece, address)
+    }
+
+    /// Seal the marks that the inbound worker wants sent.
+    pub fn send_echoes(&mut self) {
+        for _ in 0..MAX_PAIRS {
+            let Some(handle) = self.shared.echoes[self.worker].take() else {
+                return;
+            };
+            let Some(pair) = self.shared.sad.find(handle) else {
+                continue;
+            };
+            let Some(echo) = pair.echo() else {
+                continue;
+            };
+            echo.untell();
+            if let Some(lane) = Lane::of(&pair, &self.shared)
+                && let (Some(outbound), Some(address)) = (lane.outbound(), lane.address)
+            {
+                self.enter(&pair, outbound);
+                let may_join = self.bundle.joins(address.socket);
+                let train = Train {
+                    lane: &lane,
+                    outbound,
+                    address: Address {
+                        may_join,
+                        ..address
+                    },
+                    may_fragment: false,
+                };
+                let way = Way {
+                    pair: &pair,
+                    outbound,
+                    plan: &lane.settings.plan,
+                    address: train.address_of(0, true, 0),
+                };
+                let (packing, mut sink) = self.packing();
+                packing.close(&mut sink);
+                echoes::send(&mut sink, &way, echo);
+            }
+        }
     }
 
     /// Send what is sealed, and what is packed so far.

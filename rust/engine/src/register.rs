@@ -220,6 +220,7 @@ fn add_outbound(shared: &Shared, command: AddOutbound) -> Result<(), EngineError
     );
     let sa = OutboundSa::new(config, command.copies_dscp)
         .map_err(|error| EngineError::Sa(handle, error))?;
+    let echoes = command.plan.echoes && command.plan.framing == Framing::Aggfrag;
     let settings = Settings {
         carriage: command.carriage,
         plan: command.plan,
@@ -232,6 +233,7 @@ fn add_outbound(shared: &Shared, command: AddOutbound) -> Result<(), EngineError
         last_sent: monotonic().into(),
         turnstile: Turnstile::default(),
         packed: Packed::default(),
+        echo: echoes.then(Box::default),
     };
     pair.outbound
         .set(outbound)
@@ -266,11 +268,15 @@ fn update(shared: &Shared, change: Update) -> Result<(), EngineError> {
     if plan.framing != old.plan.framing {
         return Err(EngineError::OtherFraming(change.handle));
     }
+    let is_resized = plan.outer_size != old.plan.outer_size;
     outbound.settings.store(Arc::new(Settings {
         carriage,
         plan,
         keepalive,
     }));
+    if let Some(echo) = outbound.echo.as_ref().filter(|_| is_resized) {
+        echo.begin_anew();
+    }
     keep_open(shared, &pair, keepalive);
     Ok(())
 }

@@ -12,6 +12,8 @@ use openmoat_esp::reassembly::{Budget, MAX_HELD_BY_ALL};
 use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
+use crate::echo::Echo;
+use crate::echoes::Echoes;
 use crate::errands::Errands;
 use crate::events::{Events, flag};
 use crate::ike::IkeQueues;
@@ -86,6 +88,8 @@ pub struct Shared {
     pub budget: Arc<Budget>,
     /// ICMP errors that wait to be sealed, one queue for each outbound worker.
     pub errands: Vec<Errands>,
+    /// Pairs that have marks to send, one queue for each outbound worker.
+    pub echoes: Vec<Echoes>,
 }
 
 impl Shared {
@@ -116,6 +120,7 @@ impl Shared {
             identifiers: IdentifierGuard::default(),
             budget: Arc::new(Budget::new(MAX_HELD_BY_ALL)),
             errands: (0..workers).map(|_| Errands::default()).collect(),
+            echoes: (0..workers).map(|_| Echoes::default()).collect(),
         })
     }
 
@@ -168,7 +173,9 @@ impl Shared {
 
     /// A packet, or a payload, of so many octets has left by a pair: do large ones arrive?
     pub fn watch(&self, pair: &Pair, plan: &MtuPlan, length: usize, now: u64) {
-        if plan.watches(length) && pair.suspicion.send(now) {
+        // A peer that says what it gets says more than silence does.
+        let is_said = || pair.echo().is_some_and(Echo::is_heard);
+        if plan.watches(length) && !is_said() && pair.suspicion.send(now) {
             self.raise(pair, flag::SUSPECT);
         }
     }

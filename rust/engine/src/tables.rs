@@ -13,6 +13,7 @@ use openmoat_esp::spd::{Policy, Spd};
 use openmoat_io::Path;
 
 use crate::command::Carriage;
+use crate::echo::Echo;
 use crate::events::flag;
 use crate::ladder::DeedCounters;
 use crate::plan::{Framing, MtuPlan};
@@ -58,6 +59,8 @@ pub struct Outbound {
     pub turnstile: Turnstile,
     /// With AGGFRAG.
     pub packed: Packed,
+    /// With AGGFRAG, where the peer sends marks back.
+    pub echo: Option<Box<Echo>>,
 }
 
 impl Outbound {
@@ -164,6 +167,11 @@ impl Pair {
             deeds: DeedCounters::default(),
             identification: AtomicU32::new(handle), // as good as chance, and another one after a rekey
         }
+    }
+
+    /// What is known by marks, once there is an outbound half whose peer sends them back.
+    pub fn echo(&self) -> Option<&Echo> {
+        self.outbound.get()?.echo.as_deref()
     }
 
     /// Identifications for so many packets that are fragmented before ESP; answers the first.

@@ -8,7 +8,7 @@ use crate::drops::DropReason;
 /// AGGFRAG_PAYLOAD in the next header field of ESP (RFC 9347 6.1).
 pub const NEXT_HEADER: u8 = 144;
 
-/// Octets of the header without congestion control, sub-type 0 (RFC 9347 6.1.1): the one that is sent.
+/// Octets of the header without congestion control, sub-type 0 (RFC 9347 6.1.1): the usual one.
 pub const HEADER: usize = 4;
 
 /// Octets of the header with congestion control, sub-type 1 (RFC 9347 6.1.2).
@@ -26,8 +26,14 @@ pub const SHORTEST_HEAD: usize = 6;
 /// Octets of data blocks that a payload must have room for: below this, headers outweigh what they carry.
 pub const MIN_ROOM: usize = 64;
 
+/// What the header of sub-type 1 has more.
+const MORE: usize = CONGESTION_HEADER - HEADER;
+
+/// The largest `echo_delay` and `transmit_delay`.
+pub const MAX_DELAY: u32 = (1 << 21) - 1;
+
 /// What sub-type 1 says of the path (RFC 9347 6.1.2). Times are microseconds, the largest value means that or more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Congestion {
     /// The sender is probing for the path MTU: loss is no sign of congestion (P).
     pub is_probing: bool,
@@ -45,6 +51,34 @@ pub struct Congestion {
     pub value: u32,
     /// What came from us and is sent back.
     pub echo: u32,
+}
+
+impl Congestion {
+    /// Write the header of a payload with this offset to the front of it.
+    fn write(&self, payload: &mut [u8], block_offset: u16) {
+        let rtt = u64::from(self.rtt.min((1 << 22) - 1));
+        let [echo, transmit] =
+            [self.echo_delay, self.transmit_delay].map(|delay| u64::from(delay.min(MAX_DELAY)));
+        let flags = u8::from(self.is_probing) << 1 | u8::from(self.counts_marks);
+        let words = [
+            u32::from_be_bytes([1, flags, 0, 0]) | u32::from(block_offset),
+            self.loss_event_rate,
+            ((rtt << 42 | echo << 21 | transmit) >> 32) as u32,
+            (rtt << 42 | echo << 21 | transmit) as u32,
+            self.value,
+            self.echo,
+        ];
+        for (place, word) in payload.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+    }
+
+    /// Make the first `size` octets of `payload` one that says this and is pad from there on, and so belongs to no packet,
+    /// whatever stands before or behind it (RFC 9347 2.2.3). `size` is more than `CONGESTION_HEADER`.
+    pub fn write_pad(&self, payload: &mut [u8], size: usize) {
+        payload[..size].fill(0);
+        self.write(payload, 0);
+    }
 }
 
 /// The header of a payload.
@@ -140,6 +174,8 @@ pub struct Packer {
     filled: usize,
     block_offset: usize,
     is_inside: bool,
+    /// What the open payload says of the path, which its header then has room for.
+    says: Option<Congestion>,
 }
 
 impl Packer {
@@ -150,16 +186,39 @@ impl Packer {
             filled: 0,
             block_offset: 0,
             is_inside: false,
+            says: None,
         })
+    }
+
+    /// Whether what is left of a packet would fill the open payload, in which there is nothing, to the last octet, even if
+    /// that says something of the path.
+    pub fn would_fill(&self, rest: usize) -> bool {
+        self.filled == 0 && rest > self.room
+    }
+
+    /// Let the open payload, in which there is nothing, say this of the path. It has room for less then.
+    pub fn say(&mut self, congestion: Congestion) {
+        debug_assert_eq!(self.filled, 0);
+        self.says = Some(congestion);
+    }
+
+    /// Octets of the header of the open payload.
+    fn header(&self) -> usize {
+        self.says.map_or(HEADER, |_| CONGESTION_HEADER)
+    }
+
+    /// Octets of data blocks that still fit into the open payload.
+    fn hole(&self) -> usize {
+        HEADER + self.room - self.header() - self.filled
     }
 
     /// Put a packet, or what is left of it, into the open payload; the answer is how many octets of it are now there.
     ///
     /// If some are left, `finish` the payload and put the rest into the next one, before any other packet: once begun, a
     /// packet cannot be given up (RFC 9347 2.2.3). A packet has 1 to `MAX_PACKED` octets; `payload` has room for
-    /// `HEADER` and `room`.
+    /// `HEADER` and `room`. One that `would_fill` a payload which says something is sliced at what is left there.
     pub fn put(&mut self, payload: &mut [u8], rest: &[u8]) -> usize {
-        let hole = self.room - self.filled;
+        let hole = self.hole();
         let taken = if self.is_inside {
             self.block_offset = rest.len();
             rest.len().min(hole)
@@ -170,7 +229,7 @@ impl Packer {
         } else {
             hole
         };
-        let start = HEADER + self.filled;
+        let start = self.header() + self.filled;
         payload[start..start + taken].copy_from_slice(&rest[..taken]);
         self.filled += taken;
         self.is_inside = taken < rest.len() && (taken > 0 || self.is_inside);
@@ -180,19 +239,22 @@ impl Packer {
     /// Where in the payload a packet of `length` octets goes, whole, that the caller then writes there; None if there is no
     /// room for it, which `put` deals with. No other packet is begun and not ended.
     pub fn place(&mut self, length: usize) -> Option<usize> {
-        if self.is_inside || length > self.room - self.filled {
+        if self.is_inside || length > self.hole() {
             return None;
         }
-        let at = HEADER + self.filled;
+        let at = self.header() + self.filled;
         self.filled += length;
         Some(at)
     }
 
     /// Payloads, and octets of them, that are needed at most until a packet of `length` octets more has left, with what is
-    /// in the open one.
+    /// in the open one, and one between them that is pad.
     pub fn with(&self, length: usize) -> (u64, usize) {
-        let payloads = (self.filled + length).div_ceil(self.room) + 1;
-        (payloads as u64, self.filled + length + payloads * HEADER)
+        let payloads = (self.filled + length).div_ceil(self.room - MORE) + 2;
+        (
+            payloads as u64,
+            self.filled + length + payloads * (CONGESTION_HEADER + MORE),
+        )
     }
 
     /// Write the header of the open payload; the answer is its octets, header among them, or None if nothing is in it.
@@ -200,11 +262,17 @@ impl Packer {
         if self.filled == 0 {
             return None;
         }
-        // Sub-type 0, and zero in the reserved octet, which some peers insist on. An offset fits: `MAX_PACKED`.
-        let offset = (self.block_offset as u16).to_be_bytes();
-        payload[..HEADER].copy_from_slice(&[0, 0, offset[0], offset[1]]);
+        let (offset, header) = (self.block_offset as u16, self.header()); // it fits: `MAX_PACKED`
+        match self.says.take() {
+            Some(congestion) => congestion.write(payload, offset),
+            None => {
+                // Sub-type 0, and zero in the reserved octet, which some peers insist on.
+                let [high, low] = offset.to_be_bytes();
+                payload[..HEADER].copy_from_slice(&[0, 0, high, low]);
+            }
+        }
         self.block_offset = 0;
-        Some(HEADER + std::mem::take(&mut self.filled))
+        Some(header + std::mem::take(&mut self.filled))
     }
 }
 

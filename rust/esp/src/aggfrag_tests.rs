@@ -155,3 +155,55 @@ fn blocks_are_told_by_their_first_nibble_and_lengths_that_cannot_be_are_refused(
         );
     }
 }
+
+#[test]
+fn a_payload_that_says_something_has_less_room_and_carries_the_same() {
+    let says = Congestion {
+        is_probing: true,
+        counts_marks: false,
+        loss_event_rate: 0x0102_0304,
+        rtt: 0x3f_ffff,
+        echo_delay: 0x15_5555,
+        transmit_delay: MAX_DELAY,
+        value: 0xdead_beef,
+        echo: 0xc0ff_ee00,
+    };
+    let mut packer = Packer::new(1400).unwrap();
+    let mut payload = vec![0xee; HEADER + 1400];
+    let packet = v4(2000);
+    assert!(!packer.would_fill(1400) && packer.would_fill(1401));
+    packer.say(says);
+    assert_eq!(packer.put(&mut payload, &packet), 1380);
+    assert!(!packer.would_fill(2000));
+    assert_eq!(packer.finish(&mut payload), Some(HEADER + 1400));
+    let header = Header::parse(&payload).unwrap();
+    assert_eq!(
+        (header.size, header.block_offset, header.congestion),
+        (24, 0, Some(says))
+    );
+    assert_eq!(payload[24..], packet[..1380]);
+    // What comes next says nothing any more.
+    assert_eq!(packer.put(&mut payload, &packet[1380..]), 620);
+    assert_eq!(packer.finish(&mut payload), Some(HEADER + 620));
+    assert_eq!(payload[..4], [0, 0, 2, 108]);
+}
+
+#[test]
+fn pad_says_something_and_belongs_to_no_packet() {
+    let says = Congestion {
+        value: 1,
+        rtt: u32::MAX,
+        echo_delay: u32::MAX,
+        ..Congestion::default()
+    };
+    let mut payload = vec![0xee; 40];
+    says.write_pad(&mut payload, 30);
+    let header = Header::parse(&payload[..30]).unwrap();
+    let bounded = Congestion {
+        rtt: 0x3f_ffff,
+        echo_delay: MAX_DELAY,
+        ..says
+    };
+    assert_eq!((header.block_offset, header.congestion), (0, Some(bounded)));
+    assert_eq!(payload[24..], [&[0; 6][..], &[0xee; 10]].concat());
+}

@@ -108,7 +108,7 @@ pub struct MtuPlan(pub plan::MtuPlan);
 #[pymethods]
 impl MtuPlan {
     #[new]
-    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, watch_above, too_big_per_second, icmp_sources))]
+    #[pyo3(signature = (*, framing, slices, outer_size, inner_room, mss_v4, mss_v6, outer_df, oversize, watch_above, echoes, too_big_per_second, icmp_sources))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn new(
         framing: &str,
@@ -120,6 +120,7 @@ impl MtuPlan {
         outer_df: &str,
         oversize: Vec<String>,
         watch_above: Option<usize>,
+        echoes: bool,
         too_big_per_second: f64,
         icmp_sources: Vec<IcmpSourceTuple<'_>>,
     ) -> PyResult<Self> {
@@ -151,6 +152,7 @@ impl MtuPlan {
                 .map(|word| rung_of(word))
                 .collect::<PyResult<_>>()?,
             watch_above,
+            echoes,
             too_big_per_second,
             icmp_sources: icmp_sources.iter().map(source).collect::<PyResult<_>>()?,
         }))
@@ -201,6 +203,7 @@ pub struct SaCounters {
     outbound_packed: u64,
     outbound_sliced: u64,
     outbound_slices: u64,
+    outbound_proved: u64,
     inbound_assembled: u64,
     inbound_reports: u64,
     inbound_marks: u64,
@@ -221,6 +224,7 @@ impl From<Counters> for SaCounters {
             outbound_packed: counters.outbound_packed.0,
             outbound_sliced: counters.outbound_packed.1,
             outbound_slices: counters.outbound_packed.2,
+            outbound_proved: counters.outbound_proved,
             inbound_assembled: counters.inbound_assembled,
             inbound_reports: counters.inbound_reports,
             inbound_marks: counters.inbound_marks,

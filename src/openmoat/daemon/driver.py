@@ -106,6 +106,7 @@ class Driver:
         """Exceptions that should not have been; each is in the log with its traceback."""
         self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
         self.on_suspicion: Callable[[Spi], None] = lambda handle: None
+        self.on_black_hole: Callable[[Spi], None] = lambda handle: None
         self.on_event: Callable[[Event], None] = lambda event: None
 
     def start(self) -> None:
@@ -213,6 +214,8 @@ class Driver:
                     self.endpoint.handle_new_path(handle, path, now)
                 if SaFlag.SUSPECT in flags:
                     self.on_suspicion(handle)
+                if SaFlag.BLACK_HOLE in flags:
+                    self.on_black_hole(handle)
                 if SaFlag.DF_IGNORED in flags and (child := self._installer.ignored_df(handle)) is not None:
                     self._journal.df_ignored(child)
             case Acquire():

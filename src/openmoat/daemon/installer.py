@@ -208,8 +208,14 @@ class Installer:
 
     def carried(self, ike: int) -> int:
         """Packets that the pairs of an IKE SA have sent."""
-        rows = self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
-        return sum(row.outbound_packets for row in rows)
+        return sum(row.outbound_packets for row in self._rows(ike))
+
+    def proved(self, ike: int) -> int:
+        """Packets of these that were as large as may be and of which the peer has said that they came."""
+        return sum(row.outbound_proved for row in self._rows(ike))
+
+    def _rows(self, ike: int) -> list[SaCounters]:
+        return self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
 
     def refresh(self, connections: AbstractSet[str]) -> None:
         """Let the live pairs of these connections have the sizes and limits that are configured now."""

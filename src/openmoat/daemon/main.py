@@ -135,10 +135,12 @@ class Daemon:
         self.driver.on_event = self._hear
         self.driver.on_acquire = self._acquire
         self.driver.on_suspicion = self._suspect_size
+        self.driver.on_black_hole = self._shrink
         self.sizes.discovers = policies.discovers
         self.sizes.probe = self._probe_size
         self.sizes.probe_fragments = self._probe_fragments
         self.sizes.carried = self.installer.carried
+        self.sizes.proved = self.installer.proved
         self.sizes.on_size = self._resize
 
     def _desired(self, file: Path, policies: Policies, keyholder: Keyholder) -> Desired:
@@ -277,6 +279,12 @@ class Daemon:
     def _hint_size(self, child: ChildSa, told: int, trusts: bool) -> bool:
         """Such ICMP quotes a packet that this pair has just sent."""
         return self.sizes.hint(child.ike, told, shrinks=child.aggfrag, trusts=trusts)
+
+    def _shrink(self, handle: Spi) -> None:
+        """The peer of a pair gets small packets, and none as large as may be."""
+        child = self.installer.child(handle)
+        if child is not None:
+            self.sizes.black_hole(child.ike)
 
     def _resize(self, ike: int) -> None:
         """Packets of another size reach a peer: the engine and the routes learn it."""

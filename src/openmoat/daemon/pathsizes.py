@@ -45,6 +45,8 @@ class _Search:
     """When it begins: at once, but for a peer that moves again and again."""
     carried: int = field(default=0)
     """Packets sent by its children when it was last looked at."""
+    proved: int = field(default=0)
+    """Those of them that the peer has said to be as large as may be and to have come."""
 
 
 class PathSizes:
@@ -63,6 +65,8 @@ class PathSizes:
         """Whether sizes of that connection are to be found out; where all are configured, nobody is asked."""
         self.carried: Callable[[int], int] = lambda _ike: 0
         """Packets that the children of that IKE SA have sent."""
+        self.proved: Callable[[int], int] = lambda _ike: 0
+        """Packets as large as may be that the peer of that IKE SA has said to have come."""
         self.on_size: Callable[[int], None] = lambda _ike: None
         """Told when something else is known of the way to the peer of an IKE SA than before."""
 
@@ -101,6 +105,16 @@ class PathSizes:
         self._tell(ike, search, before)
         self._go_on(ike, search)
         return is_heeded
+
+    def black_hole(self, ike: int) -> None:
+        """The peer of an IKE SA has said that packets as large as may be are lost on their way to it."""
+        search = self._searches.get(ike)
+        if search is None:
+            return
+        before = _outside(search.discovery)
+        search.discovery.handle_black_hole(self._clock())
+        self._tell(ike, search, before)
+        self._go_on(ike, search)
 
     def look(self, ike: int) -> bool:
         """Find out now what there is to know of the path of an IKE SA; False: nobody looks at it."""
@@ -186,6 +200,7 @@ class PathSizes:
     def _tell(self, ike: int, search: _Search, before: Outside) -> None:
         if (outside := _outside(search.discovery)) != before:
             log.debug("ike=%016x: %s", ike, outside)
+            search.proved = self.proved(ike)
             self.on_size(ike)
 
     def _go_on(self, ike: int, search: _Search) -> None:
@@ -221,9 +236,11 @@ class PathSizes:
         if search is None:
             return
         search.timer = None
-        carried = self.carried(ike)
-        search.discovery.handle_timeout(self._clock(), is_used=carried != search.carried)
-        search.carried = carried
+        carried, proved = self.carried(ike), self.proved(ike)
+        search.discovery.handle_timeout(
+            self._clock(), is_used=carried != search.carried, is_proved=proved > search.proved
+        )
+        search.carried, search.proved = carried, proved
         self._go_on(ike, search)
 
 

@@ -209,7 +209,7 @@ class Policies:
     def plan(self, sa: ChildSa, path: Path, udp: bool) -> MtuPlan:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
-        plan = self._plan(self.child(sa), overhead, self._outside(sa.ike), framing_of(sa), slices=sa.takes_slices)
+        plan = self._plan(sa, overhead)
         return replace(plan, icmp_sources=self._sources(sa, path.local.address))
 
     def _sources(self, sa: ChildSa, outside: Address) -> tuple[IcmpSource, ...]:
@@ -270,23 +270,17 @@ class Policies:
             if is_other and intersect(row.remote, wanted.remote):
                 raise PolicyConflict(wanted, row)
 
-    def _plan(
-        self,
-        child: Child,
-        overhead: Overhead,
-        outside: Outside,
-        framing: Framing,
-        *,
-        slices: bool,
-    ) -> MtuPlan:
+    def _plan(self, sa: ChildSa, overhead: Overhead) -> MtuPlan:
+        child, outside = self.child(sa), self._outside(sa.ike)
         if child.path_mtu is not None:
             outside = replace(outside, size=child.path_mtu, is_proved=False)
         return compile_plan(
             overhead=overhead,
             outside=outside,
             rungs=self._rungs,
-            framing=framing,
-            slices=slices,
+            framing=framing_of(sa),
+            slices=sa.takes_slices,
+            echoes=sa.is_kin,
             policy=child.mtu_policy,
             df=child.df,
             mss=child.mss,

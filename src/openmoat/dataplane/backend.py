@@ -166,12 +166,15 @@ class SaFlag(IntFlag):
     """The pair carries nothing any more."""
     NEW_PATH = 8
     """Authenticated packets, newest by sequence number, come from elsewhere than `path` says; see `SaState.path`."""
-    PROBE_ANSWERED = 16
     DF_IGNORED = 32
     """`Rung.FRAGMENT_ANYWAY` was used."""
     SUSPECT = 64
     """Packets that `MtuPlan.watch_above` counts as large seem to be lost. Told again, after two seconds at the earliest,
-    while it looks so; unlike the others it is not kept once it is told."""
+    while it looks so; unlike those above it is not kept once it is told. Silence of a peer that `MtuPlan.echoes` says
+    nothing, as soon as it has sent anything back."""
+    BLACK_HOLE = 128
+    """The peer has sent back marks in small packets, and those in a row of packets as large as may be were lost. Told again
+    after two seconds unless `MtuPlan.outer_size` has become another; not kept either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +237,8 @@ class SaCounters:
     """Inner packets that left in slices (AGGFRAG)."""
     outbound_slices: int = 0
     """Slices of these."""
+    outbound_proved: int = 0
+    """Packets as large as `MtuPlan.outer_size` has them of which the peer has said that they came (`MtuPlan.echoes`)."""
     inbound_assembled: int = 0
     """Inner packets that were put together from slices (AGGFRAG)."""
     inbound_reports: int = 0

@@ -140,6 +140,7 @@ class MemoryBackend:
             del self._dirty[handle]
             pair = self.pairs[handle]
             events.append(SaState(handle, pair.flags, pair.new_path))
+            pair.flags &= ~(SaFlag.SUSPECT | SaFlag.BLACK_HOLE)
         while self.noise and len(events) < limit:
             events.append(self.noise.popleft())
         if not self._dirty and not self.noise:

@@ -286,6 +286,7 @@ def _plan(plan: MtuPlan) -> _native.MtuPlan:
         outer_df=plan.outer_df.value,
         oversize=[rung.value for rung in plan.oversize],
         watch_above=plan.watch_above,
+        echoes=plan.echoes,
         too_big_per_second=plan.too_big_per_second,
         icmp_sources=[
             (row.prefix.network_address.packed, row.prefix.broadcast_address.packed, row.address.packed)
@@ -306,6 +307,7 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
         outbound_packed=counters.outbound_packed,
         outbound_sliced=counters.outbound_sliced,
         outbound_slices=counters.outbound_slices,
+        outbound_proved=counters.outbound_proved,
         inbound_assembled=counters.inbound_assembled,
         inbound_reports=counters.inbound_reports,
         inbound_marks=counters.inbound_marks,

@@ -103,6 +103,8 @@ class ChildSa:
     """Inner packets are sliced and packed both ways (RFC 9347); else plain tunnel mode."""
     takes_slices: bool = True
     """With `aggfrag`: the peer puts slices together. Where it does not, inner packets must go whole."""
+    is_kin: bool = False
+    """The peer has sent our vendor ID, under its signature: it can what ours can."""
     has_changed_mode: bool = False
     """With or without AGGFRAG, unlike the Child SA that it rekeys."""
     remarks: tuple[str, ...] = ()

@@ -259,6 +259,16 @@ class Discovery:
         self._search(now)
         return True
 
+    def handle_black_hole(self, now: float) -> None:
+        """The peer has said that packets as large as may be are lost, and others are not."""
+        if self._proved <= self._bounds.base:
+            return
+        # Where a probe had contradicted it before, the peer is right: the probe does not go the way of ESP.
+        is_sure = now - self._unfounded_at < CONFIRM_SECONDS
+        self._lost = self.size if is_sure else self._bounds.maximum + 1
+        self._shrink(self.size, now)
+        self._search(now)
+
     def handle_wish(self, now: float) -> None:
         """Somebody wants to know it now: larger sizes, else the one in use, and the passage of fragments."""
         if self._probe is not None:
@@ -269,8 +279,10 @@ class Discovery:
         if self._probe is None:
             self._deadline, self._probe = None, self.size
 
-    def handle_timeout(self, now: float, *, is_used: bool) -> None:
-        """The deadline has passed. `is_used`: packets have gone out since the one before (RFC 8899 5.1.1)."""
+    def handle_timeout(self, now: float, *, is_used: bool, is_proved: bool = False) -> None:
+        """The deadline has passed. `is_used`: packets have gone out since the one before (RFC 8899 5.1.1); `is_proved`: the
+        peer has said of some as large as may be that they came.
+        """
         if self._deadline is None or now < self._deadline:
             return
         if now >= self._raise_at:
@@ -278,6 +290,8 @@ class Discovery:
             self._lost = self._bounds.maximum + 1
             self._is_passage_due = self._is_passage_due or is_used
             self._search(now)
+        elif is_proved and self.phase is Phase.COMPLETE:
+            self.learned_at, self._deadline = now, self._next_look(now)
         elif is_used and self.phase is Phase.COMPLETE:
             self._deadline, self._probe = None, self.size
         else:

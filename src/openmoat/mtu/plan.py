@@ -96,6 +96,9 @@ class MtuPlan:
     watch_above: int | None = None
     """Inner packets, or AGGFRAG payloads, with more octets than these show whether packets larger than BASE still arrive;
     see `SaFlag.SUSPECT`. None where nothing larger was ever proved."""
+    echoes: bool = False
+    """With AGGFRAG: the peer sends back the marks in our packets, and has its own sent back (decision 0009); others must not
+    meet any. Where packets larger than BASE are sent, it is asked whether those as large as may be arrive."""
     too_big_per_second: float = 10.0
     """Bound on the ICMP errors made for REFUSE, per inner source."""
     icmp_sources: tuple[IcmpSource, ...] = ()
@@ -132,6 +135,7 @@ def compile_plan(
     rungs: frozenset[Rung],
     framing: Framing = Framing.WHOLE,
     slices: bool = True,
+    echoes: bool = False,
     policy: MtuPolicy = MtuPolicy.VIRTUAL,
     df: Df | None = None,
     mss: Mss | None = None,
@@ -139,7 +143,7 @@ def compile_plan(
     """Decide all sizes of one outbound SA.
 
     `rungs` is what the backend can do (`Capabilities.rungs`); `framing` is what was agreed with the peer, and `slices`
-    whether it takes slices. `overhead` is that of plain tunnel mode; the header of AGGFRAG is added here.
+    whether it takes slices; `echoes`, whether it sends marks back. `overhead` is that of plain tunnel mode; the header of AGGFRAG is added here.
     """
     path_mtu = min(max(outside.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
     is_packed = framing is Framing.AGGFRAG
@@ -160,6 +164,7 @@ def compile_plan(
         outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=outside.is_proved),
         oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
         watch_above=overhead.inner_room(BASE) if outside.is_proved and path_mtu > BASE else None,
+        echoes=is_packed and echoes,
     )
 
 

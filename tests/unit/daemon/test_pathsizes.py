@@ -41,6 +41,7 @@ class World:
     carries: dict[int, int] = field(default_factory=dict)
     now: float = 0.0
     sent: int = 0
+    proved: int = 0
     probes: list[tuple[int, int]] = field(default_factory=list)
     waiting: list[tuple[int, int]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
@@ -57,6 +58,7 @@ class World:
         self.sizes.probe_fragments = self._probe_fragments
         self._asked_passages: list[int] = []
         self.sizes.carried = lambda _ike: self.sent
+        self.sizes.proved = lambda _ike: self.proved
         self.sizes.on_size = self.told.append
 
     def up(self, ike: int, replaces: int | None = None) -> None:
@@ -263,3 +265,45 @@ def test_what_padding_leaves_untested_counts_as_lost() -> None:
         ike, size = world.waiting.pop(0)
         world.sizes.hear(SizeProbed(ike, size, size // 16 * 16))
     assert world.sizes.outside(1).size == 1488
+
+
+def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.carries[1] = 1400
+    world.told.clear()
+    world.sizes.black_hole(1)
+    assert (world.told, world.sizes.outside(1).size) == ([1], BASE)
+    world.answer()
+    assert world.sizes.outside(1).size == 1400
+    world.sizes.black_hole(99)
+
+
+def test_a_peer_that_tells_what_came_is_not_probed_and_one_that_stops_is() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.probes.clear()
+    for _ in range(3):
+        world.sent += 100
+        world.proved += 1
+        world.pass_time(CONFIRM_SECONDS)
+    assert world.probes == []
+    world.sent += 100
+    world.pass_time(CONFIRM_SECONDS)
+    assert world.probes == [(1, 1500)]
+
+
+def test_what_came_of_another_size_proves_nothing_about_this_one() -> None:
+    world = World({1: 1500})
+    world.up(1)
+    world.answer()
+    world.proved = 5
+    world.carries[1] = 1400
+    world.sizes.black_hole(1)
+    world.answer()
+    world.probes.clear()
+    world.sent += 1
+    world.pass_time(CONFIRM_SECONDS)
+    assert world.probes == [(1, 1400)]

@@ -198,6 +198,45 @@ def test_a_suspicion_that_was_unfounded_makes_the_next_ones_questions_for_a_whil
     assert path.discovery.black_hole == BlackHole(found_at, 1500, 1400)
 
 
+def test_a_black_hole_that_the_peer_tells_of_shrinks_at_once_even_while_a_probe_is_under_way() -> None:
+    path = road(1500)
+    path.settle()
+    path.pass_time(CONFIRM_SECONDS - 1.0)
+    path.now += 2.0
+    path.discovery.handle_timeout(path.now, is_used=True)
+    assert path.discovery.probe == 1500
+    path.carries = 1400
+    found_at = path.now
+    path.discovery.handle_black_hole(found_at)
+    assert (path.discovery.size, path.discovery.learned_at) == (BASE, None)
+    path.discovery.handle_black_hole(found_at)
+    path.settle()
+    assert (path.discovery.size, path.discovery.black_hole) == (1400, BlackHole(found_at, 1500, 1400))
+
+
+def test_a_peer_is_believed_the_second_time_where_probes_go_another_way_than_its_packets() -> None:
+    path = road(1500)
+    path.settle()
+    path.discovery.handle_black_hole(5.0)
+    path.settle()
+    assert path.discovery.size == 1500
+    found_at = path.now
+    path.discovery.handle_black_hole(found_at)
+    path.settle()
+    assert (path.discovery.size, path.discovery.black_hole) == (1492, BlackHole(found_at, 1500, 1492))
+
+
+def test_what_the_peer_says_to_have_come_needs_no_probe() -> None:
+    path = road(1500)
+    path.settle()
+    for number in range(1, 4):
+        path.now += CONFIRM_SECONDS
+        path.discovery.handle_timeout(path.now, is_used=True, is_proved=True)
+        assert (path.discovery.probe, path.discovery.learned_at) == (None, path.now), number
+    path.pass_time(CONFIRM_SECONDS)
+    assert path.probes == [1500, 1500]
+
+
 @pytest.mark.parametrize(("carries", "probed"), [(1500, 1500), (1400, 1500)])
 def test_who_wants_to_know_now_has_larger_sizes_tried_or_the_one_in_use_confirmed(carries: int, probed: int) -> None:
     path = road(carries)

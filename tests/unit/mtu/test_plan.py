@@ -163,6 +163,15 @@ def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None
 
 
 @pytest.mark.parametrize("framing", Framing)
+def test_marks_are_only_in_packets_of_aggfrag_to_peers_that_send_them_back(framing: Framing) -> None:
+    plans = [
+        compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=framing, echoes=echoes)
+        for echoes in (False, True)
+    ]
+    assert [plan.echoes for plan in plans] == [False, framing is Framing.AGGFRAG]
+
+
+@pytest.mark.parametrize("framing", Framing)
 def test_packets_are_watched_that_only_a_proved_size_lets_through(framing: Framing) -> None:
     def watched(outside: Outside) -> tuple[int | None, int]:
         plan = compile_plan(overhead=NATT, outside=outside, rungs=EVERY_RUNG, framing=framing)

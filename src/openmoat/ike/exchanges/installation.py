@@ -76,6 +76,7 @@ def child_sa(sa: "IkeSa", terms: ChildTerms) -> ChildSa:
         aggfrag=terms.aggfrag,
         takes_slices=terms.takes_slices,
         remarks=terms.remarks,
+        is_kin=sa.is_kin,
         has_changed_mode=old is not None and old.sa.aggfrag is not terms.aggfrag,
     )
 
