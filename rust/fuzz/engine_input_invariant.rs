@@ -1,13 +1,15 @@
 //! Invariant: whatever stands before or in a packet of the TUN device, whatever a stranger sends in one datagram or in a
 //! train of them, and whatever the peer itself has sealed, the engine has no fault and goes on; what it seals, its peer can
 //! open; and what the peer has sealed comes out octet for octet, joined or not, or is a drop under a name. The same holds
-//! for AGGFRAG payloads, in any order, of which nothing comes out but what they hold.
+//! for AGGFRAG payloads, in any order, of which nothing comes out but what they hold; values in them are sent back as they
+//! came, in pad, and nothing else is.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use openmoat_engine::command::Command;
 use openmoat_engine::plan::{Framing, MtuPlan};
+use openmoat_esp::aggfrag::Header;
 use openmoat_esp::meter::Limits;
 use openmoat_esp::reassembly::{Budget, Delivery, MAX_HELD_BY_ALL, Reassembler, Workbench};
 use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig};
@@ -22,6 +24,9 @@ use crate::oracle;
 
 /// The SPI of the peer, by which the engine seals.
 const THEIRS: u32 = 0xc0ff_ee01;
+
+/// The same for the pair with AGGFRAG, which seals nothing but marks that it sends back.
+const THEIRS_PACKED: u32 = 0xc0ff_ee02;
 
 /// Octets of the longest inner packet of a train.
 const MAX_INNER: usize = 2_047;
@@ -39,6 +44,8 @@ struct Bench {
     /// The same for a pair with AGGFRAG: what the peer seals by, and what says which packets are to come out.
     packer: OutboundSa,
     unpacker: Unpacker,
+    /// Opens what that pair seals.
+    marks: InboundSa,
 }
 
 /// Opens AGGFRAG payloads as the engine does.
@@ -113,11 +120,16 @@ impl Bench {
         let packing = Options {
             plan: MtuPlan {
                 framing: Framing::Aggfrag,
+                echoes: true,
+                watch_above: Some(1_214),
                 ..MtuPlan::default()
             },
             ..Options::default()
         };
-        gateway.apply(vec![gateway.add_inbound(packed, &packing)]);
+        gateway.apply(vec![
+            gateway.add_inbound(packed, &packing),
+            gateway.add_outbound(packed, THEIRS_PACKED, &packing),
+        ]);
         gateway.engine.start().unwrap();
         let sender = with_config(handle, far.selectors(), |config| {
             OutboundSa::new(config, true).unwrap()
@@ -127,6 +139,7 @@ impl Bench {
             sender,
             twin: with_config(handle, gateway.selectors(), inbound),
             receiver: with_config(THEIRS, far.selectors(), inbound),
+            marks: with_config(THEIRS_PACKED, far.selectors(), inbound),
             packer: with_config(packed, far.selectors(), |config| {
                 OutboundSa::new(config, true).unwrap()
             }),
@@ -160,6 +173,10 @@ impl Bench {
             };
             for sealed in sent.octets.chunks(step) {
                 let mut sealed = sealed.to_vec();
+                if sealed.starts_with(&THEIRS_PACKED.to_be_bytes()) {
+                    self.hold_for_mark(&mut sealed);
+                    continue;
+                }
                 let opened = self.receiver.open(&mut sealed, 0).unwrap();
                 let inner = &sealed[opened.inner.unwrap().range];
                 assert!(IpPacket::parse(inner).is_ok_and(|parsed| parsed.length == inner.len()));
@@ -169,6 +186,19 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// What the pair with AGGFRAG has sealed.
+    fn hold_for_mark(&self, sealed: &mut [u8]) {
+        let payload = self.marks.open_payload(sealed).unwrap().inner.unwrap();
+        let header = Header::parse(&sealed[payload.clone()]).unwrap();
+        let said = header.congestion.unwrap();
+        assert!(said.echo != 0 && said.value == 0 && header.block_offset == 0);
+        assert!(
+            sealed[payload][header.size..]
+                .iter()
+                .all(|octet| *octet == 0)
+        );
     }
 
     /// A datagram, or several of one size; now and then they bear the SPI of the pair.

@@ -22,6 +22,33 @@ class Unlawful(Exception):
     """A sender has broken a rule; the text says which."""
 
 
+PROBING, COUNTS_MARKS = 2, 1
+"""P and E, the bits of the second octet that sub-type 1 has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The fields of sub-type 1 (RFC 9347 6.1.2), as they lie behind the offset."""
+
+    loss_event_rate: int
+    rtt: int
+    echo_delay: int
+    transmit_delay: int
+    value: int
+    echo: int
+    is_probing: bool = False
+
+
+def said(payload: bytes) -> Said | None:
+    """What a payload says of the path; None where it says nothing."""
+    if len(payload) < HEADERS[CONGESTION] or payload[0] != CONGESTION:
+        return None
+    bits = f"{int.from_bytes(payload[8:16], 'big'):064b}"
+    rate, value, echo = (int.from_bytes(payload[at : at + 4], "big") for at in (4, 16, 20))
+    rtt, echo_delay, transmit_delay = (int(bits[start:end], 2) for start, end in ((0, 22), (22, 43), (43, 64)))
+    return Said(rate, rtt, echo_delay, transmit_delay, value, echo, bool(payload[1] & PROBING))
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """One payload: the octets of its data blocks, and how many of them belong to a block begun before."""
@@ -121,6 +148,31 @@ def check_sender(payloads: Sequence[bytes]) -> list[bytes]:
     return carried
 
 
+def check_asking(payloads: Sequence[bytes], room: int) -> list[int]:
+    """The rules of our own marks: the values that are asked for, in order.
+
+    A payload that says something and carries a packet is as large as any, and asks. Behind it comes pad of a few octets
+    that asks as well, with a value of its own. Neither counts as a probe unless it is pad.
+    """
+    values: list[int] = []
+    awaits = False
+    for number, payload in enumerate(payloads):
+        parsed, words = parse(payload), said(payload)
+        if parsed is None or (words is None and awaits):
+            raise Unlawful(f"payload {number}: nothing small behind a mark")
+        if words is None:
+            continue
+        if not words.value or words.value in values or words.echo or words.loss_event_rate or words.rtt:
+            raise Unlawful(f"payload {number}: {words}")
+        if words.is_probing is not parsed.is_all_pad or parsed.is_all_pad is not awaits:
+            raise Unlawful(f"payload {number}: {words}, pad is {parsed.is_all_pad}")
+        if len(payload) != HEADERS[PLAIN] + room and not parsed.is_all_pad:
+            raise Unlawful(f"payload {number}: marked, and {len(payload)} octets, with room for {room}")
+        values.append(words.value)
+        awaits = not awaits
+    return values
+
+
 def _left_of(begun: bytes, number: int) -> int:
     if not begun:
         return 0
@@ -153,7 +205,7 @@ def check_on_demand(payloads: Sequence[bytes], room: int) -> list[bytes]:
     if small := [len(packet) for packet in sliced if len(packet) <= room]:
         raise Unlawful(f"a packet of {small[0]} octets was sliced, where {room} fit")
     for number, payload in enumerate(payloads):
-        if len(payload) > HEADERS[payload[0]] + room:
+        if len(payload) > HEADERS[PLAIN] + room:
             raise Unlawful(f"payload {number}: {len(payload)} octets, with room for {room}")
     return carried
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oracles.aggfrag import HEADERS, PLAIN, Receiver, check_on_demand, header, pack_tightly
+from oracles.aggfrag import HEADERS, PLAIN, Receiver, check_asking, check_on_demand, header, pack_tightly
 
 MANIFEST = Path(__file__).parents[2] / "rust" / "Cargo.toml"
 WINDOW = 256
@@ -42,6 +42,9 @@ class Engine:
 
     def pack(self, room: int, packets: list[bytes]) -> list[bytes]:
         return [bytes.fromhex(word) for word in self.ask("pack", room, *(packet.hex() for packet in packets))]
+
+    def ask_when_packing(self, every: int, room: int, packets: list[bytes]) -> list[bytes]:
+        return [bytes.fromhex(word) for word in self.ask("ask", every, room, *(packet.hex() for packet in packets))]
 
     def begin(self, budget: int = BUDGET) -> None:
         self.ask("new", budget)
@@ -128,6 +131,20 @@ def both(engine: Engine, rows: list[tuple[int, bytes]]) -> None:
 @given(PACKETS, st.one_of(st.integers(64, 200), st.integers(200, 1500), st.sampled_from((1222, 1442, 8942, 65_535))))
 def test_what_is_packed_is_lawful_and_carries_what_was_given(engine: Engine, packets: list[bytes], room: int) -> None:
     assert check_on_demand(engine.pack(room, packets), room) == packets
+
+
+@bounded(100)
+@given(PACKETS, st.sampled_from((84, 500, 1222, 1442)), st.integers(1, 4), WAYS)
+def test_what_is_packed_with_marks_is_as_lawful_and_is_delivered_like_the_oracle_says(
+    engine: Engine, packets: list[bytes], room: int, every: int, way: tuple[int, float, int]
+) -> None:
+    payloads = engine.ask_when_packing(every, room, packets)
+    assert check_on_demand(payloads, room) == packets
+    asked = check_asking(payloads, room)
+    assert asked == list(range(1, len(asked) + 1))
+    if any(len(packet) > room * (every + 2) for packet in packets):
+        assert asked
+    both(engine, on_the_way(payloads, *way))
 
 
 # Receiving.

@@ -1,13 +1,15 @@
 //! Packs and reassembles by lines, so that another implementation can judge this one (RFC 9347).
 //!
-//! In: `pack ROOM PACKET...` packs what waits together; `new OCTETS` begins an SA with nothing held and a budget of so
+//! In: `pack ROOM PACKET...` packs what waits together, `ask EVERY ROOM PACKET...` too, and marks every so manieth payload
+//! that a packet will fill, with pad that is marked behind it; `new OCTETS` begins an SA with nothing held and a budget of so
 //! many; `accept SEQUENCE PAYLOAD...` gives it payloads with their numbers, up to `TOGETHER` in one sitting; `expire
-//! SECONDS` lets so long pass in silence. Octets are hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or `error TEXT`; HELD are octets of buffers.
+//! SECONDS` lets so long pass in silence. Octets are hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or
+//! `error TEXT`; HELD are octets of buffers.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
 
-use openmoat_esp::aggfrag::{HEADER, Packer};
+use openmoat_esp::aggfrag::{CONGESTION_HEADER, Congestion, HEADER, Packer};
 use openmoat_esp::drops::DropCounters;
 use openmoat_esp::reassembly::{Budget, Delivery, Reassembler, Workbench};
 
@@ -80,7 +82,8 @@ fn main() -> Result<(), Failure> {
 fn answer(sa: &mut Sa, line: &str) -> Result<String, Failure> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match *words.as_slice() {
-        ["pack", room, ref packets @ ..] => pack(room.parse()?, packets),
+        ["pack", room, ref packets @ ..] => pack(usize::MAX, room.parse()?, packets),
+        ["ask", every, room, ref packets @ ..] => pack(every.parse()?, room.parse()?, packets),
         ["new", limit] => {
             *sa = Sa::new(limit.parse()?);
             Ok(sa.state(&[]))
@@ -98,23 +101,44 @@ fn answer(sa: &mut Sa, line: &str) -> Result<String, Failure> {
     }
 }
 
-fn pack(room: usize, packets: &[&str]) -> Result<String, Failure> {
+fn pack(every: usize, room: usize, packets: &[&str]) -> Result<String, Failure> {
     let mut packer = Packer::new(room).ok_or("not enough room")?;
     let (mut payload, mut payloads) = (vec![0xee; HEADER + room], Vec::new());
+    let (mut full, mut value) = (0_usize, 0);
     for packet in packets {
         let packet = octets(packet)?;
         let mut rest = &packet[..];
         while !rest.is_empty() {
+            full += usize::from(packer.would_fill(rest.len()));
+            let is_asked = packer.would_fill(rest.len()) && full.is_multiple_of(every);
+            if is_asked {
+                packer.say(ask(&mut value, false));
+            }
             rest = &rest[packer.put(&mut payload, rest)..];
             if !rest.is_empty() {
                 let size = packer.finish(&mut payload).ok_or("an empty payload")?;
                 payloads.push(hex(&payload[..size]));
+            }
+            if is_asked {
+                let mut pad = vec![0xee; CONGESTION_HEADER + 2];
+                let size = pad.len();
+                ask(&mut value, true).write_pad(&mut pad, size);
+                payloads.push(hex(&pad));
             }
         }
     }
     let last = packer.finish(&mut payload);
     payloads.extend(last.map(|size| hex(&payload[..size])));
     Ok(payloads.join(" "))
+}
+
+fn ask(value: &mut u32, is_probing: bool) -> Congestion {
+    *value += 1;
+    Congestion {
+        value: *value,
+        is_probing,
+        ..Congestion::default()
+    }
 }
 
 fn octets(text: &str) -> Result<Vec<u8>, Failure> {
