@@ -184,7 +184,7 @@ fn pieces_that_meet_in_one_sitting_need_no_buffer_and_others_wait_in_one() {
         panic!("{}", payloads.len())
     };
     let slots = WINDOW * size_of::<Slot>();
-    let mut receiver = Receiver::within(slots);
+    let mut receiver = Receiver::within(slots * SHARE);
     receiver.sit(&[(1, first), (2, second)]);
     assert_eq!(
         (receiver.reassembler.held(), receiver.happened()),
