@@ -38,7 +38,7 @@ from openmoat.ike.payloads import (
     Unknown,
 )
 from openmoat.net import HostPort, Path
-from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
+from openmoat.policy.selectors import parse_selectors
 from scenario.chaos import faults
 from scenario.link import Host, Link, child, connection, two_hosts
 
@@ -583,18 +583,6 @@ def test_selectors_beyond_our_policy_are_cut_to_it_and_foreign_ones_refused() ->
     answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *foreign), path)
     assert len(portal.sas) == count
     assert portal.told(NegotiationFailed)[-1].reason is DownReason.NO_COMMON_GROUND
-
-
-def test_selectors_beyond_the_bound_are_left_out_and_that_is_told() -> None:
-    link = Link()
-    home, portal = establish(link)
-    sa, path = core(home), portal.ike().path
-    offered, nonce, _, *rest = offer_of(home)
-    many = parse_selectors([f"10.1.{number}.0/24" for number in range(MAX_SELECTORS + 6)])
-    answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, offered, nonce, TsInitiator(many), *rest), path)
-    made = next(held.child for held in portal.sas.values() if held.child.remote_spi == 0xCAFE0001)
-    assert made.remote == many[:MAX_SELECTORS]
-    assert made.remarks == ("TSi: 70 selectors came, those after the first 64 are left out",)
 
 
 def test_a_peer_that_rekeys_without_end_leaves_a_bounded_number_of_old_ike_sas() -> None:

@@ -26,6 +26,7 @@ from openmoat.ike.payloads import (
     Notify,
     Payload,
     SecurityAssociation,
+    TsInitiator,
     Unknown,
     VendorId,
 )
@@ -34,6 +35,7 @@ from openmoat.ike.reports import MAX_NOTED_PROPOSALS
 from openmoat.ike.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
 from openmoat.ike.window import MAX_MESSAGE_ID
 from openmoat.net import HostPort, Path
+from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
 from scenario.test_attacks import STRANGER, answered, core, establish, init_request, offer_of, open_by, request
 
@@ -322,3 +324,15 @@ def test_an_answer_that_comes_twice_is_counted_and_changes_nothing() -> None:
     portal.holds = lambda question: False
     link.settle()
     assert home.ike_sas()
+
+
+def test_selectors_beyond_the_bound_are_left_out_and_that_is_told() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa, path = core(home), portal.ike().path
+    offered, nonce, _, *rest = offer_of(home)
+    many = parse_selectors([f"10.1.{number}.0/24" for number in range(MAX_SELECTORS + 6)])
+    answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, offered, nonce, TsInitiator(many), *rest), path)
+    made = next(held.child for held in portal.sas.values() if held.child.remote_spi == 0xCAFE0001)
+    assert made.remote == many[:MAX_SELECTORS]
+    assert made.remarks == ("TSi: 70 selectors came, those after the first 64 are left out",)

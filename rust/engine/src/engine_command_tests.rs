@@ -22,6 +22,22 @@ fn reject_answers_and_drop_does_not() {
     }
 }
 
+fn expect_acquire(engine: &Engine) {
+    let events = wait_for_events(engine);
+    assert!(
+        matches!(
+            events[..],
+            [Event::Acquire {
+                policy: POLICY,
+                protocol: 17,
+                destination_port: 0,
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+}
+
 #[test]
 fn a_trap_holds_the_first_packets_until_an_sa_comes() {
     let (first, second) = gateways();
@@ -48,19 +64,7 @@ fn a_trap_holds_the_first_packets_until_an_sa_comes() {
         .send((0..20).map(|n| (VnetHeader::default(), udp(false, n, b"early"))));
     // The first sixteen wait; the rest is answered.
     assert_eq!(first.expect()[20..22], [3, 13]);
-    let events = wait_for_events(&first.engine);
-    assert!(
-        matches!(
-            events[..],
-            [Event::Acquire {
-                policy: POLICY,
-                protocol: 17,
-                destination_port: 0,
-                ..
-            }]
-        ),
-        "{events:?}"
-    );
+    expect_acquire(&first.engine);
     second.apply(vec![
         second.add_inbound(theirs, &options),
         second.add_outbound(theirs, ours, &options),
@@ -165,9 +169,7 @@ fn limits_are_told_and_kept() {
     for port in 0..5 {
         first.send(udp(false, port, b"x"));
     }
-    for port in 0..3 {
-        assert_eq!(second.expect(), udp(false, port, b"x"));
-    }
+    (0..3).for_each(|port| assert_eq!(second.expect(), udp(false, port, b"x")));
     assert!(second.tun.receive_within(A_MOMENT).is_none());
     let flags = |engine: &Engine| {
         wait_for_events(engine)
@@ -181,16 +183,13 @@ fn limits_are_told_and_kept() {
     assert_eq!(flags(&first.engine), flag::SOFT_LIMIT | flag::HARD_LIMIT);
     assert_eq!(flags(&second.engine), flag::SOFT_LIMIT | flag::FIRST_PACKET);
     assert_eq!(first.drops("hard-limit"), 2);
-    first.apply(vec![Command::Update(Box::new(Update {
-        handle,
-        limits: Some(Limits::default()),
-        ..Update::default()
-    }))]);
-    second.apply(vec![Command::Update(Box::new(Update {
-        handle: far,
-        limits: Some(Limits::default()),
-        ..Update::default()
-    }))]);
+    for (gateway, handle) in [(&first, handle), (&second, far)] {
+        gateway.apply(vec![Command::Update(Box::new(Update {
+            handle,
+            limits: Some(Limits::default()),
+            ..Update::default()
+        }))]);
+    }
     settle(&first, &second);
 }
 

@@ -68,6 +68,13 @@ fn large_packets_that_nobody_answers_are_told_of_and_not_told_twice() {
     }
 }
 
+fn to_and_fro(first: &Gateway, second: &Gateway, packet: Vec<u8>) {
+    first.send(packet.clone());
+    assert_eq!(second.expect(), packet);
+    second.send(back(packet.clone()));
+    assert_eq!(first.expect(), back(packet));
+}
+
 #[test]
 fn packets_go_both_ways_in_every_carriage_family_and_suite() {
     let suites = [
@@ -92,15 +99,7 @@ fn packets_go_both_ways_in_every_carriage_family_and_suite() {
                 },
             );
             for is_v6 in [false, true] {
-                let packet = udp(is_v6, 53, b"to and fro");
-                first.send(packet.clone());
-                assert_eq!(second.expect(), packet, "{suite} udp {is_udp} v6 {is_v6}");
-                second.send(back(packet.clone()));
-                assert_eq!(
-                    first.expect(),
-                    back(packet),
-                    "{suite} udp {is_udp} v6 {is_v6}"
-                );
+                to_and_fro(&first, &second, udp(is_v6, 53, suite.as_bytes()));
             }
             let counters = &first.engine.read_counters(Some(&[ours]))[0];
             assert_eq!(

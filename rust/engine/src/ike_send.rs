@@ -40,24 +40,29 @@ pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
             arena.clear();
         }
         socket_of_run = socket;
-        let start = arena.len();
-        if has_marker(&datagram.path.local) {
-            arena.extend(NON_ESP_MARKER);
-        }
-        arena.extend(datagram.octets);
-        run.push(Outgoing {
-            octets: start..arena.len(),
-            local: datagram.path.local,
-            remote: datagram.path.remote,
-            tos: datagram.dscp << 2,
-            df: datagram.df,
-            fragment_size: 0,
-            segment: 0,
-            tag: 0,
-        });
+        run.push(append(datagram, &mut arena));
     }
     if !run.is_empty() {
         flush(&arena, &mut run, socket_of_run);
     }
     lost_in_all
+}
+
+/// Put a datagram behind those that are there, with the marker where its port wants it.
+fn append(datagram: &IkeOutgoing<'_>, arena: &mut Vec<u8>) -> Outgoing {
+    let start = arena.len();
+    if has_marker(&datagram.path.local) {
+        arena.extend(NON_ESP_MARKER);
+    }
+    arena.extend(datagram.octets);
+    Outgoing {
+        octets: start..arena.len(),
+        local: datagram.path.local,
+        remote: datagram.path.remote,
+        tos: datagram.dscp << 2,
+        df: datagram.df,
+        fragment_size: 0,
+        segment: 0,
+        tag: 0,
+    }
 }

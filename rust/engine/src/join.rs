@@ -76,11 +76,7 @@ impl Segment {
         if ip == IPV4_HEADER && !is_canonical_ipv4(header) {
             return None;
         }
-        let length = match packet.flow.protocol {
-            protocol::TCP if joins.tcp => tcp_header(transport)?,
-            protocol::UDP if joins.udp => udp_header(transport)?,
-            _ => return None,
-        };
+        let length = transport_header(packet.flow.protocol, transport, joins)?;
         let pseudo = pseudo_header(
             octets,
             ip == IPV6_HEADER,
@@ -116,6 +112,15 @@ impl Segment {
 /// Whether a new header checksum would be the old one: it is right, and written as everybody writes it.
 fn is_canonical_ipv4(header: &[u8]) -> bool {
     checksum(0, header) == 0 && header[10..12] != [0xff; 2]
+}
+
+/// Octets of the header of a protocol whose packets are joined.
+fn transport_header(protocol: u8, transport: &[u8], joins: Joins) -> Option<usize> {
+    match protocol {
+        protocol::TCP if joins.tcp => tcp_header(transport),
+        protocol::UDP if joins.udp => udp_header(transport),
+        _ => None,
+    }
 }
 
 /// Octets of a TCP header whose segment may be joined.

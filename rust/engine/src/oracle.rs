@@ -83,12 +83,8 @@ pub fn cut(vnet: &VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
     let headers = match vnet.gso_type {
         GsoType::None if vnet.needs_checksum => {
             let mut whole = packet.to_vec();
-            let made = transport_checksum(packet);
-            put(
-                &mut whole,
-                usize::from(vnet.checksum_start + vnet.checksum_offset),
-                made,
-            );
+            let at = usize::from(vnet.checksum_start + vnet.checksum_offset);
+            put(&mut whole, at, transport_checksum(packet));
             return vec![whole];
         }
         GsoType::None | GsoType::Unknown => return vec![packet.to_vec()],

@@ -6,11 +6,11 @@ use openmoat_esp::sa::{OutboundSa, SaConfig};
 use openmoat_io::memory::Datagram;
 use openmoat_io::{GsoType, Path, VnetHeader};
 
-use crate::IkeOutgoing;
 use crate::command::{Command, Update};
 use crate::events::Event;
 use crate::lab::{Gateway, Options, PATIENCE, gateways};
 use crate::samples::{back, is_checksummed, udp};
+use crate::{Engine, IkeDatagram, IkeOutgoing};
 
 /// One gateway, its only pair, and the peer's sending half in the hands of the test.
 fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
@@ -59,23 +59,36 @@ fn from(gateway: &Gateway, source: &str, octets: Vec<u8>) -> Datagram {
 const EXPECTED: &str = "192.0.2.2:4500";
 const ELSEWHERE: &str = "198.51.100.9:7777";
 
+/// Where a packet is told to have come from, if there is news of its pair.
+fn path_after(gateway: &Gateway, source: &str, octets: &[u8]) -> Option<Option<String>> {
+    gateway.udp.deliver(from(gateway, source, octets.to_vec()));
+    gateway.expect();
+    let events = gateway.engine.drain(100);
+    events.into_iter().find_map(|event| match event {
+        Event::State { path, .. } => Some(path.map(|path| path.remote.to_string())),
+        _ => None,
+    })
+}
+
+/// As the daemon does: send to where the peer is now.
+fn follow(gateway: &Gateway, handle: u32, remote: &str) {
+    let path = Path {
+        local: gateway.outer(4500),
+        remote: remote.parse().unwrap(),
+    };
+    gateway.apply(vec![Command::Update(Box::new(Update {
+        handle,
+        path: Some(path),
+        ..Update::default()
+    }))]);
+}
+
 #[test]
 fn only_a_newest_authentic_packet_tells_of_a_new_path() {
     let (gateway, handle, peer) = gateway_and_peer(&Options::default());
     let packet = back(udp(false, 53, b"moving"));
     let sealed: Vec<Vec<u8>> = (0..6).map(|_| seal(&peer, &packet)).collect();
-    let path_after = |source: &str, octets: &[u8]| {
-        gateway.udp.deliver(from(&gateway, source, octets.to_vec()));
-        gateway.expect();
-        gateway
-            .engine
-            .drain(100)
-            .into_iter()
-            .find_map(|event| match event {
-                Event::State { path, .. } => Some(path.map(|path| path.remote.to_string())),
-                _ => None,
-            })
-    };
+    let path_after = |source, octets| path_after(&gateway, source, octets);
     assert_eq!(
         path_after(EXPECTED, &sealed[1]),
         Some(None),
@@ -94,28 +107,15 @@ fn only_a_newest_authentic_packet_tells_of_a_new_path() {
         None,
         "a forged one neither"
     );
-    assert_eq!(
-        path_after(ELSEWHERE, &sealed[3]),
-        Some(Some(ELSEWHERE.to_owned()))
-    );
+    let moved = Some(Some(ELSEWHERE.to_owned()));
+    assert_eq!(path_after(ELSEWHERE, &sealed[3]), moved);
     assert_eq!(
         path_after(EXPECTED, &sealed[4]),
         Some(None),
         "it came back by itself"
     );
-    assert_eq!(
-        path_after(ELSEWHERE, &sealed[5]),
-        Some(Some(ELSEWHERE.to_owned()))
-    );
-    let path = Path {
-        local: gateway.outer(4500),
-        remote: ELSEWHERE.parse().unwrap(),
-    };
-    gateway.apply(vec![Command::Update(Box::new(Update {
-        handle,
-        path: Some(path),
-        ..Update::default()
-    }))]);
+    assert_eq!(path_after(ELSEWHERE, &sealed[5]), moved);
+    follow(&gateway, handle, ELSEWHERE);
     assert_eq!(
         path_after(ELSEWHERE, &seal(&peer, &packet)),
         None,
@@ -164,6 +164,22 @@ fn replayed_strange_and_outside_packets_are_dropped_by_name() {
     );
 }
 
+fn any_header(chance: &mut impl FnMut() -> usize) -> VnetHeader {
+    VnetHeader {
+        needs_checksum: chance().is_multiple_of(2),
+        gso_type: [
+            GsoType::None,
+            GsoType::TcpV4,
+            GsoType::Udp,
+            GsoType::Unknown,
+        ][chance() % 4],
+        gso_size: (chance() % 70) as u16,
+        checksum_start: (chance() % 100) as u16,
+        checksum_offset: (chance() % 100) as u16,
+        header_length: 0,
+    }
+}
+
 #[test]
 fn any_octets_are_a_counted_drop() {
     let (gateway, handle, peer) = gateway_and_peer(&Options::default());
@@ -189,20 +205,7 @@ fn any_octets_are_a_counted_drop() {
         gateway
             .ike
             .deliver(from(&gateway, EXPECTED, octets.clone()));
-        let vnet = VnetHeader {
-            needs_checksum: chance() % 2 == 0,
-            gso_type: [
-                GsoType::None,
-                GsoType::TcpV4,
-                GsoType::Udp,
-                GsoType::Unknown,
-            ][chance() % 4],
-            gso_size: (chance() % 70) as u16,
-            checksum_start: (chance() % 100) as u16,
-            checksum_offset: (chance() % 100) as u16,
-            header_length: 0,
-        };
-        gateway.tun.send([(vnet, octets)]);
+        gateway.tun.send([(any_header(&mut chance), octets)]);
     }
     let packet = back(udp(false, 53, b"alive"));
     gateway
@@ -211,6 +214,18 @@ fn any_octets_are_a_counted_drop() {
     assert_eq!(gateway.expect(), packet);
     assert_eq!(gateway.drops("engine-fault"), 0);
     assert!(gateway.drops("bad-icv") > 1_000);
+}
+
+/// The next two IKE datagrams.
+fn receive_two(engine: &Engine) -> Vec<IkeDatagram> {
+    use std::os::fd::AsRawFd;
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        let mut readiness = openmoat_io::Readiness::new(&[engine.ike_fd().as_raw_fd()]).unwrap();
+        readiness.wait(PATIENCE.as_millis() as i32).unwrap();
+        got.extend(engine.receive_ike(8));
+    }
+    got
 }
 
 #[test]
@@ -225,19 +240,9 @@ fn ike_passes_with_its_marker_taken_and_given() {
         ..from(&gateway, ELSEWHERE, message.clone())
     };
     gateway.ike.deliver(plain);
-    let mut got = Vec::new();
-    while got.len() < 2 {
-        use std::os::fd::AsRawFd;
-        let mut readiness =
-            openmoat_io::Readiness::new(&[gateway.engine.ike_fd().as_raw_fd()]).unwrap();
-        readiness.wait(PATIENCE.as_millis() as i32).unwrap();
-        got.extend(gateway.engine.receive_ike(8));
-    }
+    let got = receive_two(&gateway.engine);
     assert!(got.iter().all(|datagram| *datagram.octets == message[..]));
-    let mut ports: Vec<u16> = got
-        .iter()
-        .map(|datagram| datagram.path.local.port())
-        .collect();
+    let mut ports: Vec<u16> = got.iter().map(|one| one.path.local.port()).collect();
     ports.sort_unstable();
     assert_eq!(ports, [500, 4500]);
     let reply = |port| {

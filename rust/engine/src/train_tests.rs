@@ -152,6 +152,15 @@ fn packet(spec: &Spec, sender: &mut Sender) -> Vec<u8> {
 
 /// Change a packet, and give it the checksums that belong to it unless these are the change.
 fn twist(twist: Twist, packet: &mut Vec<u8>, ip: usize, is_udp: bool) {
+    twist_headers(twist, packet, ip, is_udp);
+    let is_fragment = matches!(twist, Twist::FirstFragment | Twist::LaterFragment);
+    if !(is_fragment && ip == 40) {
+        oracle::finish(packet);
+        twist_sums(twist, packet, ip, is_udp);
+    }
+}
+
+fn twist_headers(twist: Twist, packet: &mut Vec<u8>, ip: usize, is_udp: bool) {
     let is_v6 = ip == 40;
     match twist {
         Twist::Flags(flags) if !is_udp => packet[ip + 13] = flags,
@@ -179,11 +188,13 @@ fn twist(twist: Twist, packet: &mut Vec<u8>, ip: usize, is_udp: bool) {
             packet.splice(40..40, [next, 0, 0, offset, 0, 0, 0, 1]);
             let length = (packet.len() - 40) as u16;
             packet[4..6].copy_from_slice(&length.to_be_bytes());
-            return;
         }
         _ => {}
     }
-    oracle::finish(packet);
+}
+
+fn twist_sums(twist: Twist, packet: &mut [u8], ip: usize, is_udp: bool) {
+    let is_v6 = ip == 40;
     let at = ip + if is_udp { 6 } else { 16 };
     match twist {
         Twist::BadChecksum => packet[at] ^= 0x10,
@@ -383,11 +394,11 @@ fn packets_of_two_sas_are_not_joined() {
     }
 }
 
-/// The twist of the second of three packets keeps it apart, and what comes after it from what came before.
-#[test]
-fn each_twist_keeps_a_packet_apart() {
-    use Twist::*;
-    let tcp_v4 = [
+/// What keeps a packet apart, by what it is.
+mod twists {
+    use super::Twist::{self, *};
+
+    pub const TCP_V4: &[Twist] = &[
         Gap(1),
         Flags(0x11),
         Flags(0x12),
@@ -412,8 +423,9 @@ fn each_twist_keeps_a_packet_apart() {
         IpOptions,
         FirstFragment,
         LaterFragment,
-    ]; // fmt: skip
-    let tcp_v6 = [
+    ];
+
+    pub const TCP_V6: &[Twist] = &[
         Gap(1),
         Tos(0x10),
         HopLimit,
@@ -421,7 +433,8 @@ fn each_twist_keeps_a_packet_apart() {
         BadChecksum,
         FirstFragment,
     ];
-    let udp_v4 = [
+
+    pub const UDP_V4: &[Twist] = &[
         Tos(1),
         HopLimit,
         Identification(7),
@@ -434,8 +447,9 @@ fn each_twist_keeps_a_packet_apart() {
         IpOptions,
         FirstFragment,
         LaterFragment,
-    ]; // fmt: skip
-    let udp_v6 = [
+    ];
+
+    pub const UDP_V6: &[Twist] = &[
         Tos(0x10),
         HopLimit,
         FlowLabel,
@@ -444,7 +458,18 @@ fn each_twist_keeps_a_packet_apart() {
         UdpLength,
         LaterFragment,
     ];
-    let cases: [&[Twist]; 4] = [&tcp_v4, &tcp_v6, &udp_v4, &udp_v6];
+}
+
+/// The twist of the second of three packets keeps it apart, and what comes after it from what came before.
+#[test]
+fn each_twist_keeps_a_packet_apart() {
+    use Twist::Nothing;
+    let cases = [
+        twists::TCP_V4,
+        twists::TCP_V6,
+        twists::UDP_V4,
+        twists::UDP_V6,
+    ];
     for (flow, twists) in cases.into_iter().enumerate() {
         for twist in twists {
             let train = [Nothing, Nothing, *twist, Nothing].map(|twist| Spec {

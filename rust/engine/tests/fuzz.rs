@@ -37,29 +37,11 @@ fn packet(is_v6: bool, is_udp: bool, net: u8, number: usize, size: usize) -> Vec
         }
         header
     } else {
-        let low = number as u8;
-        vec![
-            0x45,
-            0,
-            0,
-            0,
-            1,
-            low,
-            0x40,
-            0,
-            64,
-            next,
-            0,
-            0,
-            10,
-            net,
-            0,
-            1,
-            10,
-            3 - net,
-            0,
-            1,
-        ]
+        let mut header = vec![0x45, 0, 0, 0, 1, number as u8, 0x40, 0, 64, next, 0, 0];
+        for end in [net, 3 - net] {
+            header.extend([10, end, 0, 1]);
+        }
+        header
     };
     packet.extend([3, 0xe8, 7, 0xd0]);
     if is_udp {

@@ -195,15 +195,37 @@ fn time(mut call: impl FnMut()) -> f64 {
     best
 }
 
+/// A policy to the `number`th of many networks.
+fn site(number: u32) -> Result<Arc<Policy>, Failure> {
+    let (first, last) = ([10, 0, 0, 0].into(), [10, 255, 255, 255].into());
+    let local = Selector::new(first, last, 0, 0, u16::MAX)?;
+    let base = 0xac00_0000 + (number << 8);
+    let (start, end) = (IpAddr::V4(base.into()), IpAddr::V4((base + 255).into()));
+    let remote = Selector::new(start, end, 0, 0, u16::MAX)?;
+    Ok(Arc::new(Policy {
+        id: number + 1,
+        rank: number * 16 + 16,
+        action: Action::Protect,
+        missing: Missing::Drop,
+        selectors: SelectorPair {
+            local: [local].into(),
+            remote: [remote].into(),
+        },
+    }))
+}
+
+/// A flow to the `number`th of them.
+fn flow(number: u32) -> Flow {
+    Flow {
+        source: [10, 1, 2, 3].into(),
+        destination: IpAddr::V4((0xac00_0007 + (number << 8)).into()),
+        protocol: 17,
+        ports: Ports::Known(1, 2),
+    }
+}
+
 /// A lookup among many policies, and what adding one to them costs.
 fn policies() -> Result<(), Failure> {
-    let local = Selector::new(
-        [10, 0, 0, 0].into(),
-        [10, 255, 255, 255].into(),
-        0,
-        0,
-        u16::MAX,
-    )?;
     let packet = [
         &[0x45, 0, 0x05, 0x78, 0, 0, 0, 0, 64, 17, 0, 0][..],
         &[7; 1388],
@@ -217,23 +239,6 @@ fn policies() -> Result<(), Failure> {
         "policies", "build ms", "add one us", "lookup ns"
     );
     for count in [1_u32, 100, 10_000, 50_000] {
-        let site = |number: u32| -> Result<Arc<Policy>, Failure> {
-            let base = 0xac00_0000 + (number << 8);
-            let (start, end) = (IpAddr::V4(base.into()), IpAddr::V4((base + 255).into()));
-            let remote = Selector::new(start, end, 0, 0, u16::MAX)?;
-            let selectors = SelectorPair {
-                local: [local].into(),
-                remote: [remote].into(),
-            };
-            let (action, missing) = (Action::Protect, Missing::Drop);
-            Ok(Arc::new(Policy {
-                id: number + 1,
-                rank: number * 16 + 16,
-                action,
-                missing,
-                selectors,
-            }))
-        };
         let all = (0..count).map(site).collect::<Result<Vec<_>, _>>()?;
         let start = Instant::now();
         let spd = Spd::build(all);
@@ -242,17 +247,12 @@ fn policies() -> Result<(), Failure> {
         let start = Instant::now();
         black_box(spd.changed([one], []));
         let add = start.elapsed().as_secs_f64() * 1e6;
-        let flow = |number: u32| Flow {
-            source: [10, 1, 2, 3].into(),
-            destination: IpAddr::V4(
-                (0xac00_0007 + ((number.wrapping_mul(2_654_435_761) % count) << 8)).into(),
-            ),
-            protocol: 17,
-            ports: Ports::Known(1, 2),
-        };
         let start = Instant::now();
-        for number in 0..100_000 {
-            black_box(spd.outbound(black_box(&flow(number))).ok_or("no policy")?);
+        for number in 0..100_000_u32 {
+            black_box(
+                spd.outbound(black_box(&flow(number.wrapping_mul(2_654_435_761) % count)))
+                    .ok_or("no policy")?,
+            );
         }
         let lookup = start.elapsed().as_nanos() as f64 / 1e5;
         println!("{count:>8} {build:>12.2} {add:>12.1} {lookup:>12.1}");

@@ -30,17 +30,15 @@ fn answer(spd: &mut Spd, line: &str) -> Result<String, Failure> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
         ["policy", id, rank, local, remote] => {
-            let selectors = SelectorPair {
-                local: selectors(local)?,
-                remote: selectors(remote)?,
-            };
-            let (action, missing) = (Action::Protect, Missing::Drop);
             let policy = Policy {
                 id: id.parse()?,
                 rank: rank.parse()?,
-                action,
-                missing,
-                selectors,
+                action: Action::Protect,
+                missing: Missing::Drop,
+                selectors: SelectorPair {
+                    local: selectors(local)?,
+                    remote: selectors(remote)?,
+                },
             };
             *spd = spd.changed([Arc::new(policy)], []);
             Ok("ok".into())
@@ -53,26 +51,9 @@ fn answer(spd: &mut Spd, line: &str) -> Result<String, Failure> {
             *spd = Spd::default();
             Ok("ok".into())
         }
-        [
-            "find",
-            source,
-            destination,
-            protocol,
-            source_port,
-            destination_port,
-        ] => {
-            let flow = Flow {
-                source: source.parse()?,
-                destination: destination.parse()?,
-                protocol: protocol.parse()?,
-                ports: match (*source_port, *destination_port) {
-                    ("-", "-") => Ports::Opaque,
-                    (source, destination) => Ports::Known(source.parse()?, destination.parse()?),
-                },
-            };
-            Ok(spd
-                .outbound(&flow)
-                .map_or("ok none".into(), |policy| format!("ok {}", policy.id)))
+        ["find", flow @ ..] => {
+            let found = spd.outbound(&flow_of(flow)?);
+            Ok(found.map_or("ok none".into(), |policy| format!("ok {}", policy.id)))
         }
         ["sizes", suite, octets] => {
             let suite = Suite::by_name(suite).ok_or_else(|| format!("no suite {suite:?}"))?;
@@ -85,6 +66,21 @@ fn answer(spd: &mut Spd, line: &str) -> Result<String, Failure> {
         }
         _ => Err(format!("a verb and its words, got {line:?}").into()),
     }
+}
+
+fn flow_of(words: &[&str]) -> Result<Flow, Failure> {
+    let [source, destination, protocol, source_port, destination_port] = words else {
+        return Err(format!("the five words of a flow, got {words:?}").into());
+    };
+    Ok(Flow {
+        source: source.parse()?,
+        destination: destination.parse()?,
+        protocol: protocol.parse()?,
+        ports: match (*source_port, *destination_port) {
+            ("-", "-") => Ports::Opaque,
+            (source, destination) => Ports::Known(source.parse()?, destination.parse()?),
+        },
+    })
 }
 
 fn selectors(text: &str) -> Result<Box<[Selector]>, Failure> {

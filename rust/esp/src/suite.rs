@@ -310,25 +310,7 @@ impl PacketKey {
                     .map_err(|_| DropReason::NoRoom)?;
                 icv.copy_from_slice(tag.as_ref());
             }
-            Cipher::Gmac { key, salt } => {
-                packet[ESP_HEADER..ESP_HEADER + COUNTER_IV]
-                    .copy_from_slice(&sequence.to_be_bytes());
-                let nonce = counter_nonce(salt, packet);
-                let shift = self.spread_for_gmac(packet, sequence);
-                let text_end = packet.len() - AEAD_ICV + shift;
-                let tag = key
-                    .seal_in_place_separate_tag(
-                        nonce,
-                        aead::Aad::from(&packet[..text_end]),
-                        &mut [],
-                    )
-                    .map_err(|_| DropReason::NoRoom)?;
-                if shift > 0 {
-                    packet.copy_within(ESP_HEADER..text_end, ESP_HEADER - shift);
-                }
-                let icv = packet.len() - AEAD_ICV;
-                packet[icv..].copy_from_slice(tag.as_ref());
-            }
+            Cipher::Gmac { key, salt } => return self.seal_gmac(key, salt, packet, sequence),
             Cipher::Cbc(keys) => return keys.seal(packet, sequence, self.has_esn),
             Cipher::Unsealed => {
                 let (icv, iv) = (packet.len() - self.suite.icv, self.suite.iv());
@@ -336,6 +318,28 @@ impl PacketKey {
                 packet[icv..].fill(0);
             }
         }
+        Ok(())
+    }
+
+    fn seal_gmac(
+        &self,
+        key: &aead::LessSafeKey,
+        salt: &[u8; SALT],
+        packet: &mut [u8],
+        sequence: u64,
+    ) -> Result<(), DropReason> {
+        packet[ESP_HEADER..ESP_HEADER + COUNTER_IV].copy_from_slice(&sequence.to_be_bytes());
+        let nonce = counter_nonce(salt, packet);
+        let shift = self.spread_for_gmac(packet, sequence);
+        let text_end = packet.len() - AEAD_ICV + shift;
+        let tag = key
+            .seal_in_place_separate_tag(nonce, aead::Aad::from(&packet[..text_end]), &mut [])
+            .map_err(|_| DropReason::NoRoom)?;
+        if shift > 0 {
+            packet.copy_within(ESP_HEADER..text_end, ESP_HEADER - shift);
+        }
+        let icv = packet.len() - AEAD_ICV;
+        packet[icv..].copy_from_slice(tag.as_ref());
         Ok(())
     }
 

@@ -205,48 +205,52 @@ fn parse_v6(octets: &[u8]) -> Option<IpPacket> {
 /// The flow of a packet that an ICMP error quotes, perhaps cut off at its end. None where its header does not hold.
 pub fn quoted_flow(octets: &[u8]) -> Option<Flow> {
     match octets.first()? >> 4 {
-        4 => {
-            let header = octets.get(..usize::from(octets[0] & 0x0f) * 4)?;
-            let fixed: &[u8; IPV4_HEADER] = header.first_chunk()?;
-            let length = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-            if length < header.len() || checksum(0, header) != 0 {
-                return None;
-            }
-            let is_later = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff != 0;
-            let next_layer = if is_later {
-                &[]
-            } else {
-                &octets[header.len()..]
-            };
-            Some(Flow {
-                source: Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]).into(),
-                destination: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]).into(),
-                protocol: fixed[9],
-                ports: ports(fixed[9], next_layer),
-            })
-        }
-        6 => {
-            // Read as a packet of as many octets as there are: its own length may be that of much more.
-            let fixed: &[u8; IPV6_HEADER] = octets.first_chunk()?;
-            let chain = walk_extension_headers(octets, fixed[6])?;
-            let address = |at: usize| {
-                let octets = fixed.get(at..)?.first_chunk::<16>();
-                octets.map(|octets| Ipv6Addr::from(*octets).into())
-            };
-            let next_layer = if chain.is_later_fragment {
-                &[]
-            } else {
-                &octets[chain.end..]
-            };
-            Some(Flow {
-                source: address(8)?,
-                destination: address(24)?,
-                protocol: chain.protocol,
-                ports: ports(chain.protocol, next_layer),
-            })
-        }
+        4 => quoted_v4(octets),
+        6 => quoted_v6(octets),
         _ => None,
     }
+}
+
+fn quoted_v4(octets: &[u8]) -> Option<Flow> {
+    let header = octets.get(..usize::from(octets[0] & 0x0f) * 4)?;
+    let fixed: &[u8; IPV4_HEADER] = header.first_chunk()?;
+    let length = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+    if length < header.len() || checksum(0, header) != 0 {
+        return None;
+    }
+    let is_later = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff != 0;
+    let next_layer = if is_later {
+        &[]
+    } else {
+        &octets[header.len()..]
+    };
+    Some(Flow {
+        source: Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]).into(),
+        destination: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]).into(),
+        protocol: fixed[9],
+        ports: ports(fixed[9], next_layer),
+    })
+}
+
+fn quoted_v6(octets: &[u8]) -> Option<Flow> {
+    // Read as a packet of as many octets as there are: its own length may be that of much more.
+    let fixed: &[u8; IPV6_HEADER] = octets.first_chunk()?;
+    let chain = walk_extension_headers(octets, fixed[6])?;
+    let address = |at: usize| {
+        let octets = fixed.get(at..)?.first_chunk::<16>();
+        octets.map(|octets| Ipv6Addr::from(*octets).into())
+    };
+    let next_layer = if chain.is_later_fragment {
+        &[]
+    } else {
+        &octets[chain.end..]
+    };
+    Some(Flow {
+        source: address(8)?,
+        destination: address(24)?,
+        protocol: chain.protocol,
+        ports: ports(chain.protocol, next_layer),
+    })
 }
 
 struct Chain {
