@@ -97,6 +97,7 @@ pub struct Piece<'a> {
 
 impl<'a> Piece<'a> {
     /// Piece `index` of the packet with these octets.
+    #[inline(always)]
     pub fn of(pieces: &'a Pieces, index: usize, octets: &'a [u8]) -> Self {
         Self {
             pieces,
@@ -106,11 +107,13 @@ impl<'a> Piece<'a> {
     }
 
     /// Octets of it.
+    #[inline(always)]
     pub fn length(&self) -> usize {
         self.pieces.length(self.index)
     }
 
     /// Write it to the front of `out`.
+    #[inline(always)]
     pub fn write(&self, out: &mut [u8]) {
         self.pieces.write(self.octets, self.index, out);
     }

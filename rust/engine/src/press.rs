@@ -113,24 +113,14 @@ impl Press {
 
     /// Send an inner packet through the pair of this lane.
     pub fn protect(&mut self, lane: &Lane, inner: &mut InnerPacket<'_>) {
-        let (train, pieces) = match self.prepare(lane, inner) {
-            Ok(prepared) => prepared,
-            Err(reason) => {
-                return self
-                    .refusals
-                    .refuse(&self.shared, self.now, reason, lane, inner);
-            }
-        };
-        self.enter(&lane.pair, train.outbound);
-        self.send_pieces(&train, &pieces, inner.octets);
+        if let Err(reason) = self.try_protect(lane, inner) {
+            let (shared, now) = (&self.shared, self.now);
+            self.refusals.refuse(shared, now, reason, lane, inner);
+        }
     }
 
-    /// Divide and mend a packet, and see where its pieces go.
-    fn prepare<'a>(
-        &self,
-        lane: &'a Lane,
-        inner: &mut InnerPacket<'_>,
-    ) -> Result<(Train<'a>, Pieces), DropReason> {
+    /// Divide, mend and send it. The division is large and stays where it is made.
+    fn try_protect(&mut self, lane: &Lane, inner: &mut InnerPacket<'_>) -> Result<(), DropReason> {
         let (pair, plan) = (&lane.pair, &lane.settings.plan);
         let outbound = lane.outbound().ok_or(DropReason::NoSa)?;
         let address = lane.address.ok_or(DropReason::SendFailed)?;
@@ -152,7 +142,9 @@ impl Press {
             },
             may_fragment: division.may_fragment(),
         };
-        Ok((train, division.pieces))
+        self.enter(pair, outbound);
+        self.send_pieces(&train, &division.pieces, inner.octets);
+        Ok(())
     }
 
     fn note_deed(&self, pair: &Pair, division: &Division) {
