@@ -106,11 +106,7 @@ impl Unpacking {
         whence: &Whence<'_>,
         mut hear: impl FnMut(Congestion),
     ) {
-        let Whence {
-            pair,
-            assembly,
-            now,
-        } = whence;
+        let (pair, assembly, now) = (&whence.pair, &whence.assembly, &whence.now);
         let (datagrams, annex) = batch.parts();
         let (base, bench) = (datagrams.len(), Workbench::new(annex, self.free));
         let (drops, mut assembled) = (pair.inbound.drops(), 0);
@@ -125,16 +121,10 @@ impl Unpacking {
             }
             self.unpacked += 1;
             let accepted = sitting.accept((*sequence, *now), payload.clone(), |delivery| {
+                assembled += u64::from(!matches!(delivery, Delivery::Whole(_)));
                 ready.push(match delivery {
-                    Delivery::Whole(at) => at,
-                    Delivery::Joined(at) => {
-                        assembled += 1;
-                        at
-                    }
-                    Delivery::Assembled(at) => {
-                        assembled += 1;
-                        base + at.start..base + at.end
-                    }
+                    Delivery::Whole(at) | Delivery::Joined(at) => at,
+                    Delivery::Assembled(at) => base + at.start..base + at.end,
                 });
             });
             match accepted {

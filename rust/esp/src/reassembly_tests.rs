@@ -521,16 +521,14 @@ proptest! {
         let mut arrivals = Vec::new();
         for (at, payload) in payloads.iter().enumerate() {
             let (fate, delay) = schedule[at % schedule.len()];
-            let copies = match fate { 0 => 0, 1 => 2, _ => 1 };
-            for copy in 0..copies {
+            for copy in 0..match fate { 0 => 0, 1 => 2, _ => 1 } {
                 arrivals.push((at + if fate < 6 { delay * (copy + 1) } else { 0 }, payload));
             }
         }
         arrivals.sort_by_key(|arrival| arrival.0);
         let window = ReplayWindow::new(1024, false, 0).unwrap();
         let mut receiver = Receiver::new();
-        let mut touched = vec![false; payloads.len()];
-        let mut together = Vec::new();
+        let (mut touched, mut together) = (vec![false; payloads.len()], Vec::new());
         for (turn, (_, (sequence, payload))) in arrivals.iter().enumerate() {
             let Some(candidate) = window.candidate(*sequence as u32) else { continue };
             if window.accept(candidate).is_some() {
@@ -545,9 +543,10 @@ proptest! {
         receiver.sit(&together);
         let mut left = packets.clone();
         for delivered in &receiver.delivered {
-            let place = left.iter().position(|packet| packet == delivered);
-            prop_assert!(place.is_some(), "delivered what was not sent, or twice");
-            left.remove(place.unwrap_or(0));
+            let Some(place) = left.iter().position(|packet| packet == delivered) else {
+                return Err(TestCaseError::fail("delivered what was not sent, or twice"));
+            };
+            left.remove(place);
         }
         let late = receiver.drops.read(DropReason::AggfragLate);
         prop_assert!(!touched.iter().all(|&came| came) || late > 0 || left.is_empty(), "nothing was lost");

@@ -121,8 +121,7 @@ class IkeSa:
         self.answering: PeerExchange | None = None
         self.asked: Message | None = None
         """The peer's request that we work on."""
-        self.created = context.now
-        self.heard = context.now
+        self.created = self.heard = context.now
         """When an authenticated, fresh message last came in."""
         self.end_wanted: tuple[DownReason, str] | None = None
         """Delete it, or rather its successor, once our open rekey has shown which IKE SA that is."""
