@@ -10,7 +10,7 @@ from openmoat.crypto.identities import Identity
 from openmoat.errors import Secret
 from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.config import IkeConfig
-from openmoat.ike.endpoint import HINT_QUIET, MAX_INIT
+from openmoat.ike.endpoint import MAX_INIT
 from openmoat.ike.events import (
     AskInstall,
     ChildSaDown,
@@ -294,33 +294,6 @@ def test_answers_to_unknown_spis_are_smaller_than_the_question_and_limited_in_ra
     assert portal.endpoint.counts()["answer_rate_limit"] == 189
     response = Header(1, 1, ExchangeType.INFORMATIONAL, True, True, 0)
     assert answered(portal, Message(response, ()).emit(), path) == []
-
-
-def test_an_unprotected_invalid_ike_spi_changes_nothing() -> None:
-    link = Link()
-    home, portal = establish(link)
-    sa = home.ike()
-    header = Header(sa.ike, sa.peer_spi, ExchangeType.INFORMATIONAL, False, True, 0)
-    octets = Message(header, (Notify(NotifyType.INVALID_IKE_SPI),)).emit()
-    assert answered(home, octets, sa.path) == []
-    assert faults(home, portal) == []
-
-
-def test_an_invalid_ike_spi_from_the_address_of_a_quiet_peer_makes_us_ask_it_once() -> None:
-    link = Link()
-    home, portal = establish(link)
-    sa = home.ike()
-    header = Header(sa.ike, sa.peer_spi, ExchangeType.INFORMATIONAL, False, True, 0)
-    hint = Message(header, (Notify(NotifyType.INVALID_IKE_SPI),)).emit()
-    link.now += HINT_QUIET  # and no timer of ours has fired
-    elsewhere = Path(sa.path.local, STRANGER)
-    assert answered(home, hint, elsewhere) == []
-    (probe,) = answered(home, hint, sa.path)
-    assert Header.parse(probe).exchange is ExchangeType.INFORMATIONAL
-    assert answered(home, hint, sa.path) == []  # one is open
-    link.settle()
-    assert answered(home, hint, sa.path) == []  # it has just answered
-    assert faults(home, portal) == []
 
 
 def test_the_same_spi_from_two_addresses_makes_two_sas_and_the_same_request_only_one() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from openmoat.crypto.suites import X448
 from openmoat.errors import Secret
+from openmoat.ike.endpoint import HINT_QUIET
 from openmoat.ike.exchanges.informational import DeleteChildren
 from openmoat.ike.fragments import MAX_FRAGMENTS, seal_fragments
 from openmoat.ike.ike_sa import MAX_QUEUED_EXCHANGES
@@ -13,6 +14,7 @@ from openmoat.ike.message import Header, Message
 from openmoat.ike.numbers import ExchangeType, NotifyType
 from openmoat.ike.payloads import Notify
 from openmoat.net import HostPort, Path
+from scenario.chaos import faults
 from scenario.link import Host, Link, connection, ike_proposal, two_hosts
 from scenario.test_attacks import STRANGER, answered, core, establish, init_request, offer_of, request
 
@@ -171,3 +173,31 @@ def printed(host: Host) -> str:
     """Every event, SA and state as a traceback or a debug line would show it."""
     states = [(sa.state, sa.keymat, sa.suite) for sa in host.endpoint._registry.sas.values()]
     return repr((host.events, host.sas, states, host.ike_sas(), host.endpoint.children()))
+
+
+def test_an_unprotected_invalid_ike_spi_changes_nothing() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa = home.ike()
+    header = Header(sa.ike, sa.peer_spi, ExchangeType.INFORMATIONAL, False, True, 0)
+    octets = Message(header, (Notify(NotifyType.INVALID_IKE_SPI),)).emit()
+    assert answered(home, octets, sa.path) == []
+    assert faults(home, portal) == []
+
+
+def test_an_invalid_ike_spi_from_the_address_of_a_quiet_peer_makes_us_ask_it_once() -> None:
+    link = Link()
+    home, portal = establish(link)
+    sa = home.ike()
+    header = Header(sa.ike, sa.peer_spi, ExchangeType.INFORMATIONAL, False, True, 0)
+    hint = Message(header, (Notify(NotifyType.INVALID_IKE_SPI),)).emit()
+    link.now += HINT_QUIET  # and no timer of ours has fired
+    elsewhere = Path(sa.path.local, STRANGER)
+    assert answered(home, hint, elsewhere) == []
+    (probe,) = answered(home, hint, sa.path)
+    assert Header.parse(probe).exchange is ExchangeType.INFORMATIONAL
+    assert answered(home, hint, sa.path) == []  # one is open
+    link.settle()
+    assert answered(home, hint, sa.path) == []  # it has just answered
+    assert home.endpoint.counts()["unauthenticated_error"] == 2
+    assert faults(home, portal) == []

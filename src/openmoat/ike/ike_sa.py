@@ -12,13 +12,7 @@ from openmoat.ike import dispatch
 from openmoat.ike.config import Count
 from openmoat.ike.context import Context, Timer
 from openmoat.ike.errors import MalformedMessage, ProtocolError
-from openmoat.ike.events import (
-    Answer,
-    DownReason,
-    IkeSaKeys,
-    PeerMoved,
-    Question,
-)
+from openmoat.ike.events import Answer, DownReason, IkeSaKeys, PeerMoved, Question
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.fragments import Reassembly, message_size, seal_fragments
 from openmoat.ike.lineage import Lineage
