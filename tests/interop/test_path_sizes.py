@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from openmoat.lab.captures import read
 from openmoat.lab.namespaces import Lab
 from openmoat.lab.networks import two_gateways
 from openmoat.lab.pairs import MOAT, PC_MOAT, PC_SWAN, PSK, SWAN, Pair, Terms
@@ -22,6 +23,9 @@ IS_FRAGMENT = "ip frag-off & 0x3fff != 0"
 FRAGMENTS = f"{IS_FRAGMENT} drop"
 FOUND_SECONDS = 30.0
 PINGS, PING_SECONDS = 400, 0.05
+FRAGMENT = 44
+"""Next header of IPv6."""
+LINK_HEADER = 14
 FORGER = """
 import ipaddress, socket, struct, sys, time
 source, target, spi, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3], 16), float(sys.argv[4])
@@ -44,10 +48,11 @@ print(sent)
 """Says `fragmentation needed` of packets of ours, as fast as it can, as anybody on the way could."""
 
 
-def harm(lab: Lab, *rules: str) -> None:
+def harm(lab: Lab, *rules: str, family: str = "ip") -> None:
     """From now on the router drops what these rules of nftables say, without a word, and before it joins fragments."""
-    chain = "add chain ip harm way { type filter hook prerouting priority -450; }"
-    lines = ["add table ip harm", chain, "flush chain ip harm way", *(f"add rule ip harm way {rule}" for rule in rules)]
+    way = f"{family} harm way"
+    chain = f"add chain {way} {{ type filter hook prerouting priority -450; }}"
+    lines = [f"add table {family} harm", chain, f"flush chain {way}", *(f"add rule {way} {rule}" for rule in rules)]
     lab.run("router", "nft", "-f", "-", text="\n".join(lines) + "\n")
 
 
@@ -179,6 +184,44 @@ def test_forged_reports_of_a_small_path_change_nothing(in_udp: bool, capsys: pyt
         assert (outside(moat)["size"], outside(moat)["black_hole"]) == (1500, None)
         assert stormy.segment == undisturbed.segment
         assert "send-failed" not in moat.drops()
+
+
+@pytest.mark.parametrize("in_udp", [False, True], ids=["raw", "udp"])
+def test_over_ipv6_fragments_are_as_large_as_the_path_and_not_as_its_link(in_udp: bool) -> None:
+    words = {"mtu-policy": "outer-fragments", "aggfrag": "never"}
+    nets = ["fd00:1::/64", "fd00:2::/64"]
+    left = between(MOAT, SWAN, "2001:db8:2::2", *nets)
+    right = between(SWAN, MOAT, "2001:db8:1::2", *nets[::-1])
+    with Lab(two_gateways(version=6, offloads=False)) as lab:
+        # Links carry 1500 octets, and something between them no more than 1300.
+        harm(lab, "meta length > 1300 counter drop", "exthdr frag exists counter", family="ip6")
+        for table in (left, right):
+            table["force-encapsulation"] = in_udp
+            table["children"]["net"] |= words
+        moat = Moatd(lab, "left", {"portal": left}, {"psk": PSK})
+        other = Moatd(lab, "right", {"home": right}, {"psk": PSK})
+        other.start()
+        moat.start()
+        wait_until("an echo request is answered", lambda: reaches(lab, "pc-left", "fd00:2::10"), 15)
+        both = (moat, other)
+        wait_until(
+            "all is found out",
+            lambda: all(outside(one)["fragments_pass"] is not None for one in both),
+            FOUND_SECONDS,
+        )
+        assert {outside(one)["size"] for one in both} == {1300}
+        # A message that is sent to find this out leaves in fragments that every path carries.
+        assert {outside(one)["fragments_pass"] for one in both} == {True}
+        capture = lab.capture("router", "left")
+        for size in (1241, 1400, 1500, 9000):
+            ping = ("ping", "-n", "-c", "1", "-W", "5", "-s", str(size - 48), "fd00:2::10")
+            assert "1 received" in lab.run("pc-left", *ping, check=False).stdout, size
+        frames = [frame.octets[LINK_HEADER:] for frame in read(capture.stop())]
+        sizes = [len(octets) for octets in frames if octets[6] == FRAGMENT]
+        assert len(sizes) >= 2 * (2 + 2 + 2 + 8)
+        assert 1290 < max(sizes) <= 1300
+        (child,) = moat.ask("mtu", "show")["connections"][0]["peers"][0]["children"]
+        assert child["deeds"]["fragment-outer"] >= 4
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 //! IKE datagrams from Python to the outside, behind their marker on port 4500 (RFC 3948 2.2).
 
+use std::ops::Range;
+
 use openmoat_io::{Outgoing, Path};
 
+use crate::divide::MIN_MTU_V6;
 use crate::ike::{NON_ESP_MARKER, has_marker};
 use crate::shared::Shared;
 
@@ -15,6 +18,22 @@ pub struct IkeOutgoing<'a> {
     pub df: bool,
     /// 6 bits.
     pub dscp: u8,
+}
+
+/// Octets of the largest IP packet that is sent whole, whatever the path; what is larger leaves IPv6 in fragments that
+/// every path carries, since no router makes smaller ones.
+const MAX_WHOLE_V6: usize = 1500;
+
+/// Octets of the headers of IPv6 and UDP.
+const HEADERS_V6: usize = 48;
+
+fn fragment_size(octets: Range<usize>, path: &Path) -> u16 {
+    let is_large = octets.len() + HEADERS_V6 > MAX_WHOLE_V6;
+    if is_large && path.remote.is_ipv6() {
+        MIN_MTU_V6 as u16
+    } else {
+        0
+    }
 }
 
 /// Send in order, without waiting; answers how many the network did not take.
@@ -61,7 +80,7 @@ fn append(datagram: &IkeOutgoing<'_>, arena: &mut Vec<u8>) -> Outgoing {
         remote: datagram.path.remote,
         tos: datagram.dscp << 2,
         df: datagram.df,
-        fragment_size: 0,
+        fragment_size: fragment_size(start..arena.len(), &datagram.path),
         segment: 0,
         tag: 0,
     }

@@ -284,7 +284,7 @@ pub struct Outgoing {
     pub tos: u8,
     /// Forbid fragmentation, here and on the way.
     pub df: bool,
-    /// IPv6 without `df`: octets of the largest fragment, 1280 at least; 0: what the link takes.
+    /// IPv6 without `df`: octets of the largest fragment, 1280 at least, whatever the link takes; 0: what the link takes.
     pub fragment_size: u16,
     /// Octets of each datagram but the last; 0: it is one datagram.
     pub segment: u16,

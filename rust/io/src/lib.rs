@@ -9,6 +9,7 @@ mod batch;
 mod clock;
 mod control;
 mod entropy;
+mod fragments;
 pub mod memory;
 mod messages;
 mod offloads;

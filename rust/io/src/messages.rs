@@ -7,8 +7,11 @@ use crate::BATCH;
 use crate::address::{RawAddress, any_address};
 use crate::batch::{Outgoing, ReceiveBatch, Received};
 use crate::control::{CONTROL, Control};
+use crate::entropy::fill_random;
+use crate::fragments::Fragmented;
 use crate::options::set_option;
 use crate::outer::SocketKind;
+use std::ops::Range;
 
 /// Structures of the kernel for one batch, in one direction.
 struct Headers {
@@ -156,6 +159,9 @@ pub(crate) struct Sender {
     headers: Headers,
     df: bool,
     fragment_size: u16,
+    has_headers: bool,
+    /// Fragments of our own making, and where each lies.
+    fragments: (Vec<u8>, Vec<Range<usize>>),
 }
 
 // SAFETY: as for `Receiver`.
@@ -167,6 +173,8 @@ impl Sender {
             headers: Headers::new(),
             df: false,
             fragment_size: 0,
+            has_headers: false,
+            fragments: Default::default(),
         }
     }
 
@@ -176,6 +184,55 @@ impl Sender {
         if !is_same && set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, size.into()).is_ok() {
             self.fragment_size = size;
         }
+    }
+
+    /// Whether what is sent by this raw socket of IPv6 has its IP header already; a new one takes it without.
+    pub(crate) fn set_headers(&mut self, fd: &OwnedFd, has_headers: bool) -> io::Result<()> {
+        if self.has_headers != has_headers {
+            let name = libc::IPV6_HDRINCL;
+            set_option(fd, libc::IPPROTO_IPV6, name, has_headers.into())
+                .map_err(io::Error::other)?;
+            self.has_headers = has_headers;
+        }
+        Ok(())
+    }
+
+    /// Send a datagram in fragments, by a raw socket of IPv6; `wait` is asked where there is no room for one of them.
+    pub(crate) fn send_fragments(
+        &mut self,
+        fd: &OwnedFd,
+        whole: &Fragmented<'_>,
+        outgoing: &Outgoing,
+        mut wait: impl FnMut() -> bool,
+    ) -> io::Result<()> {
+        let mut identification = [0; 4];
+        // RFC 7739: nobody is to guess the next one.
+        fill_random(&mut identification).map_err(io::Error::other)?;
+        self.set_headers(fd, true)?;
+        let (mut octets, mut places) = std::mem::take(&mut self.fragments);
+        whole.write(u32::from_ne_bytes(identification), &mut octets, &mut places);
+        let mut answer = Ok(());
+        for place in &places {
+            let one = Outgoing {
+                octets: place.clone(),
+                fragment_size: 0,
+                ..outgoing.clone()
+            };
+            answer = loop {
+                let one = std::slice::from_ref(&one);
+                match self.send(fd, &octets, one, SocketKind::Raw, true) {
+                    Ok(_) => break Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait() => {}
+                    Err(error) => break Err(error),
+                }
+            };
+            if answer.is_err() {
+                break;
+            }
+        }
+        self.fragments = (octets, places);
+        answer
     }
 
     /// Change the setting of an IPv4 socket; `configure` began with false.

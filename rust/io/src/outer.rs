@@ -9,9 +9,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::batch::{Outgoing, ReceiveBatch};
+use crate::fragments::Fragmented;
 use crate::messages::{Receiver, Sender};
 use crate::offloads::{OffloadState, Offloads, SocketOffloads};
 use crate::options::{
@@ -71,6 +72,8 @@ pub struct Socket {
     receiver: Mutex<Receiver>,
     sender: Mutex<Sender>,
     can_segment: AtomicBool,
+    /// Of a UDP socket of IPv6: by what fragments of our own making leave. Its lock comes after that of this one.
+    fragmenter: OnceLock<Arc<Socket>>,
 }
 
 impl Socket {
@@ -87,7 +90,17 @@ impl Socket {
             receiver: Mutex::new(Receiver::new()),
             sender: Mutex::new(Sender::new()),
             can_segment: AtomicBool::new(false),
+            fragmenter: OnceLock::new(),
         })
+    }
+
+    /// Let what this UDP socket of IPv6 sends in fragments leave by a raw one, which alone can send fragments that are
+    /// smaller than the link asks for.
+    pub fn fragment_by(&self, raw: &Arc<Self>) {
+        if self.is_v6 && raw.is_v6 && self.kind != SocketKind::Raw && raw.kind == SocketKind::Raw {
+            // Whoever says so twice has meant the first.
+            let _ = self.fragmenter.set(Arc::clone(raw));
+        }
     }
 
     /// The address it is bound to; its port is of interest where the kernel chose it.
@@ -156,32 +169,10 @@ impl OuterSocket for Socket {
         for (number, chunk) in datagrams.chunks(BATCH).enumerate() {
             let mut done = 0;
             while done < chunk.len() {
-                let run = chunk[done..]
-                    .iter()
-                    .take_while(|datagram| is_like(datagram, &chunk[done]))
-                    .count();
-                if self.is_v6 {
-                    sender.set_fragment_size(&self.fd, chunk[done].fragment_size);
-                } else {
-                    sender.set_df(&self.fd, chunk[done].df);
-                }
-                match sender.send(
-                    &self.fd,
-                    arena,
-                    &chunk[done..done + run],
-                    self.kind,
-                    self.is_v6,
-                ) {
-                    Ok(sent) => done += sent.max(1),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
-                        patience -= wait_for_room(&self.fd, patience);
-                    }
-                    Err(error) => {
-                        let is_whole = self.send_apart(&mut sender, arena, &chunk[done], &error);
-                        if !is_whole {
-                            lost.push(number * BATCH + done);
-                        }
+                match self.send_some(&mut sender, arena, &chunk[done..], &mut patience) {
+                    Some(sent) => done += sent,
+                    None => {
+                        lost.push(number * BATCH + done);
                         done += 1;
                     }
                 }
@@ -191,6 +182,68 @@ impl OuterSocket for Socket {
 }
 
 impl Socket {
+    /// Send what may leave in one call. Answers how many datagrams left, which may be none yet; None where the first is lost.
+    fn send_some(
+        &self,
+        sender: &mut Sender,
+        arena: &[u8],
+        rest: &[Outgoing],
+        patience: &mut i32,
+    ) -> Option<usize> {
+        let first = rest.first()?;
+        if let Some(is_sent) = self.send_fragments(sender, arena, first, patience) {
+            return is_sent.then_some(1);
+        }
+        if !self.is_v6 {
+            sender.set_df(&self.fd, first.df);
+        } else {
+            sender.set_fragment_size(&self.fd, first.fragment_size);
+            if self.kind == SocketKind::Raw {
+                sender.set_headers(&self.fd, false).ok()?;
+            }
+        }
+        let run = rest.iter().take_while(|other| is_like(first, other));
+        let run = &rest[..run.count()];
+        match sender.send(&self.fd, arena, run, self.kind, self.is_v6) {
+            Ok(sent) => Some(sent.max(1)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && *patience > 0 => {
+                *patience -= wait_for_room(&self.fd, *patience);
+                Some(0)
+            }
+            Err(error) => self.send_apart(sender, arena, first, &error).then_some(1),
+        }
+    }
+
+    /// Send a datagram in fragments of our own making. Answers whether all of them went; None where the kernel is to send it.
+    fn send_fragments(
+        &self,
+        own: &mut Sender,
+        arena: &[u8],
+        outgoing: &Outgoing,
+        patience: &mut i32,
+    ) -> Option<bool> {
+        if outgoing.fragment_size == 0 || !self.is_v6 {
+            return None;
+        }
+        let whole = Fragmented::of(self.kind, outgoing, arena)?;
+        let mut send = |sender: &mut Sender, fd: &OwnedFd| {
+            let wait = || {
+                let has_patience = *patience > 0;
+                if has_patience {
+                    *patience -= wait_for_room(fd, *patience);
+                }
+                has_patience
+            };
+            sender.send_fragments(fd, &whole, outgoing, wait).is_ok()
+        };
+        if self.kind == SocketKind::Raw {
+            return Some(send(own, &self.fd));
+        }
+        let raw = self.fragmenter.get()?;
+        Some(send(&mut unpoisoned(&raw.sender), &raw.fd))
+    }
+
     /// Send the segments of a super-datagram that the kernel refused one by one. Answers whether all of it went.
     ///
     /// It refuses where a segment is larger than the MTU of the way out, which fragmentation would mend.
@@ -228,9 +281,11 @@ impl Socket {
     }
 }
 
-/// Whether both may be sent under the same settings of their socket.
+/// Whether both may be sent in one call under the same settings of their socket. What may leave in fragments is looked at
+/// by itself.
 fn is_like(one: &Outgoing, other: &Outgoing) -> bool {
-    one.df == other.df && one.fragment_size == other.fragment_size
+    std::ptr::eq(one, other)
+        || (one.df == other.df && one.fragment_size == 0 && other.fragment_size == 0)
 }
 
 /// A lock whose data is valid even where its holder panicked: all of it is rewritten before use.

@@ -169,13 +169,20 @@ fn adopt(
     for fd in tun {
         queues.push(Arc::new(Tun::adopt(*fd)?));
     }
+    let mut raws = Vec::new();
+    for fd in raw {
+        raws.push(Arc::new(Socket::adopt(*fd, SocketKind::Raw)?));
+    }
     let mut sockets: Vec<Arc<dyn OuterSocket>> = Vec::new();
     for (fd, port) in udp {
-        let kind = SocketKind::Udp { port: *port };
-        sockets.push(Arc::new(Socket::adopt(*fd, kind)?));
+        let socket = Socket::adopt(*fd, SocketKind::Udp { port: *port })?;
+        if let Some(fragmenter) = raws.iter().find(|raw| raw.is_v6()) {
+            socket.fragment_by(fragmenter);
+        }
+        sockets.push(Arc::new(socket));
     }
-    for fd in raw {
-        sockets.push(Arc::new(Socket::adopt(*fd, SocketKind::Raw)?));
+    for raw in raws {
+        sockets.push(raw);
     }
     core::Engine::new(queues, sockets, config)
 }
