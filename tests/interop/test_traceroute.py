@@ -76,6 +76,20 @@ def test_a_gateway_without_an_address_inside_speaks_from_its_protected_side(tunn
     assert (verdict.leaks, verdict.findings) == (0, [])
 
 
+def test_a_gateway_without_an_address_inside_speaks_from_the_one_it_was_given() -> None:
+    with Lab(two_gateways()) as lab:
+        named = connection("right.example", "left.example", 2, **{"tunnel-address": "10.2.0.77"})
+        left = Moatd(lab, "left", connection("left.example", "right.example", 1), {"psk": PSK})
+        Moatd(lab, "right", named, {"psk": PSK}).start()
+        left.start()
+        wait_until("the tunnel is up", lambda: reaches(lab, "pc-left", "10.2.0.10"), UP_SECONDS)
+        lab.run("right", "sh", "-c", "ip addr add 172.16.9.1/24 dev lan && ip addr del 10.2.0.1/24 dev lan")
+        lab.run("right", "sh", "-c", "ip route add 10.2.0.0/24 dev lan src 172.16.9.1")
+        lab.run("pc-right", "sh", "-c", "ip route add 172.16.9.1 dev lan; ip route replace default via 172.16.9.1")
+        expected = ["10.1.0.1", "10.2.0.77", "10.2.0.10"]
+        wait_until("it has noticed", lambda: trace(lab, "pc-left", "10.2.0.10") == expected, UP_SECONDS)
+
+
 @pytest.mark.strongswan
 def test_behind_strongswan_ours_is_named_as_the_far_gateway(pair_up: Pair) -> None:
     capture = pair_up.lab.capture("router", "left")
