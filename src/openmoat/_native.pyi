@@ -86,7 +86,7 @@ class Engine:
     def fileno(self) -> int:
         """An eventfd, readable while `drain` has something."""
 
-    def drain(self, limit: int) -> list[SaState | Acquire | StrangeSpi | IcmpHint]:
+    def drain(self, limit: int) -> list[SaState | Acquire | StrangeSpi]:
         """See `Backend.drain`."""
 
     def wire_fileno(self) -> int:
@@ -244,10 +244,3 @@ class StrangeSpi:
     spi: int
     local: HostPort
     remote: HostPort
-
-@final
-class IcmpHint:
-    """Twin of `dataplane.backend.IcmpHint`."""
-
-    handle: int
-    mtu: int

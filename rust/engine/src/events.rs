@@ -64,13 +64,6 @@ pub enum Event {
         /// By which way.
         path: Path,
     },
-    /// An ICMP error quotes a packet of this pair.
-    IcmpHint {
-        /// Which pair.
-        handle: u32,
-        /// What it says fits; 0: nothing.
-        mtu: u32,
-    },
 }
 
 /// One bit per slot of the SAD whose pair has something to tell, with a summary above. Setting never fails.
@@ -218,15 +211,23 @@ mod tests {
         assert_eq!(taken + std::iter::from_fn(|| dirty.take()).count(), 4_096);
     }
 
+    fn strange() -> Event {
+        let anywhere = std::net::SocketAddr::from(([0; 4], 0));
+        Event::StrangeSpi {
+            spi: 1,
+            path: Path {
+                local: anywhere,
+                remote: anywhere,
+            },
+        }
+    }
+
     #[test]
     fn strangers_are_told_of_so_many_times_a_second() -> Result<(), openmoat_io::DeviceError> {
         let events = Events::new(64, 1_000)?;
         for (second, wanted) in [(5, STRANGE_PER_SECOND), (6, STRANGE_PER_SECOND)] {
             for _ in 0..200 {
-                events.tell_strange(
-                    Event::IcmpHint { handle: 1, mtu: 0 },
-                    second * 1_000_000_000,
-                );
+                events.tell_strange(strange(), second * 1_000_000_000);
             }
             assert_eq!(
                 std::iter::from_fn(|| events.take_noise()).count() as u64,
@@ -240,8 +241,8 @@ mod tests {
     #[test]
     fn noise_beyond_its_bound_is_counted() -> Result<(), openmoat_io::DeviceError> {
         let events = Events::new(64, 2)?;
-        for mtu in 0..5 {
-            events.tell_noise(Event::IcmpHint { handle: 1, mtu });
+        for _ in 0..5 {
+            events.tell_noise(strange());
         }
         assert_eq!(std::iter::from_fn(|| events.take_noise()).count(), 2);
         assert_eq!(events.overflown(), 3);

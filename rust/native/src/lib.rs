@@ -34,6 +34,5 @@ fn openmoat_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<types::SaCounters>()?;
     module.add_class::<types::SaState>()?;
     module.add_class::<types::Acquire>()?;
-    module.add_class::<types::StrangeSpi>()?;
-    module.add_class::<types::IcmpHint>()
+    module.add_class::<types::StrangeSpi>()
 }

@@ -314,13 +314,6 @@ impl StrangeSpi {
     }
 }
 
-/// Twin of `dataplane.backend.IcmpHint`.
-#[pyclass(frozen, get_all, module = "openmoat._native")]
-pub struct IcmpHint {
-    handle: u32,
-    mtu: u32,
-}
-
 /// An event as the object that Python knows.
 pub fn to_event(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
     Ok(match event {
@@ -356,6 +349,5 @@ pub fn to_event(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             Py::new(py, acquire)?.into_any()
         }
         Event::StrangeSpi { spi, path } => Py::new(py, StrangeSpi { spi, path })?.into_any(),
-        Event::IcmpHint { handle, mtu } => Py::new(py, IcmpHint { handle, mtu })?.into_any(),
     })
 }

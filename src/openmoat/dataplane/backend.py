@@ -26,7 +26,6 @@ __all__ = [
     "Capabilities",
     "Command",
     "Encapsulation",
-    "IcmpHint",
     "Limits",
     "Remove",
     "SaCounters",
@@ -207,15 +206,7 @@ class StrangeSpi:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpHint:
-    """Noise: an ICMP error quotes a packet we sent on this pair. Unauthenticated; `mtu` is 0 where it names none."""
-
-    handle: Spi
-    mtu: int
-
-
-BackendEvent = SaState | Acquire | StrangeSpi | IcmpHint
+BackendEvent = SaState | Acquire | StrangeSpi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from openmoat.dataplane.backend import (
     Capabilities,
     Command,
     Encapsulation,
-    IcmpHint,
     Limits,
     Remove,
     SaCounters,
@@ -316,7 +315,7 @@ def _counters(counters: _native.SaCounters) -> SaCounters:
     )
 
 
-def _event(event: "_native.SaState | _native.Acquire | _native.StrangeSpi | _native.IcmpHint") -> BackendEvent:
+def _event(event: "_native.SaState | _native.Acquire | _native.StrangeSpi") -> BackendEvent:
     match event:
         case _native.SaState():
             path = None if event.path is None else _path(*event.path)
@@ -332,8 +331,6 @@ def _event(event: "_native.SaState | _native.Acquire | _native.StrangeSpi | _nat
             )
         case _native.StrangeSpi():
             return StrangeSpi(event.spi, _path(event.local, event.remote))
-        case _native.IcmpHint():
-            return IcmpHint(event.handle, event.mtu)
 
 
 def _path(local: tuple[bytes, int], remote: tuple[bytes, int]) -> Path:
