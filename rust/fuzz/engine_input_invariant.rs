@@ -105,6 +105,19 @@ pub fn hold(octets: &[u8]) {
     });
 }
 
+/// An SA with AGGFRAG between ours.
+fn packing() -> Options {
+    Options {
+        plan: MtuPlan {
+            framing: Framing::Aggfrag,
+            echoes: true,
+            watch_above: Some(1_214),
+            ..MtuPlan::default()
+        },
+        ..Options::default()
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let (gateway, far) = gateways();
@@ -117,15 +130,7 @@ impl Bench {
             Command::Activate(handle),
         ]);
         let packed = gateway.engine.reserve_spis(1)[0];
-        let packing = Options {
-            plan: MtuPlan {
-                framing: Framing::Aggfrag,
-                echoes: true,
-                watch_above: Some(1_214),
-                ..MtuPlan::default()
-            },
-            ..Options::default()
-        };
+        let packing = packing();
         gateway.apply(vec![
             gateway.add_inbound(packed, &packing),
             gateway.add_outbound(packed, THEIRS_PACKED, &packing),

@@ -46,61 +46,80 @@ struct Course {
     proved: u64,
 }
 
-/// Let large packets leave at these moments (milliseconds), on a path of this round trip (microseconds).
-fn run(packets: impl IntoIterator<Item = u64>, round: u64, loses: Loses<'_>) -> Course {
-    let (echo, mut course) = (Echo::default(), Course::default());
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
-    let mut agenda: BinaryHeap<_> = packets
-        .into_iter()
-        .map(|at| Reverse((at * MILLISECOND, Moment::Packet)))
-        .collect();
-    let mut steps = 0;
-    while let Some(Reverse((now, moment))) = agenda.pop() {
+/// An SA on a path, and what is still to happen to it.
+#[derive(Default)]
+struct Line {
+    echo: Echo,
+    course: Course,
+    agenda: BinaryHeap<Reverse<(u64, Moment)>>,
+    is_stepping: bool,
+}
+
+impl Line {
+    /// The marks that leave at this moment.
+    fn happen(&mut self, now: u64, moment: Moment) -> Vec<u32> {
         let mut sent = Vec::new();
         match moment {
-            Moment::Packet if echo.is_due(now) => {
-                let Mark { large, small } = echo.mark(now);
+            Moment::Packet if self.echo.is_due(now) => {
+                let Mark { large, small } = self.echo.mark(now);
                 sent.push(large);
                 sent.extend(small);
-                course.smalls += usize::from(small.is_some());
+                self.course.smalls += usize::from(small.is_some());
             }
             Moment::Packet => {}
-            Moment::Answer(value) => {
-                let said = Congestion {
-                    echo: value,
-                    ..Congestion::default()
-                };
-                let heard = echo.hear(&said, now);
-                assert!(!heard.is_due, "nothing was asked of us");
-                if heard.is_lost {
-                    course.lost_at.push(now / MILLISECOND);
-                }
-                if heard.is_doubt && steps == 0 {
-                    steps = 1;
-                    agenda.push(Reverse((now, Moment::Step)));
-                }
-            }
-            Moment::Step if echo.step() => agenda.push(Reverse((now + STEP, Moment::Step))),
-            Moment::Step => steps = 0,
+            Moment::Answer(value) => self.hear(value, now),
+            Moment::Step if self.echo.step() => self.later(now + STEP, Moment::Step),
+            Moment::Step => self.is_stepping = false,
         }
-        if let Some((larges, small)) = echo.take_step() {
+        if let Some((larges, small)) = self.echo.take_step() {
             sent.extend(larges);
             sent.push(small);
-            course.pads += larges.len();
-            course.smalls += 1;
+            self.course.pads += larges.len();
+            self.course.smalls += 1;
         }
-        for value in sent {
+        sent
+    }
+
+    fn hear(&mut self, value: u32, now: u64) {
+        let said = Congestion {
+            echo: value,
+            ..Congestion::default()
+        };
+        let heard = self.echo.hear(&said, now);
+        assert!(!heard.is_due, "nothing was asked of us");
+        if heard.is_lost {
+            self.course.lost_at.push(now / MILLISECOND);
+        }
+        if heard.is_doubt && !self.is_stepping {
+            self.is_stepping = true;
+            self.later(now, Moment::Step);
+        }
+    }
+
+    fn later(&mut self, at: u64, moment: Moment) {
+        self.agenda.push(Reverse((at, moment)));
+    }
+}
+
+/// Let large packets leave at these moments (milliseconds), on a path of this round trip (microseconds).
+fn run(packets: impl IntoIterator<Item = u64>, round: u64, loses: Loses<'_>) -> Course {
+    let (mut line, mut chance) = (Line::default(), Chance(0x9e37_79b9_7f4a_7c15));
+    for at in packets {
+        line.later(at * MILLISECOND, Moment::Packet);
+    }
+    while let Some(Reverse((now, moment))) = line.agenda.pop() {
+        for value in line.happen(now, moment) {
             // An answer is a small packet.
             let is_large = value & LARGE == LARGE;
             if !loses(now / MILLISECOND, is_large, &mut chance)
                 && !loses(now / MILLISECOND, false, &mut chance)
             {
-                agenda.push(Reverse((now + round * 1_000, Moment::Answer(value))));
+                line.later(now + round * 1_000, Moment::Answer(value));
             }
         }
     }
-    course.proved = echo.proved();
-    course
+    line.course.proved = line.echo.proved();
+    line.course
 }
 
 /// Large packets of a busy second or so, and what TCP sends again of it.

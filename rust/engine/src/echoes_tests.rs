@@ -247,15 +247,7 @@ fn marks_are_sent_back_as_they_came_in_packets_of_pad() {
     let mut packet = vec![0; suite.sealed_size(size)];
     asked.write_pad(&mut packet[suite.headroom()..], size);
     sender.seal_payload(&mut packet, size).unwrap();
-    let path = first.path(true);
-    second.udp.deliver(openmoat_io::memory::Datagram {
-        octets: packet,
-        segment: 0,
-        source: path.local,
-        destination: path.remote,
-        tos: 0,
-        df: true,
-    });
+    deliver(&first, &second, packet);
     let mut answer = second.udp.take_sent(PATIENCE).unwrap();
     assert!(answer.df);
     let payload = receiver
@@ -272,6 +264,18 @@ fn marks_are_sent_back_as_they_came_in_packets_of_pad() {
     );
     assert!(payload[header.size..].iter().all(|octet| *octet == 0) && payload.len() > header.size);
     drop((far, near));
+}
+
+fn deliver(from: &Gateway, to: &Gateway, octets: Vec<u8>) {
+    let path = from.path(true);
+    to.udp.deliver(openmoat_io::memory::Datagram {
+        octets,
+        segment: 0,
+        source: path.local,
+        destination: path.remote,
+        tos: 0,
+        df: true,
+    });
 }
 
 fn config<'a>(spi: u32, keys: &'a crate::command::Keys, gateway: &Gateway) -> SaConfig<'a> {
