@@ -53,6 +53,15 @@ struct Way {
     is_over: AtomicBool,
 }
 
+/// Ends the way when the test ends, however it does.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 impl Way {
     fn new(first: &Options, second: &Options) -> Self {
         let ((one, far), (near, other)) = (gateways(), gateways());
@@ -119,9 +128,8 @@ impl Way {
                     }
                 });
             }
-            let outcome = test();
-            self.is_over.store(true, Ordering::SeqCst);
-            outcome
+            let _over = Over(&self.is_over);
+            test()
         })
     }
 
