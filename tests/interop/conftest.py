@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -39,6 +40,11 @@ def why_no_peer(marker: str) -> str:
         return why_no_kernel()
     missing = [tool for tool in PEERS[marker] if shutil.which(tool) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in its background with Ctrl-C ignored, and whom we start would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
