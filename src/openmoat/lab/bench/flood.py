@@ -71,7 +71,7 @@ def send(source: str, targets: Sequence[bytes], octets: int, rate: float, second
     sent = refused = 0
     start = now = time.monotonic()
     # The number is set before, so that a machine that is late is asked for as much as one that is not.
-    wanted = int(rate * seconds / together)
+    wanted = max(1, int(rate * seconds / together))
     while sent + refused < wanted and now - start < PATIENCE * seconds:
         due = min(BATCH // together, wanted - sent - refused, int((now - start) * rate / together) - sent - refused)
         if due <= 0:
