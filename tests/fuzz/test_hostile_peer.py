@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from openmoat.ike import fragments, message
-from openmoat.ike.numbers import PayloadType
-from openmoat.ike.payloads import Payload
+from openmoat.ike.wire import fragments, message
+from openmoat.ike.wire.numbers import PayloadType
+from openmoat.ike.wire.payloads import Payload
 from openmoat.model.connection import MAX_CHILDREN
 from scenario.link import Host, Link, child, connection
 

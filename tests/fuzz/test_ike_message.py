@@ -11,12 +11,12 @@ import pytest
 
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import AES_256_GCM_16, PRF_HMAC_SHA2_256, X25519
-from openmoat.ike import rules
-from openmoat.ike.choice import offer_ike
 from openmoat.ike.errors import ProtocolError
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.payloads import Delete, KeyExchange, Nonce, Notify, SecurityAssociation, VendorId
+from openmoat.ike.negotiate.choice import offer_ike
+from openmoat.ike.wire import rules
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.payloads import Delete, KeyExchange, Nonce, Notify, SecurityAssociation, VendorId
 from openmoat.model.connection import IkeProposal
 
 ROUNDS = int(os.environ.get("ROUNDS", "20000"))

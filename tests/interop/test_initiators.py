@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from openmoat.daemon.turns import LONGEST_TURN
+from openmoat.daemon.status.turns import LONGEST_TURN
 from openmoat.lab.bench.control import AUTHENTICATIONS, OURS, RESPONDERS, Site, meet, plan_of, raised, storm_rows
 from openmoat.lab.bench.results import Ratio
 from openmoat.lab.peers.moatd import Moatd

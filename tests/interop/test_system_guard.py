@@ -19,7 +19,7 @@ import dns.message
 import pytest
 
 from interop.hosts import Host, hosts, link
-from openmoat.daemon.lookups import outer_backend
+from openmoat.daemon.names.dns import outer_backend
 from openmoat.errors import SystemFault
 from openmoat.net import Network
 from openmoat.system.elements import MAX_RANGES

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType, KeMethod
-from openmoat.ike import rules
 from openmoat.ike.errors import ProtocolError
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import (
+from openmoat.ike.wire import rules
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import (
     CertEncoding,
     ConfigKind,
     ConfigType,
@@ -21,7 +21,7 @@ from openmoat.ike.numbers import (
     ProtocolId,
     TransformType,
 )
-from openmoat.ike.payloads import (
+from openmoat.ike.wire.payloads import (
     Auth,
     Cert,
     CertRequest,
@@ -42,7 +42,7 @@ from openmoat.ike.payloads import (
     VendorId,
     parse_payload,
 )
-from openmoat.ike.proposals import Proposal, Transform
+from openmoat.ike.wire.proposals import Proposal, Transform
 from openmoat.policy.selectors import TrafficSelector
 
 octets = st.binary(max_size=200)

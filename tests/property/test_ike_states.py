@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import Delete, Notify, Payload
 from openmoat.ike.states import SUCCESSORS, Closed, Dead, FindingPath, InitReceived, State, check_step
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import Delete, Notify, Payload
 from openmoat.net import HostPort, Path
 from scenario.link import Host, Link, two_hosts
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from openmoat.daemon.hoststate import host_state, state_change
-from openmoat.daemon.policies import MAX_TOUCHED, Policies, Protected
+from openmoat.daemon.host.policies import MAX_TOUCHED, Policies, Protected
+from openmoat.daemon.host.state import host_state, state_change
 from openmoat.mtu.plan import MtuPlan
 from openmoat.net import Network
 from openmoat.policy.selectors import Selectors, TrafficSelector

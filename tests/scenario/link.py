@@ -54,9 +54,9 @@ from openmoat.ike.events import (
     Transmit,
     WeakPublicValue,
 )
-from openmoat.ike.message import Header
-from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.status import IkeSaStatus
+from openmoat.ike.wire.message import Header
+from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.model.connection import (
     Child,
     ChildLifetimes,

@@ -6,12 +6,12 @@ import pytest
 
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.events import ChildSaDown, ChildSaUp, DownReason, NegotiationFailed
-from openmoat.ike.explain import explain
 from openmoat.ike.ike_sa import IkeSa
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import Notify, Payload
+from openmoat.ike.negotiate.explain import explain
 from openmoat.ike.upkeep import Phase
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import Notify, Payload
 from openmoat.model.connection import Aggfrag, Child, ChildLifetimes, Start
 from scenario.chaos import faults
 from scenario.link import Host, Link, child, connection

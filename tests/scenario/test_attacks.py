@@ -8,7 +8,6 @@ import pytest
 
 from openmoat.crypto.identities import Identity
 from openmoat.errors import Secret
-from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import MAX_INIT
 from openmoat.ike.events import (
@@ -23,9 +22,10 @@ from openmoat.ike.events import (
 )
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.ike_sa import IkeSa
-from openmoat.ike.message import HEADER_SIZE, Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
-from openmoat.ike.payloads import (
+from openmoat.ike.negotiate.child_sa import offer_payloads
+from openmoat.ike.wire.message import HEADER_SIZE, Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
+from openmoat.ike.wire.payloads import (
     Auth,
     Delete,
     IdInitiator,

@@ -11,9 +11,11 @@ from openmoat.ike.endpoint import MAX_DUE
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed
 from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES
 from openmoat.ike.exchanges.installation import MAX_TEMPORARY_FAILURES, TEMPORARY_WAIT
-from openmoat.ike.message import MAX_PAYLOADS, Header, Message, emit_chain
-from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
-from openmoat.ike.payloads import (
+from openmoat.ike.reports import MAX_NOTED_PROPOSALS
+from openmoat.ike.window import MAX_MESSAGE_ID
+from openmoat.ike.wire.message import MAX_PAYLOADS, Header, Message, emit_chain
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
+from openmoat.ike.wire.payloads import (
     MAX_CONFIG_ATTRIBUTES,
     MAX_DELETED_SPIS,
     MAX_NONCE,
@@ -30,10 +32,8 @@ from openmoat.ike.payloads import (
     Unknown,
     VendorId,
 )
-from openmoat.ike.proposals import MAX_PROPOSALS, Proposal, Transform
-from openmoat.ike.reports import MAX_NOTED_PROPOSALS
-from openmoat.ike.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
-from openmoat.ike.window import MAX_MESSAGE_ID
+from openmoat.ike.wire.proposals import MAX_PROPOSALS, Proposal, Transform
+from openmoat.ike.wire.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts

@@ -6,9 +6,9 @@ import pytest
 
 from openmoat.ike.events import ChildSaDown, DownReason
 from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import NotifyType
-from openmoat.ike.payloads import Notify
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import NotifyType
+from openmoat.ike.wire.payloads import Notify
 from scenario.chaos import faults
 from scenario.link import Host, Link, two_hosts
 from scenario.test_attacks import answered, core

@@ -8,11 +8,11 @@ from openmoat.crypto.suites import X448
 from openmoat.errors import Secret
 from openmoat.ike.endpoint import HINT_QUIET
 from openmoat.ike.exchanges.informational import DeleteChildren
-from openmoat.ike.fragments import MAX_FRAGMENTS, seal_fragments
 from openmoat.ike.ike_sa import MAX_QUEUED_EXCHANGES
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import Notify
+from openmoat.ike.wire.fragments import MAX_FRAGMENTS, seal_fragments
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import Notify
 from openmoat.net import HostPort, Path
 from scenario.chaos import faults
 from scenario.link import Host, Link, connection, ike_proposal, two_hosts

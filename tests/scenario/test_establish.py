@@ -16,11 +16,11 @@ from openmoat.ike.events import (
     Transmit,
 )
 from openmoat.ike.exchanges.sa_init import MAX_RESTARTS
-from openmoat.ike.fragments import datagram_size
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import Notify
 from openmoat.ike.upkeep import Phase
+from openmoat.ike.wire.fragments import datagram_size
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import Notify
 from openmoat.model.connection import Start
 from openmoat.policy.selectors import parse_selectors
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts

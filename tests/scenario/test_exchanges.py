@@ -13,8 +13,8 @@ from openmoat.ike.events import (
     PeerMoved,
     RemoveChildSa,
 )
-from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.upkeep import Phase
+from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.model.connection import ChildLifetimes, IkeLifetimes
 from openmoat.net import HostPort, Path
 from scenario.chaos import faults

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from openmoat.crypto.keys import PrivateKeyObject, kind_of, private_pem, spki_of
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.x509 import authority_hash
-from openmoat.daemon.keyholder import Keyholder
+from openmoat.daemon.core.keyholder import Keyholder
 from openmoat.errors import Secret
 from openmoat.ike.connections import MAX_AUTHORITIES, Connections
 from openmoat.ike.events import Answer, AskOwnAuth, AskPeerAuth, IkeSaUp, NegotiationFailed, Question
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import CertEncoding, NotifyType
-from openmoat.ike.payloads import CertRequest, Notify, VendorId
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import CertEncoding, NotifyType
+from openmoat.ike.wire.payloads import CertRequest, Notify, VendorId
 from openmoat.model.connection import Authority, Connection, Own, PeerCredential, PrivateKey, Psk, RawKey, Start
 from scenario.link import Host, Link, child, connection
 from unit.crypto.authority import NOW, Issued, authority, end_entity, issue, names

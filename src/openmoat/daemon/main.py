@@ -16,26 +16,26 @@ from pathlib import Path
 
 from openmoat import __version__
 from openmoat.config.toml import Configuration, load
-from openmoat.daemon.accounting import Accounting
-from openmoat.daemon.answers import Answers
-from openmoat.daemon.beside import Beside
-from openmoat.daemon.book import Book
-from openmoat.daemon.desired import Desired, Loaded
-from openmoat.daemon.desk import Desk
-from openmoat.daemon.driver import Driver, boottime
-from openmoat.daemon.host import HostKeeper
-from openmoat.daemon.installer import Installer
-from openmoat.daemon.journal import Journal
-from openmoat.daemon.keyholder import Keyholder
-from openmoat.daemon.keylog import KeyLog
-from openmoat.daemon.outericmp import OuterIcmpReader
-from openmoat.daemon.paths import Names, PathFinder
-from openmoat.daemon.pathsizes import PathSizes
-from openmoat.daemon.policies import Policies
-from openmoat.daemon.renewal import NameWatch
-from openmoat.daemon.server import Server, open_socket
-from openmoat.daemon.turns import Turns, WatchedSelector, watch_collections
+from openmoat.daemon.control.handlers import Handlers
+from openmoat.daemon.control.server import Server, open_socket
+from openmoat.daemon.core.answers import Answers
+from openmoat.daemon.core.driver import Driver, boottime
+from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.core.keyholder import Keyholder
+from openmoat.daemon.core.keylog import KeyLog
+from openmoat.daemon.host.keeper import HostKeeper
+from openmoat.daemon.host.outer_icmp import OuterIcmpReader
+from openmoat.daemon.host.path_sizes import PathSizes
+from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.names.paths import Names, PathFinder
+from openmoat.daemon.names.renewal import NameWatch
+from openmoat.daemon.reloader import Loaded, Reloader
+from openmoat.daemon.status.accounting import Accounting
+from openmoat.daemon.status.book import Book
+from openmoat.daemon.status.journal import Journal
+from openmoat.daemon.status.turns import Turns, WatchedSelector, watch_collections
 from openmoat.daemon.watchdog import Watchdog
+from openmoat.daemon.worker_threads import WorkerThreads
 from openmoat.dataplane.backend import Acquire, Backend, Spi
 from openmoat.dataplane.engine_wire import EngineWire
 from openmoat.dataplane.userspace import Offloads, UserspaceBackend, open_engine
@@ -107,7 +107,7 @@ class Daemon:
         self.book = Book(time.time)
         self.loaded = Loaded()
         self.watchdog = Watchdog()
-        self._beside = Beside()
+        self._beside = WorkerThreads()
         self._wire = wire
         self._key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
         self.sizes = PathSizes(clock)
@@ -143,8 +143,8 @@ class Daemon:
         self.sizes.proved = self.installer.proved
         self.sizes.on_size = self._resize
 
-    def _desired(self, file: Path, policies: Policies, keyholder: Keyholder) -> Desired:
-        return Desired(
+    def _desired(self, file: Path, policies: Policies, keyholder: Keyholder) -> Reloader:
+        return Reloader(
             file,
             self.loaded,
             policies=policies,
@@ -158,8 +158,8 @@ class Daemon:
             use_settings=self._use,
         )
 
-    def _desk(self, turns: Turns) -> Desk:
-        return Desk(
+    def _desk(self, turns: Turns) -> Handlers:
+        return Handlers(
             core=self.core,
             desired=self.desired,
             driver=self.driver,

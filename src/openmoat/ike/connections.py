@@ -8,8 +8,8 @@ from openmoat.crypto.identities import Identity, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import EspSuite, IkeSuite
 from openmoat.crypto.x509 import authority_hash
-from openmoat.ike.child_sa import keepable
 from openmoat.ike.config import Count
+from openmoat.ike.negotiate.child_sa import keepable
 from openmoat.model.connection import Authority, Child, Connection, IkeProposal
 
 __all__ = ["MAX_AUTHORITIES", "MAX_LABELS", "MAX_TRIED", "Connections"]

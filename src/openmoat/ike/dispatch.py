@@ -13,10 +13,6 @@ from openmoat.ike.errors import (
 from openmoat.ike.events import DownReason
 from openmoat.ike.exchanges import auth, create_child, informational, rekey_ike, sa_init
 from openmoat.ike.exchanges.exchange import Exchange
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, ProtocolId
-from openmoat.ike.payloads import SecurityAssociation
-from openmoat.ike.rules import check
 from openmoat.ike.states import (
     Authorizing,
     AuthSent,
@@ -31,6 +27,10 @@ from openmoat.ike.states import (
     ProvingBack,
     Superseded,
 )
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, ProtocolId
+from openmoat.ike.wire.payloads import SecurityAssociation
+from openmoat.ike.wire.rules import check
 from openmoat.net import Path
 
 if TYPE_CHECKING:

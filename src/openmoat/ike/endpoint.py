@@ -15,15 +15,15 @@ from openmoat.ike.events import Answer, DownReason
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.exchanges.informational import FragmentProbe, Probe, SizeProbe
 from openmoat.ike.ike_sa import IkeSa
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, PayloadType
-from openmoat.ike.payloads import Nonce, Notify
 from openmoat.ike.registry import HalfOpenKey, Registry
 from openmoat.ike.reports import stranger_failure
-from openmoat.ike.rules import check
 from openmoat.ike.states import DerivingKeys, InitAnswered, InitReceived, InitSent
 from openmoat.ike.status import ChildStatus, ConnectionStatus, Counts, IkeSaStatus
 from openmoat.ike.upkeep import Upkeep
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
+from openmoat.ike.wire.payloads import Nonce, Notify
+from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 

@@ -7,7 +7,7 @@ How far an error reaches (drop, answer, fail the Child SA, delete the IKE SA) be
 from typing import ClassVar
 
 from openmoat.errors import MoatError
-from openmoat.ike.numbers import NotifyType
+from openmoat.ike.wire.numbers import NotifyType
 
 __all__ = [
     "AuthenticationFailed",

@@ -14,17 +14,17 @@ from openmoat.ike.context import Context, Timer
 from openmoat.ike.errors import MalformedMessage, ProtocolError
 from openmoat.ike.events import Answer, DownReason, IkeSaKeys, PeerMoved, Question
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
-from openmoat.ike.fragments import Reassembly, message_size, seal_fragments
 from openmoat.ike.lineage import Lineage
-from openmoat.ike.message import Header, Message
 from openmoat.ike.natt import NatView, esp_path
-from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.opening import open_message
-from openmoat.ike.payloads import EncryptedFragment, Notify, Payload
 from openmoat.ike.reports import failure_of
 from openmoat.ike.scopes import Scope, scope_of
 from openmoat.ike.states import Closed, Dead, Deleting, Established, State, Superseded, check_step
 from openmoat.ike.window import Arrival, Window
+from openmoat.ike.wire.fragments import Reassembly, message_size, seal_fragments
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import ExchangeType
+from openmoat.ike.wire.payloads import EncryptedFragment, Notify, Payload
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod
-from openmoat.ike.child_sa import LiveChild
 from openmoat.ike.context import Timer
 from openmoat.ike.events import ActivateOutbound, ChildSaDown, ChildSaUp, DownReason, RemoveChildSa
+from openmoat.ike.negotiate.child_sa import LiveChild
 from openmoat.model.connection import Aggfrag, Child, Connection
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha1
 from ipaddress import IPv4Address
 
-from openmoat.ike.numbers import NotifyType
-from openmoat.ike.payloads import Notify
+from openmoat.ike.wire.numbers import NotifyType
+from openmoat.ike.wire.payloads import Notify
 from openmoat.net import IKE_PORT, NATT_PORT, HostPort, Path
 
 __all__ = ["NatView", "detect", "endpoint_hash", "esp_path", "notifies", "on_natt_port"]

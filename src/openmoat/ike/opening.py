@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from openmoat.errors import BadIcv
 from openmoat.ike.config import Count
 from openmoat.ike.errors import MalformedMessage
-from openmoat.ike.fragments import Reassembly
-from openmoat.ike.message import Header, Message
-from openmoat.ike.payloads import EncryptedFragment
+from openmoat.ike.wire.fragments import Reassembly
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.payloads import EncryptedFragment
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa

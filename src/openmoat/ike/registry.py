@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.suites import IkeSuite
-from openmoat.ike.child_sa import LiveChild
 from openmoat.ike.claims import Claims
 from openmoat.ike.config import Count
 from openmoat.ike.connections import Connections
@@ -15,6 +14,7 @@ from openmoat.ike.context import Context, Timer
 from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp
 from openmoat.ike.exchanges.collisions import is_lowest
 from openmoat.ike.lineage import Lineage
+from openmoat.ike.negotiate.child_sa import LiveChild
 from openmoat.model.connection import Child, Connection
 from openmoat.net import Address
 from openmoat.policy.selectors import Selectors, canonical

@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from openmoat.ike.aggfrag import peer_aggfrag
 from openmoat.ike.config import Count
 from openmoat.ike.events import DownReason, NegotiationFailed
-from openmoat.ike.message import Message
-from openmoat.ike.payloads import IdInitiator, IdResponder, SecurityAssociation, TsInitiator, TsResponder
+from openmoat.ike.negotiate.aggfrag import peer_aggfrag
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.payloads import IdInitiator, IdResponder, SecurityAssociation, TsInitiator, TsResponder
 from openmoat.net import Path
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 
 from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, PeerMisbehaved, ProtocolError
-from openmoat.ike.numbers import ExchangeType
+from openmoat.ike.wire.numbers import ExchangeType
 
 __all__ = ["Scope", "scope_of"]
 

@@ -7,9 +7,9 @@ from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, HashAlgorithm, KeMethod
 from openmoat.crypto.suites import IkeSuite
 from openmoat.errors import Secret
-from openmoat.ike.message import Message
 from openmoat.ike.natt import NatView
-from openmoat.ike.proposals import Proposal
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.proposals import Proposal
 from openmoat.model.connection import Child, Connection
 from openmoat.net import Path
 

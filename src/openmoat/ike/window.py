@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from openmoat.ike.numbers import ExchangeType
+from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.net import Path
 
 __all__ = ["MAX_MESSAGE_ID", "Arrival", "KeptResponse", "RetransmissionSchedule", "SentRequest", "Window"]

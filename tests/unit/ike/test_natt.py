@@ -2,8 +2,8 @@ from hashlib import sha1
 from ipaddress import ip_address
 
 from openmoat.ike import natt
-from openmoat.ike.numbers import NotifyType
-from openmoat.ike.payloads import Notify
+from openmoat.ike.wire.numbers import NotifyType
+from openmoat.ike.wire.payloads import Notify
 from openmoat.net import HostPort, Path
 
 HOME, PORTAL = HostPort(ip_address("192.0.2.1"), 500), HostPort(ip_address("198.51.100.1"), 500)

@@ -9,11 +9,11 @@ import pytest
 from openmoat.crypto.protection import SkProtection
 from openmoat.crypto.suites import AEADS, CIPHERS, INTEGRITIES, Encryption, by_name
 from openmoat.errors import Secret
-from openmoat.ike.choice import accept_ike
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import ExchangeType, NotifyType
-from openmoat.ike.payloads import KeyExchange, Nonce, SecurityAssociation
-from openmoat.ike.rules import check
+from openmoat.ike.negotiate.choice import accept_ike
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import KeyExchange, Nonce, SecurityAssociation
+from openmoat.ike.wire.rules import check
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "strongswan"
 NAMES = ("gcm", "cbc")

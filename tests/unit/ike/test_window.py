@@ -2,8 +2,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from openmoat.ike.numbers import ExchangeType
 from openmoat.ike.window import MAX_MESSAGE_ID, Arrival, RetransmissionSchedule, Window
+from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.net import HostPort, Path
 
 PATH = Path(HostPort(ip_address("192.0.2.1"), 500), HostPort(ip_address("198.51.100.1"), 500))

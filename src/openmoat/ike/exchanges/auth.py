@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from openmoat.crypto.keymat import signed_octets
 from openmoat.crypto.x509 import authority_hash
 from openmoat.errors import Secret
-from openmoat.ike.child_sa import offer_payloads
 from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, ProtocolError
 from openmoat.ike.events import (
     Answer,
@@ -21,18 +20,7 @@ from openmoat.ike.events import (
     Unanswerable,
 )
 from openmoat.ike.exchanges import create_child
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import CertEncoding, ExchangeType, NotifyType
-from openmoat.ike.payloads import (
-    Auth,
-    Cert,
-    CertRequest,
-    IdInitiator,
-    IdResponder,
-    Notify,
-    Payload,
-    SecurityAssociation,
-)
+from openmoat.ike.negotiate.child_sa import offer_payloads
 from openmoat.ike.states import (
     Authorizing,
     AuthSent,
@@ -42,6 +30,18 @@ from openmoat.ike.states import (
     Initials,
     InstallingFirst,
     ProvingBack,
+)
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import CertEncoding, ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import (
+    Auth,
+    Cert,
+    CertRequest,
+    IdInitiator,
+    IdResponder,
+    Notify,
+    Payload,
+    SecurityAssociation,
 )
 from openmoat.model.connection import Authority, Child, Connection, RawKey
 

@@ -6,16 +6,6 @@ from typing import TYPE_CHECKING
 from openmoat.crypto.kex import seed_size
 from openmoat.crypto.numbers import KeMethod
 from openmoat.errors import Secret
-from openmoat.ike.child_sa import (
-    ChildTerms,
-    LiveChild,
-    accept_response,
-    answer_payloads,
-    child_keys,
-    choose_child,
-    offer_payloads,
-)
-from openmoat.ike.choice import EspChoice
 from openmoat.ike.config import Count
 from openmoat.ike.context import Timer
 from openmoat.ike.errors import (
@@ -55,9 +45,19 @@ from openmoat.ike.exchanges.installation import (
     refusal_text,
     temporary_failure,
 )
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.payloads import KeyExchange, Nonce, Notify, Payload
+from openmoat.ike.negotiate.child_sa import (
+    ChildTerms,
+    LiveChild,
+    accept_response,
+    answer_payloads,
+    child_keys,
+    choose_child,
+    offer_payloads,
+)
+from openmoat.ike.negotiate.choice import EspChoice
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.payloads import KeyExchange, Nonce, Notify, Payload
 from openmoat.model.connection import Aggfrag, Child
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from openmoat.ike.events import DownReason
 from openmoat.ike.exchanges.collisions import Ours
-from openmoat.ike.message import Message
+from openmoat.ike.wire.message import Message
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa

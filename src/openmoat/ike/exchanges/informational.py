@@ -8,10 +8,10 @@ from openmoat.ike.errors import ProtocolError
 from openmoat.ike.events import DownReason, Event, FragmentsProbed, SizeProbed
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.exchanges.exchange import Exchange
-from openmoat.ike.fragments import datagram_size, message_size
-from openmoat.ike.message import Message, message_room
-from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
+from openmoat.ike.wire.fragments import datagram_size, message_size
+from openmoat.ike.wire.message import Message, message_room
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
 from openmoat.net import Path
 
 if TYPE_CHECKING:

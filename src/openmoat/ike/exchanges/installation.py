@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from openmoat.ike.child_sa import ChildTerms, LiveChild
 from openmoat.ike.errors import NoCommonProposal, NoCommonSelectors
 from openmoat.ike.events import (
     Answer,
@@ -20,7 +19,8 @@ from openmoat.ike.exchanges.exchange import Exchange
 from openmoat.ike.exchanges.informational import DeleteChildren
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.natt import esp_path
-from openmoat.ike.numbers import NotifyType
+from openmoat.ike.negotiate.child_sa import ChildTerms, LiveChild
+from openmoat.ike.wire.numbers import NotifyType
 from openmoat.policy.selectors import TrafficSelector, covers, format_selectors, intersect
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from openmoat.crypto.keymat import IkeKeymat, rekeyed_skeyseed
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import IkeSuite
 from openmoat.errors import Secret
-from openmoat.ike.choice import IkeChoice, accept_ike, choose_ike, offer_ike
 from openmoat.ike.context import Timer
 from openmoat.ike.errors import Busy, MalformedMessage, PeerMisbehaved, WrongKeyExchange
 from openmoat.ike.events import Answer, AskKeyPair, AskSharedSecret, DownReason, KeyPair, SharedSecret
@@ -16,10 +15,11 @@ from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES, NONCE_SIZE, 
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteIke
 from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text, temporary_failure
-from openmoat.ike.message import Message
-from openmoat.ike.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.payloads import KeyExchange, Nonce, Notify, SecurityAssociation
+from openmoat.ike.negotiate.choice import IkeChoice, accept_ike, choose_ike, offer_ike
 from openmoat.ike.states import Closed, Dead, Deleting, Established, Superseded
+from openmoat.ike.wire.message import Message
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.payloads import KeyExchange, Nonce, Notify, SecurityAssociation
 
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa

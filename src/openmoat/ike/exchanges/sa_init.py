@@ -9,7 +9,6 @@ from openmoat.crypto.keymat import IkeKeymat, skeyseed
 from openmoat.crypto.numbers import HashAlgorithm, KeMethod
 from openmoat.errors import Secret
 from openmoat.ike import natt
-from openmoat.ike.choice import accept_ike, choose_ike, offer_ike
 from openmoat.ike.config import Count
 from openmoat.ike.context import Timer
 from openmoat.ike.errors import MalformedMessage, PeerMisbehaved, ProtocolError, WrongKeyExchange
@@ -26,10 +25,7 @@ from openmoat.ike.events import (
     WeakPublicValue,
 )
 from openmoat.ike.exchanges import auth
-from openmoat.ike.message import Header, Message
-from openmoat.ike.numbers import CertEncoding, ExchangeType, NotifyType
-from openmoat.ike.payloads import CertRequest, KeyExchange, Nonce, Notify, Payload, SecurityAssociation, VendorId
-from openmoat.ike.rules import check
+from openmoat.ike.negotiate.choice import accept_ike, choose_ike, offer_ike
 from openmoat.ike.states import (
     AwaitingAuth,
     DerivingKeys,
@@ -43,6 +39,10 @@ from openmoat.ike.states import (
     Opening,
     ProvingSelf,
 )
+from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.wire.numbers import CertEncoding, ExchangeType, NotifyType
+from openmoat.ike.wire.payloads import CertRequest, KeyExchange, Nonce, Notify, Payload, SecurityAssociation, VendorId
+from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Child, Connection, IkeProposal
 from openmoat.net import Path
 

@@ -1,0 +1,151 @@
+"""Replies to the core's questions: at once where that is cheap, beside the loop where it is not.
+
+Nothing a peer sends can make an answer hold the loop: costly key exchanges, signatures and look-ups run in `WorkerThreads`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Protocol, TypeVar
+
+from openmoat.crypto.kex import make_key_pair, shared_secret
+from openmoat.crypto.numbers import AuthMethod, KeMethod
+from openmoat.crypto.suites import KE_METHODS
+from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.names.paths import PathFinder
+from openmoat.daemon.worker_threads import WorkerThreads
+from openmoat.errors import BadPublicValue, MoatError
+from openmoat.ike.events import (
+    Answer,
+    AskActivity,
+    AskInstall,
+    AskKeyPair,
+    AskOwnAuth,
+    AskPath,
+    AskPeerAuth,
+    AskSharedSecret,
+    AskSpis,
+    KeyPair,
+    Question,
+    SharedSecret,
+    Unanswerable,
+    WeakPublicValue,
+)
+from openmoat.model.connection import Connection, Psk
+
+__all__ = ["CHEAP", "Answers", "Prover"]
+
+CHEAP = 4
+"""Key exchanges up to this cost (`suites.KeyExchange.cost`) are made in the loop: a thread would cost more."""
+
+Asked = TypeVar("Asked", bound=Question)
+COSTS = {row.id: row.cost for row in KE_METHODS}
+log = logging.getLogger("openmoat.daemon.core.answers")
+
+
+class Prover(Protocol):
+    """Holds keys and secrets: `keyholder.Keyholder`. Its calls may take milliseconds, and are safe in threads."""
+
+    def prove(self, question: AskOwnAuth) -> Answer:
+        """`OwnAuth`, or `Unanswerable` where no key is at hand."""
+        ...
+
+    def judge(self, question: AskPeerAuth) -> Answer:
+        """`PeerAccepted` or `PeerRefused`."""
+        ...
+
+
+class Answers:
+    """Lives in the daemon's event loop, and calls back there."""
+
+    def __init__(
+        self,
+        installer: Installer,
+        finder: PathFinder,
+        prover: Prover,
+        find_connection: Callable[[str], Connection | None],
+        beside: WorkerThreads,
+    ) -> None:
+        self._installer = installer
+        self._finder = finder
+        self._prover = prover
+        self._find_connection = find_connection
+        self._beside = beside
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
+        """Answer through `reply`, before this returns or later."""
+        match question:
+            case AskSpis():
+                reply(self._installer.reserve(question))
+            case AskInstall():
+                reply(self._installer.install(question))
+            case AskActivity():
+                reply(self._installer.activity(question))
+            case AskPath():
+                self._later(self._find_path(question), question, reply)
+            case AskKeyPair(method=method):
+                self._do(COSTS.get(method, 0) <= CHEAP, key_pair, question, reply)
+            case AskSharedSecret(method=method):
+                self._do(COSTS.get(method, 0) <= CHEAP, complete, question, reply)
+            case AskOwnAuth():
+                connection = self._find_connection(question.connection)
+                is_cheap = connection is None or isinstance(connection.own, Psk)
+                self._do(is_cheap, self._prover.prove, question, reply)
+            case AskPeerAuth():
+                self._do(question.method is AuthMethod.PSK, self._prover.judge, question, reply)
+
+    def close(self) -> None:
+        """Nothing is answered any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _find_path(self, question: AskPath) -> Answer:
+        connection = self._find_connection(question.connection)
+        if connection is None:
+            return Unanswerable(question.ticket, f'connection "{question.connection}" is not loaded any more')
+        return await self._finder.find(question, connection)
+
+    def _do(
+        self, is_cheap: bool, call: Callable[[Asked], Answer], question: Asked, reply: Callable[[Answer], None]
+    ) -> None:
+        if not is_cheap:
+            self._later(self._beside.run(call, question), question, reply)
+            return
+        try:
+            answer = call(question)
+        except MoatError as error:
+            answer = Unanswerable(question.ticket, str(error))
+        reply(answer)
+
+    def _later(self, work: Coroutine[None, None, Answer], question: Question, reply: Callable[[Answer], None]) -> None:
+        async def run() -> None:
+            try:
+                answer = await work
+            except MoatError as error:
+                answer = Unanswerable(question.ticket, str(error))
+            except Exception:
+                # One question that cannot be answered must not end the daemon, nor wait for ever.
+                log.exception("no answer to %s", type(question).__name__)
+                answer = Unanswerable(question.ticket, "a fault in moatd; its log has the details")
+            reply(answer)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def key_pair(question: AskKeyPair) -> Answer:
+    """A fresh key pair."""
+    public_value, private = make_key_pair(question.method, question.seed)
+    return KeyPair(question.ticket, public_value, private)
+
+
+def complete(question: AskSharedSecret) -> Answer:
+    """The shared secret, or what is wrong with the peer's value."""
+    if KeMethod(question.method) not in COSTS:
+        return Unanswerable(question.ticket, f"key exchange {question.method} is not one of ours")
+    try:
+        return SharedSecret(question.ticket, shared_secret(question.method, question.private, question.peer_value))
+    except BadPublicValue as error:
+        return WeakPublicValue(question.ticket, str(error))

@@ -1,0 +1,251 @@
+"""The shell round one `Endpoint`: datagrams, timers, answers and backend news in; transmits, questions and effects out.
+
+Everything the core says leaves it in one ordered queue, and is carried out here in that order. Nothing here decides.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import ParamSpec, Protocol
+
+from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.status.journal import Journal
+from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState, Spi
+from openmoat.dataplane.wire import Datagram, Wire
+from openmoat.ike.events import ActivateOutbound, Answer, Event, PeerMoved, Question, RemoveChildSa, Transmit
+from openmoat.net import Path
+
+__all__ = ["BATCH", "LONGEST_SLEEP", "TURN_SECONDS", "Asked", "Core", "Driver", "boottime"]
+
+BATCH = 64
+"""Datagrams or backend events handled in one turn of the loop."""
+TURN_SECONDS = 0.005
+"""A turn ends after so long, whatever waits; the rest goes on in the next one."""
+LONGEST_SLEEP = 30.0
+"""The loop's clock stands still while the machine sleeps; so long after waking at most, SAs have aged."""
+
+log = logging.getLogger("openmoat.daemon.core.driver")
+
+Parameters = ParamSpec("Parameters")
+
+Asked = Callable[[Question, Callable[[Answer], None]], None]
+"""Answers a question: calls back with the answer, at once or later in the same thread."""
+
+
+def boottime() -> float:
+    """Seconds of a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Core(Protocol):
+    """What the driver needs of `ike.endpoint.Endpoint`."""
+
+    def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+        """One IKE message came by this path."""
+        ...
+
+    def handle_timeout(self, now: float) -> None:
+        """The deadline of `poll_timeout` has passed."""
+        ...
+
+    def handle_answer(self, answer: Answer, now: float) -> None:
+        """An answer to one of its questions."""
+        ...
+
+    def handle_first_packet(self, local_spi: int, now: float) -> None:
+        """An authenticated packet came in on a Child SA."""
+        ...
+
+    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
+        """A Child SA has carried as much as it should, or as much as it may."""
+        ...
+
+    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
+        """Authenticated packets of a Child SA come from elsewhere."""
+        ...
+
+    def poll_output(self) -> Transmit | Question | Event | None:
+        """The next thing to carry out; None when there is none."""
+        ...
+
+    def poll_timeout(self) -> float | None:
+        """When to call `handle_timeout`, by the clock of `now`; None is never."""
+        ...
+
+
+class Driver:
+    """Joins an `Endpoint` to its wire, its backend and whoever answers its questions. Lives in one event loop."""
+
+    def __init__(
+        self,
+        endpoint: Core,
+        wire: Wire,
+        installer: Installer,
+        ask: Asked,
+        journal: Journal,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        self.endpoint = endpoint
+        self.clock = clock
+        self._wire = wire
+        self._installer = installer
+        self._ask = ask
+        self._journal = journal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: float | None = None
+        """By our clock: what the timer was set for."""
+        self._waiting: deque[Datagram] = deque()
+        self._transmits: list[Datagram] = []
+        self._is_flushing = False
+        self._goes_on = False
+        """Datagrams wait for a next turn that is already asked for."""
+        self.faults = 0
+        """Exceptions that should not have been; each is in the log with its traceback."""
+        self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
+        self.on_suspicion: Callable[[Spi], None] = lambda handle: None
+        self.on_black_hole: Callable[[Spi], None] = lambda handle: None
+        self.on_event: Callable[[Event], None] = lambda event: None
+
+    def start(self) -> None:
+        """Begin to listen; the running loop is ours from here on."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._wire.fileno(), self.wire_readable)
+        self._loop.add_reader(self._installer.fileno(), self.backend_readable)
+        self.flush()
+
+    def stop(self) -> None:
+        """Listen no more; what is still queued in the core stays there."""
+        if self._loop is None:
+            return
+        self._loop.remove_reader(self._wire.fileno())
+        self._loop.remove_reader(self._installer.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = None
+
+    def wire_readable(self) -> None:
+        """Handle up to a batch of datagrams, or as many as a turn has time for."""
+        # While some wait, the wire is readable as well: without this one turn would do the work of several.
+        if not self._goes_on:
+            self._handle_datagrams()
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._loop is not None:
+            self._handle_datagrams()
+
+    def _handle_datagrams(self) -> None:
+        began = time.monotonic()
+        if not self._waiting:
+            self._waiting.extend(self._wire.receive_batch(BATCH))
+        while self._waiting:
+            datagram = self._waiting.popleft()
+            self._guarded(self.endpoint.handle_datagram, datagram.octets, datagram.path, self.clock())
+            self.flush()
+            if time.monotonic() - began > TURN_SECONDS:
+                break
+        if self._waiting and self._loop is not None:
+            self._goes_on = True
+            self._loop.call_soon(self._go_on)
+
+    def backend_readable(self) -> None:
+        """Handle up to a batch of what the backend has noticed."""
+        for event in self._installer.drain(BATCH):
+            self._guarded(self._handle_backend_event, event)
+        self.flush()
+
+    def answer(self, answer: Answer) -> None:
+        """Hand an answer that came later to the core."""
+        self._guarded(self.endpoint.handle_answer, answer, self.clock())
+        self.flush()
+
+    def flush(self) -> None:
+        """Carry out everything the core has to say, in its order, and set the one timer."""
+        if self._is_flushing:
+            return
+        self._is_flushing = True
+        try:
+            while (output := self.endpoint.poll_output()) is not None:
+                self._guarded(self._carry_out, output)
+            self._guarded(self._send_transmits)
+        finally:
+            self._is_flushing = False
+        self._set_timer()
+
+    def _carry_out(self, output: Transmit | Question | Event) -> None:
+        if isinstance(output, Transmit):
+            self._transmits.append(Datagram(output.octets, output.path, output.df, output.dscp))
+            return
+        self._send_transmits()
+        match output:
+            case ActivateOutbound():
+                self._installer.activate(output)
+            case RemoveChildSa():
+                self._installer.remove(output)
+            case PeerMoved():
+                self._installer.move(output)
+                self._tell(output)
+            case _ if isinstance(output, Question):
+                self._ask(output, self.answer)
+            case _:
+                self._tell(output)
+
+    def _tell(self, event: Event) -> None:
+        self._journal.tell(event)
+        self.on_event(event)
+
+    def _send_transmits(self) -> None:
+        if self._transmits:
+            batch, self._transmits = self._transmits, []
+            self._wire.send_batch(batch)
+
+    def _handle_backend_event(self, event: BackendEvent) -> None:
+        now = self.clock()
+        match event:
+            case SaState(handle=handle, flags=flags, path=path):
+                if SaFlag.FIRST_PACKET in flags:
+                    self.endpoint.handle_first_packet(handle, now)
+                if flags & (SaFlag.SOFT_LIMIT | SaFlag.HARD_LIMIT):
+                    self.endpoint.handle_limit(handle, SaFlag.HARD_LIMIT in flags, now)
+                if SaFlag.NEW_PATH in flags and path is not None:
+                    self.endpoint.handle_new_path(handle, path, now)
+                if SaFlag.SUSPECT in flags:
+                    self.on_suspicion(handle)
+                if SaFlag.BLACK_HOLE in flags:
+                    self.on_black_hole(handle)
+                if SaFlag.DF_IGNORED in flags and (child := self._installer.ignored_df(handle)) is not None:
+                    self._journal.df_ignored(child)
+            case Acquire():
+                self.on_acquire(event)
+            case _:
+                pass
+
+    def _set_timer(self) -> None:
+        if self._loop is None:
+            return
+        deadline = self.endpoint.poll_timeout()
+        if self._timer is not None:
+            if deadline == self._deadline:
+                return
+            self._timer.cancel()
+            self._timer = None
+        self._deadline = deadline
+        if deadline is not None:
+            delay = min(max(0.0, deadline - self.clock()), LONGEST_SLEEP)
+            self._timer = self._loop.call_later(delay, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._guarded(self.endpoint.handle_timeout, self.clock())
+        self.flush()
+
+    def _guarded(self, step: Callable[Parameters, None], *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        """One step for one peer: whatever goes wrong in it is told with its traceback, and ends nothing else."""
+        try:
+            step(*args, **kwargs)
+        except Exception:
+            self.faults += 1
+            log.exception("a fault of moatd; the exchange it happened in is lost")

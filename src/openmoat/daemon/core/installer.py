@@ -1,0 +1,319 @@
+"""Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+
+from openmoat.daemon.host.path_sizes import Timer
+from openmoat.daemon.host.policies import Policies, UnknownChild, framing_of
+from openmoat.daemon.status.accounting import Accounting, Owner
+from openmoat.dataplane.backend import (
+    Activate,
+    AddInbound,
+    AddOutbound,
+    Backend,
+    BackendEvent,
+    Command,
+    Encapsulation,
+    Remove,
+    SaCounters,
+    Spi,
+    Update,
+)
+from openmoat.errors import DataplaneError, UnknownSpi
+from openmoat.ike.events import (
+    ActivateOutbound,
+    Activity,
+    AskActivity,
+    AskInstall,
+    AskSpis,
+    ChildSa,
+    Installed,
+    PeerMoved,
+    Refused,
+    RemoveChildSa,
+    Spis,
+)
+from openmoat.model.connection import IcmpCheck
+from openmoat.mtu.plan import MtuPlan
+from openmoat.net import Address
+from openmoat.policy.spd import PolicyConflict
+from openmoat.system.links import InterfaceAddress
+
+__all__ = ["KEEPALIVE_SECONDS", "LINGER_SECONDS", "MAX_LINGERING", "Installer"]
+
+LINGER_SECONDS = 1.0
+"""A pair that was rekeyed still receives for so long: its Delete may overtake packets that wait in another socket."""
+PAIRS_A_TURN = 64
+"""Pairs that are told of other addresses of the host in one turn of the loop."""
+MAX_LINGERING = 4096
+"""Pairs that linger; beyond them they are taken out at once."""
+KEEPALIVE_SECONDS = 20.0
+"""RFC 3948 4 has 20 s as default for NAT-keepalives."""
+
+
+class Installer:
+    """Owns the backend. Not thread-safe: it lives in the daemon's event loop."""
+
+    def __init__(self, backend: Backend, policies: Policies, accounting: Accounting) -> None:
+        self.backend = backend
+        self.accounting = accounting
+        self._policies = policies
+        self._max_replay_window = backend.capabilities().max_replay_window
+        self._children: dict[int, ChildSa] = {}
+        self._of_ike: dict[int, set[int]] = {}
+        """By IKE SA, its pairs."""
+        self._outer: dict[tuple[Address, Spi], Spi] = {}
+        """By the peer's address and its SPI, the pair that sends so."""
+        self._ignored_df: set[tuple[str, str]] = set()
+        """Connections and children of which it was told that they fragment what must not be."""
+        self._lingering: dict[int, Timer] = {}
+        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
+        """`call_later` of the loop; before it is there no pair lingers."""
+
+    def fileno(self) -> int:
+        """Readable while `drain` has something."""
+        return self.backend.fileno()
+
+    def drain(self, limit: int) -> list[BackendEvent]:
+        """What the backend has noticed."""
+        return self.backend.drain(limit)
+
+    def reserve(self, question: AskSpis) -> Spis:
+        """Refill the core's stock of SPIs."""
+        return Spis(question.ticket, tuple(self.backend.reserve_spis(question.count)))
+
+    def activity(self, question: AskActivity) -> Activity:
+        """What these children have carried; pairs that are gone count nothing."""
+        rows = self.backend.read_counters(question.children)
+        return Activity(
+            question.ticket,
+            inbound_packets=sum(row.inbound_packets for row in rows),
+            outbound_packets=sum(row.outbound_packets for row in rows),
+        )
+
+    def install(self, question: AskInstall) -> Installed | Refused:
+        """Put both halves and their policy in place, sending with neither; all of it or nothing."""
+        child = question.child
+        try:
+            commands = self._commands(question)
+        except (PolicyConflict, UnknownChild) as error:
+            self.backend.release_spis([child.local_spi])
+            return Refused(question.ticket, str(error), is_temporary=False)
+        try:
+            self.backend.apply(commands)
+        except DataplaneError as error:
+            self._undo(child)
+            return Refused(question.ticket, str(error), is_temporary=True)
+        self._children[child.local_spi] = child
+        self._of_ike.setdefault(child.ike, set()).add(child.local_spi)
+        self._outer[_outer(child)] = child.local_spi
+        self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
+        return Installed(question.ticket)
+
+    def activate(self, event: ActivateOutbound) -> None:
+        """Send with this pair from now on."""
+        self.backend.apply([Activate(event.local_spi)])
+
+    def remove(self, event: RemoveChildSa) -> None:
+        """Take the pair out and keep its final counters."""
+        child = self._children.pop(event.local_spi, None)
+        if child is None:
+            return
+        self._forget_outer(child)
+        self._of_ike[child.ike].discard(child.local_spi)
+        if not self._of_ike[child.ike]:
+            del self._of_ike[child.ike]
+        if self.later is not None and self._is_replaced(child) and len(self._lingering) < MAX_LINGERING:
+            spi = child.local_spi
+            self._lingering[spi] = self.later(LINGER_SECONDS, lambda: self._take_out(spi))
+        else:
+            self._take_out(child.local_spi)
+        self._release_policy(child)
+
+    def close(self) -> None:
+        """The daemon ends: nothing lingers."""
+        for spi, timer in list(self._lingering.items()):
+            timer.cancel()
+            self._take_out(spi)
+
+    def _is_replaced(self, child: ChildSa) -> bool:
+        """Whether packets go out by a successor: then this pair only receives what was on its way."""
+        successors = (self._children.get(spi) for spi in self._of_ike.get(child.ike, ()))
+        return any(one is not None and one.replaces == child.local_spi for one in successors)
+
+    def _take_out(self, spi: int) -> None:
+        self._lingering.pop(spi, None)
+        for final in self.backend.apply([Remove(spi)]):
+            self.accounting.retire(final)
+
+    def move(self, event: PeerMoved) -> None:
+        """Let the pairs of a peer that moved use its new path."""
+        for spi in event.children:
+            child = self._children.get(spi)
+            if child is not None:
+                self._forget_outer(child)
+                self._children[spi] = child = replace(child, path=event.path, udp=event.udp)
+                self._outer[_outer(child)] = spi
+                self.backend.apply([self._moved(child)])
+
+    def inherit(self, old: int, new: int) -> None:
+        """The pairs of an IKE SA hang on its successor from now on."""
+        pairs = self._of_ike.pop(old, set())
+        for spi in pairs:
+            self._children[spi] = replace(self._children[spi], ike=new)
+        if pairs:
+            self._of_ike[new] = pairs | self._of_ike.get(new, set())
+
+    def plans(self, handles: Iterable[Spi]) -> dict[Spi, MtuPlan]:
+        """Sizes of live pairs, as they are now."""
+        found = {}
+        for child in filter(None, map(self._children.get, handles)):
+            with suppress(UnknownChild):
+                found[child.local_spi] = self._policies.plan(child, child.path, child.udp)
+        return found
+
+    def child(self, handle: Spi) -> ChildSa | None:
+        """The pair with this handle."""
+        return self._children.get(handle)
+
+    def sender(self, address: Address, spi: Spi) -> ChildSa | None:
+        """The pair that sends to this address with this SPI, which is the peer's."""
+        handle = self._outer.get((address, spi))
+        return self._children.get(handle) if handle is not None else None
+
+    def last_sent(self, handle: Spi) -> int:
+        """The sequence number of the newest packet of a pair; 0 where there is none."""
+        return next((row.outbound_sequence for row in self.backend.read_counters([handle])), 0)
+
+    def resize(self, ike: int) -> None:
+        """Larger or smaller packets reach this peer than before."""
+        for spi in self._of_ike.get(ike, ()):
+            child = self._children[spi]
+            with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
+                # The routes are sized for what packets go out by, which may have another framing than what it replaced.
+                plans = self._policies.plan if self._is_replaced(child) else self._policies.resize
+                plan = plans(child, child.path, child.udp)
+                self.backend.apply([Update(handle=spi, plan=plan)])
+
+    def ignored_df(self, handle: int) -> ChildSa | None:
+        """The child that this pair is of, the first time that one of its pairs did not heed Don't Fragment."""
+        child = self._children.get(handle)
+        if child is None or (child.connection, child.child) in self._ignored_df:
+            return None
+        self._ignored_df.add((child.connection, child.child))
+        return child
+
+    def carried(self, ike: int) -> int:
+        """Packets that the pairs of an IKE SA have sent."""
+        return sum(row.outbound_packets for row in self._rows(ike))
+
+    def proved(self, ike: int) -> int:
+        """Packets of these that were as large as may be and of which the peer has said that they came."""
+        return sum(row.outbound_proved for row in self._rows(ike))
+
+    def _rows(self, ike: int) -> list[SaCounters]:
+        return self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
+
+    def refresh(self, connections: AbstractSet[str]) -> None:
+        """Let the live pairs of these connections have the sizes and limits that are configured now."""
+        self._ignored_df = {key for key in self._ignored_df if key[0] not in connections}
+        for spi, child in self._children.items():
+            if child.connection not in connections:
+                continue
+            try:
+                plan = self._policies.plan(child, child.path, child.udp)
+                limits = self._policies.limits(child)
+            except UnknownChild:
+                continue  # its child was taken out of the configuration, and it is about to be deleted
+            self.backend.apply([Update(handle=spi, plan=plan, limits=limits)])
+
+    def readdress(self, addresses: Sequence[InterfaceAddress]) -> None:
+        """The host has other addresses than before: ICMP errors come from others. A slice of the pairs in each turn."""
+        self._policies.addresses = addresses
+        self._readdress(iter(list(self._children)))
+
+    def _readdress(self, waiting: Iterator[int]) -> None:
+        updates: list[Command] = []
+        for spi in islice(waiting, PAIRS_A_TURN):
+            child = self._children.get(spi)
+            if child is not None:
+                with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
+                    updates.append(Update(handle=spi, plan=self._policies.plan(child, child.path, child.udp)))
+        if updates:
+            self.backend.apply(updates)
+            if self.later is not None:
+                self.later(0.0, lambda: self._readdress(waiting))
+
+    def counters(self) -> list[SaCounters]:
+        """Of all live pairs."""
+        return self.backend.read_counters()
+
+    def _commands(self, question: AskInstall) -> list[Command]:
+        child, keys = question.child, question.keys
+        policy, plan, changes = self._policies.serve(child)
+        settings = self._policies.child(child)
+        limits = self._policies.limits(child)
+        encapsulation = Encapsulation.UDP if child.udp else Encapsulation.RAW
+        inbound = AddInbound(
+            spi=child.local_spi,
+            suite=child.suite,
+            key=keys.inbound,
+            integrity_key=keys.inbound_integrity,
+            encapsulation=encapsulation,
+            path=child.path,
+            local=child.local,
+            remote=child.remote,
+            replay_window=min(settings.replay_window, self._max_replay_window),
+            limits=limits,
+            framing=framing_of(child),
+            strict_icmp=settings.icmp_check is IcmpCheck.STRICT,
+        )
+        outbound = AddOutbound(
+            handle=child.local_spi,
+            spi=child.remote_spi,
+            suite=child.suite,
+            key=keys.outbound,
+            integrity_key=keys.outbound_integrity,
+            encapsulation=encapsulation,
+            path=child.path,
+            local=child.local,
+            remote=child.remote,
+            policy=policy,
+            plan=plan,
+            limits=limits,
+            copy_dscp=settings.copy_dscp,
+            keepalive_seconds=KEEPALIVE_SECONDS if child.keepalive else 0.0,
+        )
+        return [inbound, outbound] if changes is None else [changes, inbound, outbound]
+
+    def _moved(self, child: ChildSa) -> Update:
+        return Update(
+            handle=child.local_spi,
+            path=child.path,
+            encapsulation=Encapsulation.UDP if child.udp else Encapsulation.RAW,
+            plan=self._policies.plan(child, child.path, child.udp),
+        )
+
+    def _forget_outer(self, child: ChildSa) -> None:
+        if self._outer.get(_outer(child)) == child.local_spi:
+            del self._outer[_outer(child)]
+
+    def _undo(self, child: ChildSa) -> None:
+        """Leave nothing of a pair that could not be installed whole."""
+        try:
+            self.backend.apply([Remove(child.local_spi)])
+        except UnknownSpi:
+            self.backend.release_spis([child.local_spi])
+        self._release_policy(child)
+
+    def _release_policy(self, child: ChildSa) -> None:
+        changes = self._policies.release(child)
+        if changes is not None:
+            self.backend.apply([changes])
+
+
+def _outer(child: ChildSa) -> tuple[Address, Spi]:
+    return child.path.remote.address, child.remote_spi

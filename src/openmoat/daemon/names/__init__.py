@@ -1,0 +1,1 @@
+"""Where peers are: DNS names and the addresses they stand for."""

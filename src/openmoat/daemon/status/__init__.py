@@ -1,0 +1,1 @@
+"""What is and what has been: status, counters, journal."""

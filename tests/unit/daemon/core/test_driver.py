@@ -1,0 +1,182 @@
+"""The driver carries everything out in the order in which the core said it."""
+
+import asyncio
+import ipaddress
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from openmoat.daemon.core.driver import BATCH, Driver
+from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.status.accounting import Accounting
+from openmoat.daemon.status.journal import Journal
+from openmoat.dataplane.memory import MemoryBackend, MemoryWire
+from openmoat.dataplane.wire import Datagram
+from openmoat.ike.events import Answer, AskSpis, DownReason, Event, IkeSaDown, Question, Transmit
+from openmoat.net import HostPort, Path
+
+PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 500), HostPort(ipaddress.ip_address("198.51.100.7"), 500))
+
+
+class Script:
+    """A core whose outputs a test writes down beforehand; it notes what it hears."""
+
+    def __init__(self, *outputs: Transmit | Question | Event) -> None:
+        self.outputs: deque[Transmit | Question | Event] = deque(outputs)
+        self.heard: list[object] = []
+        self.deadline: float | None = None
+
+    def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+        self.heard.append(datagram)
+
+    def handle_timeout(self, now: float) -> None:
+        self.heard.append("timeout")
+        self.deadline = None
+
+    def handle_answer(self, answer: Answer, now: float) -> None:
+        self.heard.append(answer)
+
+    def handle_first_packet(self, local_spi: int, now: float) -> None:
+        self.heard.append(("first", local_spi))
+
+    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
+        self.heard.append(("limit", local_spi, is_hard))
+
+    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
+        self.heard.append(("path", local_spi, path))
+
+    def poll_output(self) -> Transmit | Question | Event | None:
+        return self.outputs.popleft() if self.outputs else None
+
+    def poll_timeout(self) -> float | None:
+        return self.deadline
+
+
+class Bench:
+    def __init__(self, core: Script) -> None:
+        self.wire = MemoryWire()
+        self.asked: list[Question] = []
+        self.order: list[str] = []
+        installer = Installer(MemoryBackend(), Policies(frozenset()), Accounting())
+        self.driver = Driver(core, self.wire, installer, self.ask, Journal(lambda: 0.0), clock=lambda: 100.0)
+        self.driver.on_event = lambda event: self.order.append(f"{type(event).__name__} after {len(self.wire.sent)}")
+
+    def ask(self, question: Question, _answer: object) -> None:
+        self.order.append(f"{type(question).__name__} after {len(self.wire.sent)}")
+
+
+def test_transmits_leave_before_the_effects_that_follow_them() -> None:
+    bench = Bench(
+        Script(
+            Transmit(b"one", PATH),
+            AskSpis(1, 4),
+            Transmit(b"two", PATH),
+            Transmit(b"three", PATH),
+            IkeSaDown(1, "home", None, DownReason.ASKED),
+        )
+    )
+    bench.driver.flush()
+    assert bench.order == ["AskSpis after 1", "IkeSaDown after 3"]
+    assert [datagram.octets for datagram in bench.wire.sent] == [b"one", b"two", b"three"]
+
+
+def test_a_full_batch_of_datagrams_is_read_and_the_rest_waits_for_the_next_turn() -> None:
+    async def run() -> None:
+        core = Script()
+        bench = Bench(core)
+        for n in range(BATCH + 3):
+            bench.wire.deliver(Datagram(b"%d" % n, PATH))
+        bench.driver.start()
+        while len(core.heard) < BATCH + 3:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == [b"%d" % n for n in range(BATCH + 3)]
+
+    asyncio.run(run())
+
+
+def test_what_a_turn_has_no_time_for_makes_no_later_turn_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openmoat.daemon.core.driver.TURN_SECONDS", -1.0)  # one datagram, and the turn is over
+
+    async def run() -> None:
+        core = Script()
+        bench = Bench(core)
+        for n in range(2 * BATCH):
+            bench.wire.deliver(Datagram(b"%d" % n, PATH))
+        bench.driver.start()
+        while len(core.heard) < 2 * BATCH:
+            before = len(core.heard)
+            await asyncio.sleep(0)
+            # The end of one batch and the beginning of the next.
+            assert len(core.heard) - before <= 2
+        bench.driver.stop()
+
+    asyncio.run(run())
+
+
+def test_a_deadline_that_has_passed_is_a_timeout_at_once() -> None:
+    async def run() -> None:
+        core = Script()
+        core.deadline = 99.0
+        bench = Bench(core)
+        bench.driver.start()
+        while not core.heard:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == ["timeout"]
+
+    asyncio.run(run())
+
+
+def test_a_fault_in_one_step_is_counted_and_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Script):
+        def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+            if datagram == b"bad":
+                raise ZeroDivisionError
+            super().handle_datagram(datagram, path, now)
+
+    async def run() -> None:
+        core = Faulty()
+        bench = Bench(core)
+        for octets in (b"bad", b"good"):
+            bench.wire.deliver(Datagram(octets, PATH))
+        bench.driver.start()
+        while not core.heard:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert core.heard == [b"good"]
+        assert bench.driver.faults == 1
+
+    asyncio.run(run())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_timer_is_set_anew_only_where_the_deadline_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        core, loop, delays = Script(), asyncio.get_running_loop(), list[float]()
+        core.deadline = 105.0
+        bench = Bench(core)
+        later = loop.call_later
+
+        def call_later(delay: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+            delays.append(delay)
+            return later(delay, act)
+
+        monkeypatch.setattr(loop, "call_later", call_later)
+        bench.driver.start()
+        bench.driver.flush()
+        core.deadline = 103.0
+        bench.driver.flush()
+        assert delays == [5.0, 3.0]
+        core.deadline = 100.0
+        bench.driver.flush()
+        while "timeout" not in core.heard:
+            await asyncio.sleep(0)
+        core.deadline = 100.0  # once more the same: the timer of before has fired
+        bench.driver.flush()
+        assert delays == [5.0, 3.0, 0.0, 0.0]
+        bench.driver.stop()
+
+    asyncio.run(run())
