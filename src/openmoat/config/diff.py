@@ -57,6 +57,8 @@ CONNECTION_NEEDS: Mapping[str, Need] = {
     "fragmentation": Need.REAUTHENTICATE,
     "force_encapsulation": Need.REAUTHENTICATE,
     "outer_icmp": Need.LIVE,
+    "group": Need.REAUTHENTICATE,  # its SAs belong to the policy of the group
+    "order": Need.LIVE,
 }
 """Of all fields of `Connection` but `peer` and `children`, which have tables of their own."""
 PEER_NEEDS: Mapping[str, Need] = {

@@ -167,6 +167,8 @@ class _Builder:
                 fragmentation=table.fragmentation,
                 force_encapsulation=table.force_encapsulation,
                 outer_icmp=OuterIcmp(table.outer_icmp),
+                group=table.group,
+                order=table.order,
             )
         except ValueError as error:
             self._tell((), error)

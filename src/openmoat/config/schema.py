@@ -317,6 +317,14 @@ class ConnectionTable(Table):
         description="What is done when ICMP says that an ESP packet was too large for the way to the peer: `hint` asks by"
         " probes whether it is so, `trust` uses the size it names, `ignore` does nothing.",
     )
+    group: str | None = Field(
+        default=None,
+        description="Connections with the same `group` are alternatives: they may protect the same networks, and one of them"
+        " carries the traffic.",
+    )
+    order: int = Field(
+        default=0, description="Which connection of a `group` is tried first: the lowest; equal ones by name."
+    )
     children: dict[str, ChildTable] = Field(description="What is protected; one table for each Child SA.", min_length=1)
 
 

@@ -18,6 +18,7 @@ from openmoat.policy.selectors import MAX_SELECTORS, Selectors
 __all__ = [
     "MAX_ADDRESSES",
     "MAX_CHILDREN",
+    "MAX_ORDER",
     "MAX_REPLAY_WINDOW",
     "Aggfrag",
     "Authority",
@@ -42,6 +43,8 @@ MAX_ADDRESSES = 16
 """Of one peer, names and addresses together."""
 MAX_REPLAY_WINDOW = 4096
 """Packets; what every backend has."""
+MAX_ORDER = 1000
+"""Of a connection within its group, either way from 0."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(
@@ -300,9 +303,21 @@ class Connection:
     force_encapsulation: bool = False
     """Use UDP encapsulation also where no NAT is found."""
     outer_icmp: OuterIcmp = OuterIcmp.HINT
+    group: str | None = None
+    """Connections of one group are alternatives: they may have the same networks, and one of them carries the traffic."""
+    order: int = 0
+    """Within the group: the lowest is tried first, then by name."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        if self.group is not None:
+            _check_name(self.group, "group")
+        elif self.order:
+            raise ValueError(
+                f"order: only with group, {self.order} came alone; add group, the same for all alternatives"
+            )
+        if not -MAX_ORDER <= self.order <= MAX_ORDER:
+            raise ValueError(f"order: {-MAX_ORDER} to {MAX_ORDER}, {self.order} came")
         if not self.proposals:
             raise ValueError("proposals: one at least")
         if not 1 <= len(self.children) <= MAX_CHILDREN:
@@ -324,10 +339,10 @@ class Connection:
         return self.peer.is_pattern
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, field: str = "name") -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"name: 1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
+            f"{field}: 1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
         )
 
 

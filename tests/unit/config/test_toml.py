@@ -229,6 +229,16 @@ def test_what_the_model_refuses_is_told_at_the_line_of_its_option(folder: Folder
     ]
 
 
+def test_alternatives_name_their_group_and_their_order_in_it(folder: Folder) -> None:
+    home = folder.load(RECORD.replace("psk =", 'group = "office"\norder = -2\npsk =', 1)).connections["home"]
+    assert (home.group, home.order) == ("office", -2)
+    plain = folder.load(RECORD).connections["home"]
+    assert (plain.group, plain.order) == (None, 0)
+    assert folder.faults(RECORD.replace("psk =", "order = 1\npsk =", 1)) == [
+        'moat.toml:3: connection "home": order: only with group, 1 came alone; add group, the same for all alternatives'
+    ]
+
+
 def test_a_start_that_cannot_be_is_told_at_its_line(folder: Folder) -> None:
     text = RECORD.replace('peer.addresses = ["192.0.2.1", "portal.example"]', "") + 'start = "auto"\n'
     assert folder.faults(text) == [

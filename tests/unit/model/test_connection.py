@@ -12,6 +12,7 @@ from openmoat.crypto.suites import CHACHA20_POLY1305, ENCRYPTIONS, Aead
 from openmoat.model.connection import (
     MAX_ADDRESSES,
     MAX_CHILDREN,
+    MAX_ORDER,
     MAX_REPLAY_WINDOW,
     Child,
     ChildLifetimes,
@@ -70,6 +71,9 @@ def test_a_connection_with_defaults_is_valid() -> None:
         ({"children": ()}, "children: 1 to 64, 0 came"),
         ({"children": (child(), child())}, '"office" stands there twice'),
         ({"proposals": ()}, "^proposals: "),
+        ({"order": 1}, "^order: only with group, 1 came alone; add group"),
+        ({"group": "office", "order": MAX_ORDER + 1}, "^order: -1000 to 1000, 1001 came"),
+        ({"group": "of fice"}, "^group: 1 to 64 letters"),
         ({"peer": Peer(identity=PORTAL, credential=Psk("x"))}, "no address to reach it at"),
         (
             {
