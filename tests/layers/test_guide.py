@@ -9,7 +9,8 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from openmoat.cli.main import ExitCode, app
+from openmoat.cli.common import ExitCode
+from openmoat.cli.main import app
 from openmoat.config.reference import TABLES, render, render_algorithms
 from openmoat.control.messages import ROUTES, ErrorCode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from openmoat.cli.main import ExitCode, fail
+from openmoat.cli.common import ExitCode, fail
 from openmoat.errors import ControlError
 
 __all__ = ["measure"]

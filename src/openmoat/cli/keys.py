@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from openmoat.cli.main import ExitCode, fail
+from openmoat.cli.common import ExitCode, fail
 from openmoat.crypto.keys import (
     MAX_KEY_FILE,
     KeyKind,

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from openmoat.cli.main import ExitCode, fail
+from openmoat.cli.common import ExitCode, fail
 from openmoat.errors import ControlError
 
 app = typer.Typer(name="lab", help="Networks in namespaces on this machine (root).", no_args_is_help=True)

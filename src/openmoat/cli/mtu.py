@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmoat.cli.common import ExitCode, asking, fail
 from openmoat.errors import ControlError
 from openmoat.mtu.explain import Explanation, Packet
 from openmoat.mtu.explain import explain as explain_packet
@@ -55,8 +56,6 @@ def show(
 
     `moat mtu CONNECTION` is enough, unless its name is that of another command of this group.
     """
-    from openmoat.cli.main import asking
-
     with asking(as_json=as_json) as client:
         names = [connection] if connection is not None else [one.name for one in client.connections().connections]
         found = [client.connection(name) for name in names[:MAX_SHOWN]]
@@ -81,8 +80,6 @@ def probe(
 
     Larger sizes than the one in use are tried, else that one is confirmed; then whether IP fragments pass.
     """
-    from openmoat.cli.main import asking
-
     with asking(as_json=as_json) as client:
         client.probe(connection)
         deadline, said = time.time() + wait, ""
@@ -184,8 +181,6 @@ def explain(
 
     Shows each rung of the ladder, and which one acts.
     """
-    from openmoat.cli.main import asking
-
     packet = Packet(6 if ipv6 else 4, size, df or ipv6)
     if size < IP_HEADER[packet.version]:
         raise typer.BadParameter(
@@ -204,8 +199,6 @@ def explain(
 
 def _end_if_not_up(connection: "ConnectionStatus") -> None:
     """A template counts as up while any peer of it is here."""
-    from openmoat.cli.main import ExitCode
-
     if not any(peer.ike is not None for peer in connection.peers):
         raise typer.Exit(ExitCode.NOT_UP)
 
@@ -287,7 +280,6 @@ def survey(
     It takes up to a minute. Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
     watches what the server does.
     """
-    from openmoat.cli.main import ExitCode, fail
     from openmoat.diag.survey import survey_all
 
     try:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from openmoat.cli.common import ExitCode, complete_connection
 from openmoat.cli.lazy import GROUPS
-from openmoat.cli.main import ExitCode, app, complete_connection
+from openmoat.cli.main import app
 from openmoat.control.messages import Connections, ConnectionState, ConnectionStatus, Done, Entry, Failure, Log
 from openmoat.control.reasons import Reason
 from unit.control.listener import Server

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from openmoat.cli.main import ExitCode, app
+from openmoat.cli.common import ExitCode
+from openmoat.cli.main import app
 from openmoat.cli.mtu import MAX_OUTER, MIN_OUTER, progress
 from openmoat.control.messages import OutsideSize
 from unit.control.listener import Server
