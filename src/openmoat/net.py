@@ -42,7 +42,7 @@ class Path:
 class OpenEnum(IntEnum):
     """A registry in which numbers we do not know survive, as `UNKNOWN_999`, and can be sent back unchanged.
 
-    Unknown members are made afresh each time and kept nowhere, so that a stranger cannot make the registry grow.
+    Unknown members are created each time and never stored, so that an unknown peer cannot make the registry grow.
     """
 
     @classmethod

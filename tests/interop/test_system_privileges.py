@@ -64,7 +64,7 @@ def everything() -> str:
         second = reconciler.apply(STATE)
         if first.notes or second.notes or reconciler.inspect():
             return f"notes: {first.notes} {second.notes} {reconciler.inspect()}"
-        if not route_to(netlink, ipaddress.ip_address("198.51.100.2")) or not reconciler.heed(watch.drain()):
+        if not route_to(netlink, ipaddress.ip_address("198.51.100.2")) or not reconciler.handle_changes(watch.drain()):
             return "no route, or nothing heard"
         opened.close()
         if not reconciler.counters() or not first.settings or not Reconciler().adopt():

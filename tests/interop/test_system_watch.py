@@ -94,7 +94,7 @@ def test_a_guard_that_a_firewall_restart_has_flushed_comes_back(gateway: Host) -
         reconciler.apply(STATE)
         before = gateway.run("nft list ruleset")
         gateway.run("nft flush ruleset")
-        assert reconciler.heed(watch.drain())
+        assert reconciler.handle_changes(watch.drain())
         assert reconciler.apply(STATE).written == 1
         assert gateway.run("nft list ruleset") == before
 
@@ -106,7 +106,7 @@ def test_a_guard_somebody_has_bored_a_hole_in_is_made_anew(gateway: Host, harm: 
         reconciler.apply(STATE)
         before = gateway.run("nft list ruleset")
         gateway.run(f"nft {harm}")
-        assert reconciler.heed(watch.drain())
+        assert reconciler.handle_changes(watch.drain())
         assert reconciler.apply(STATE).written == 1
         assert gateway.run("nft list ruleset") == before
         assert reconciler.apply(STATE).written == 0
@@ -119,12 +119,12 @@ def test_routes_that_went_with_an_address_come_back_with_it(gateway: Host) -> No
         reconciler = Reconciler()
         assert reconciler.apply(STATE).notes == ()
         gateway.run("ip addr del 10.1.0.1/24 dev eth0")
-        assert reconciler.heed(heard(watch))
+        assert reconciler.handle_changes(heard(watch))
         assert "source 10.1.0.1 is no address of this host yet" in reconciler.apply(STATE).notes[0]
         [route] = [route for route in read_routes(netlink, [7700]) if route.index]
         assert route.source is None
         gateway.run("ip addr add 10.1.0.1/24 dev eth0")
-        assert reconciler.heed(heard(watch))
+        assert reconciler.handle_changes(heard(watch))
         assert reconciler.apply(STATE).notes == ()
         [route] = [route for route in read_routes(netlink, [7700]) if route.index]
         assert route.source == LOCAL

@@ -107,7 +107,7 @@ class Surveyed:
 
 
 def survey_all(hosts: Sequence[str], port: int, page: str, limit: int) -> list[Surveyed]:
-    """Survey web servers, some at once: a row for each, also for whoever has no address. Raises `OSError` as `survey` does."""
+    """Survey web servers, several at once: one row for each, also for a name without an address. Raises `OSError` as `survey` does."""
     stopped = threading.Event()
 
     def one(host: str) -> Surveyed:
@@ -150,18 +150,18 @@ class _Client:
     """One TCP connection of its own making."""
 
     def __init__(self, address: str, port: int, request: bytes, limit: int, stopped: threading.Event) -> None:
-        self.peer = (address, port)
-        self.request = request
-        self.limit = limit
-        self.stopped = stopped
+        self._peer = (address, port)
+        self._request = request
+        self._limit = limit
+        self._stopped = stopped
         self._stack = contextlib.ExitStack()
-        self.sent = secrets.randbits(32)
+        self._sent = secrets.randbits(32)
         """Sequence number of our next octet; of the first one of the request, once connected."""
-        self.expected = 0
-        self.octets = self.largest = self.dropped = self.fragmentable = 0
-        self.first_drop: float | None = None
-        self.recovered: float | None = None
-        self.has_ended = False
+        self._expected = 0
+        self._octets = self._largest = self._dropped = self._fragmentable = 0
+        self._first_drop: float | None = None
+        self._recovered: float | None = None
+        self._has_ended = False
 
     def __enter__(self) -> Self:
         enter = self._stack.enter_context
@@ -169,17 +169,17 @@ class _Client:
             # Holds the port; that the kernel knows nothing of our connection is what the rule is for.
             holder = enter(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as finder:
-                finder.connect(self.peer)
-                self.own = finder.getsockname()[0]
-            holder.bind((self.own, 0))
-            self.port: int = holder.getsockname()[1]
-            enter(_kept_from_kernel(self.own, self.peer, self.port))
-            self.ear = enter(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(IPV4)))
-            self.ear.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            self.mouth = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
-            self.mouth.bind((self.own, 0))
-            self.icmp = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
-            self.icmp.bind((self.own, 0))
+                finder.connect(self._peer)
+                self._own = finder.getsockname()[0]
+            holder.bind((self._own, 0))
+            self._port: int = holder.getsockname()[1]
+            enter(_kept_from_kernel(self._own, self._peer, self._port))
+            self._ear = enter(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(IPV4)))
+            self._ear.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            self._mouth = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
+            self._mouth.bind((self._own, 0))
+            self._icmp = enter(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+            self._icmp.bind((self._own, 0))
         except BaseException:
             self._stack.close()
             raise
@@ -191,98 +191,98 @@ class _Client:
         self._stack.close()
 
     def observe(self, seconds: float, *, tells: bool) -> Observation:
-        """Ask, drop what is too large, and watch for so long after the first that was; `tells`: by ICMP, each time."""
+        """Ask, drop segments that are too large, and watch for some seconds after the first; `tells`: answer each with ICMP."""
         if not self._connect():
-            return Observation(limit=self.limit, is_connected=False)
+            return Observation(limit=self._limit, is_connected=False)
         self._ask()
         deadline = time.monotonic() + CONNECT_SECONDS
         asked = time.monotonic()
-        while time.monotonic() < deadline and not self._is_enough() and not self.stopped.is_set():
+        while time.monotonic() < deadline and not self._is_enough() and not self._stopped.is_set():
             for segment in self._segments(AGAIN_SECONDS / 4):
                 self._take(segment, tells=tells)
-                deadline = (self.first_drop or time.monotonic()) + (seconds if self.first_drop else CONNECT_SECONDS)
-            if not self.octets and not self.dropped and time.monotonic() - asked > AGAIN_SECONDS:
+                deadline = (self._first_drop or time.monotonic()) + (seconds if self._first_drop else CONNECT_SECONDS)
+            if not self._octets and not self._dropped and time.monotonic() - asked > AGAIN_SECONDS:
                 self._ask()
                 asked = time.monotonic()
-        self._send(RST | ACK, self.sent + len(self.request))
+        self._send(RST | ACK, self._sent + len(self._request))
         return Observation(
-            limit=self.limit,
-            octets=self.octets,
-            largest=self.largest,
-            dropped=self.dropped,
-            fragmentable=self.fragmentable,
-            recovered=self.recovered,
+            limit=self._limit,
+            octets=self._octets,
+            largest=self._largest,
+            dropped=self._dropped,
+            fragmentable=self._fragmentable,
+            recovered=self._recovered,
         )
 
     def _is_enough(self) -> bool:
-        return self.has_ended or self.recovered is not None or (self.octets >= ENOUGH_OCTETS and not self.dropped)
+        return self._has_ended or self._recovered is not None or (self._octets >= ENOUGH_OCTETS and not self._dropped)
 
     def _connect(self) -> bool:
         deadline = time.monotonic() + CONNECT_SECONDS
-        while time.monotonic() < deadline and not self.stopped.is_set():
-            self._send(SYN, self.sent, struct.pack(">BBH", 2, 4, MSS))
+        while time.monotonic() < deadline and not self._stopped.is_set():
+            self._send(SYN, self._sent, struct.pack(">BBH", 2, 4, MSS))
             for segment in self._segments(AGAIN_SECONDS):
                 if segment.flags & RST:
                     return False
-                if segment.flags & SYN and segment.acknowledged == (self.sent + 1) & 0xFFFFFFFF:
-                    self.sent = segment.acknowledged
-                    self.expected = (segment.sequence + 1) & 0xFFFFFFFF
+                if segment.flags & SYN and segment.acknowledged == (self._sent + 1) & 0xFFFFFFFF:
+                    self._sent = segment.acknowledged
+                    self._expected = (segment.sequence + 1) & 0xFFFFFFFF
                     return True
         return False
 
     def _ask(self) -> None:
-        self._send(ACK, self.sent, payload=self.request)
+        self._send(ACK, self._sent, payload=self._request)
 
     def _take(self, segment: Segment, *, tells: bool) -> None:
         """One segment of the answer: as a path of `limit` octets would deal with it."""
         if segment.flags & RST:
-            self.has_ended = True
+            self._has_ended = True
         if segment.payload:
-            self.largest = max(self.largest, segment.size)
-            if segment.size > self.limit and segment.is_df:
-                self.dropped += 1
-                self.first_drop = self.first_drop or time.monotonic()
+            self._largest = max(self._largest, segment.size)
+            if segment.size > self._limit and segment.is_df:
+                self._dropped += 1
+                self._first_drop = self._first_drop or time.monotonic()
                 if tells:
-                    self.icmp.sendto(frag_needed(segment, self.limit), (self.peer[0], 0))
+                    self._icmp.sendto(frag_needed(segment, self._limit), (self._peer[0], 0))
                 return
-            self.fragmentable += segment.size > self.limit
+            self._fragmentable += segment.size > self._limit
         elif not segment.flags & FIN:
             return
-        if segment.sequence == self.expected:
-            self.octets += len(segment.payload)
-            self.has_ended |= bool(segment.flags & FIN)
-            self.expected = (self.expected + len(segment.payload)) & 0xFFFFFFFF
+        if segment.sequence == self._expected:
+            self._octets += len(segment.payload)
+            self._has_ended |= bool(segment.flags & FIN)
+            self._expected = (self._expected + len(segment.payload)) & 0xFFFFFFFF
             # What was sent before the first loss and came after it is no recovery: it must be what was lost, sent anew.
-            if self.first_drop is not None and segment.payload:
-                self.recovered = time.monotonic() - self.first_drop
-        self._send(ACK, self.sent + len(self.request))
+            if self._first_drop is not None and segment.payload:
+                self._recovered = time.monotonic() - self._first_drop
+        self._send(ACK, self._sent + len(self._request))
 
     def _segments(self, seconds: float) -> Iterator[Segment]:
-        """What comes on this connection, for so long; the wait ends early with nothing missed."""
+        """Segments that arrive on this connection within the time given."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and select.select([self.ear], [], [], left)[0]:
-            octets, source = self.ear.recvfrom(1 << 17)
+        while (left := deadline - time.monotonic()) > 0 and select.select([self._ear], [], [], left)[0]:
+            octets, source = self._ear.recvfrom(1 << 17)
             skipped = LINK_HEADERS.get(source[3])
             if skipped is None or source[2] == socket.PACKET_OUTGOING or len(octets) < VNET_HEADER.size:
                 continue
             gso_size = VNET_HEADER.unpack_from(octets)[3]
             found = parse(octets[VNET_HEADER.size + skipped :], gso_size)
             # On a gateway, what it carries for others is seen as well, and may have the same port.
-            if found is not None and found[:3] == (*self.peer, self.port) and found[3].destination == self.own:
+            if found is not None and found[:3] == (*self._peer, self._port) and found[3].destination == self._own:
                 yield found[3]
 
     def _send(self, flags: int, sequence: int, options: bytes = b"", payload: bytes = b"") -> None:
         offset = (20 + len(options)) // 4 << 4
-        acknowledged = self.expected if flags & ACK else 0
+        acknowledged = self._expected if flags & ACK else 0
 
         def header(checksum: int) -> bytes:
-            numbers = (self.port, self.peer[1], sequence & 0xFFFFFFFF, acknowledged)
+            numbers = (self._port, self._peer[1], sequence & 0xFFFFFFFF, acknowledged)
             return struct.pack(">HHIIBBHHH", *numbers, offset, flags, WINDOW, checksum, 0)
 
         length = 20 + len(options) + len(payload)
-        pseudo = socket.inet_aton(self.own) + socket.inet_aton(self.peer[0]) + struct.pack(">HH", 6, length)
+        pseudo = socket.inet_aton(self._own) + socket.inet_aton(self._peer[0]) + struct.pack(">HH", 6, length)
         checksum = _checksum(pseudo + header(0) + options + payload)
-        self.mouth.sendto(header(checksum) + options + payload, (self.peer[0], 0))
+        self._mouth.sendto(header(checksum) + options + payload, (self._peer[0], 0))
 
 
 @contextlib.contextmanager
@@ -310,7 +310,7 @@ def _kept_from_kernel(own: str, peer: tuple[str, int], port: int) -> Iterator[No
 
 
 def _answer(nft: "subprocess.Popen[str]", commands: Sequence[str]) -> str:
-    """First line of what `nft` says to them; where they are accepted it is that of the listing at their end."""
+    """First line of the error of `nft`; if it accepts the commands, the first line of the listing after them."""
     if nft.stdin is None or nft.stdout is None:
         raise ValueError("nft was started without pipes")
     with contextlib.suppress(BrokenPipeError):  # it has ended, and said why

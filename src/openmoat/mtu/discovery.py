@@ -29,9 +29,9 @@ STEPS = (
 """Sizes that paths are known to have, largest first: Ethernet, PPPoE, tunnels in it, clouds, mobile networks. A path of
 another size is used at the step below it."""
 RAISE_SECONDS = 600.0
-"""PMTU_RAISE_TIMER (RFC 8899 5.1.1): after so long a larger size is tried again."""
+"""PMTU_RAISE_TIMER (RFC 8899 5.1.1): time after which a larger size is tried again."""
 CONFIRM_SECONDS = 30.0
-"""CONFIRMATION_TIMER: after so long a size in use is confirmed, while packets flow."""
+"""CONFIRMATION_TIMER: time after which a size in use is confirmed, while packets flow."""
 
 
 class Phase(Enum):
@@ -348,7 +348,7 @@ class Discovery:
         self._deadline = self._next_look(now)
 
     def _choose(self) -> int | None:
-        """The largest first, then the middle of what is left between what is in use and what was lost."""
+        """The largest first, then the middle between the size in use and the smallest that was lost."""
         if self._told is not None and self.size < self._told < self._lost:
             return self._told
         larger = [size for size in self._bounds.candidates if self.size < size < self._lost]

@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 EFFICIENT_SECONDS = 10.0
-"""Whoever sends smaller segments by itself within this time is efficient, later semi-naughty."""
+"""A server that sends smaller segments by itself within this time is efficient; one that does so later is semi-naughty."""
 SILENT_SECONDS = 40.0
 """What a server gets to notice by itself that its segments are lost."""
 TOLD_SECONDS = 10.0

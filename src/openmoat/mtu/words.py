@@ -26,13 +26,13 @@ class MtuPolicy(Enum):
 
 
 class Df(Enum):
-    """Don't Fragment: that of the outer IPv4 header (RFC 4301 8.1), and whether that of inner ones is heeded."""
+    """Don't Fragment in the outer IPv4 header (RFC 4301 8.1), and whether the flag of inner packets is honoured."""
 
     COPY = "copy"
     SET = "set"
     CLEAR = "clear"
     IGNORE = "ignore"
-    """That of inner packets is not heeded where nothing else helps; the outer one is as the policy has it."""
+    """The flag of inner packets is ignored where nothing else helps; the outer flag follows the policy."""
 
 
 class MssRule(Enum):

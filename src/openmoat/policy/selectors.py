@@ -231,7 +231,7 @@ def on_demand(selectors: Selectors, address: Address, protocol: int, port: int |
 def covers(outer: Selectors, inner: Selectors) -> bool:
     """Whether every packet that `inner` selects is selected by `outer`, its members taken together.
 
-    The work grows with the third power of `outer`, which is our own list; `inner` may be a stranger's.
+    The work grows with the third power of `outer`, which is our own list; `inner` may come from an unknown peer.
     """
     return all(_is_covered(selector, outer) for selector in inner)
 

@@ -1,4 +1,4 @@
-"""Gives up every right but the three that the daemon needs (capabilities(7)), whoever started it."""
+"""Gives up every capability except the three that the daemon needs (capabilities(7)), no matter who started it."""
 
 import ctypes
 import errno

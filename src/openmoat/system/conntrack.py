@@ -17,7 +17,7 @@ from openmoat.system.ranges import Range
 __all__ = ["Masqueraded", "forget_masqueraded", "parse_masqueraded"]
 
 TRACKED: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
-"""Connections that are tracked in the network namespace of whoever reads it."""
+"""Number of tracked connections in the network namespace of the reader."""
 NETLINK_NETFILTER: Final = 12
 CT_GET: Final = 0x0101
 CT_DELETE: Final = 0x0102

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 SETS: Final = ("guarded4", "guarded6", "rest4", "rest6")
-"""Named prefixes apart from what only a whole-house tunnel covers: from there ICMP errors about outer packets come."""
+"""Named prefixes are separate from the rest of a full tunnel, because ICMP errors about outer packets come from that rest."""
 
 SET_LABELS: Final = {"guarded": Label.GUARDED, "rest": Label.REST}
 """What is said of the addresses of a set, by its name without the version of IP."""
@@ -46,12 +46,12 @@ LINK_SCOPE: Final = tuple(
         "ff02::/16",
     )
 )
-"""What never leaves a link goes around a whole-house tunnel: neighbour discovery, DHCP, router advertisements."""
+"""Packets that never leave a link go around a full tunnel: neighbour discovery, DHCP, router advertisements."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kept:
-    """A network of this host that stays reachable in clear, by one interface, although a guarded prefix holds it."""
+    """A network of this host that stays reachable unencrypted, by one interface, although a guarded prefix contains it."""
 
     device: str
     first: int
@@ -117,7 +117,7 @@ class GuardSets:
     def change(self, put: Iterable[Network], remove: Iterable[Network]) -> Mapping[str, RangesChange]:
         """Guard some prefixes more and some less, none of them a whole family; answers what becomes of the sets.
 
-        The work is that of these prefixes, of what lies inside them, and of the ranges they touch.
+        The work grows with these prefixes, the prefixes inside them and the ranges they touch, and with nothing else.
         """
         changes = {name: RangesChange() for name in SETS}
         for networks, step in ((put, Coverage.put), (remove, Coverage.remove)):
@@ -296,6 +296,6 @@ FRAME: Final = """table inet {table} {{
 {through}\t}}
 }}
 """
-"""Leaving is judged before source NAT (priority mangle is -150, srcnat 100), so that inner sources are seen; arriving after
-reassembly, so that a later fragment of an outer packet is not taken for a stranger. What the kernel says to neighbours
+"""Leaving packets are checked before source NAT (priority mangle is -150, srcnat 100), where the inner source is still visible;
+arriving packets after reassembly, because a later fragment of an outer packet has no ports. What the kernel says to neighbours
 (multicast listener reports, router solicitations) has none to reach through a tunnel."""

@@ -17,10 +17,10 @@ ROUTE_PROTOCOL = 77
 """Owner of our routes and rules (`ip route show proto 77`). Not in the list of iproute2; BIRD is 12, babel 42."""
 
 ROUTE_TABLE = 7700
-"""Routing table of what the destination alone decides."""
+"""Routing table for policies that need only a destination."""
 
 SOURCE_TABLE = 7701
-"""Routing table of what is decided by source and destination, reached by one rule per pair."""
+"""Routing table for policies that need source and destination, reached by one rule per pair."""
 
 OUTER_MARK = 0x004D_0000
 """Mark of our own outer packets (SO_MARK): packets that bear it never look into our tables."""

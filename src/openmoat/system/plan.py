@@ -34,7 +34,7 @@ THROWN_ALWAYS: Final[Mapping[int, tuple[Network, ...]]] = {
     4: (MULTICAST[4], ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("255.255.255.255/32")),
     6: (MULTICAST[6], ipaddress.ip_network("fe80::/10")),
 }
-"""What has no meaning beyond a link, or is routed by other means: never into a whole-house tunnel."""
+"""Destinations that have no meaning beyond a link, or are routed by other means: never into a full tunnel."""
 PRIVATE: Final = tuple(
     ipaddress.ip_network(text)
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
@@ -72,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChange:
-    """What leads from one plan to the next, in the order in which nothing protected can go out in clear."""
+    """The steps from one plan to the next, in an order in which no protected packet can leave unencrypted."""
 
     guard_before: Mapping[str, RangesChange]
     """Of the guard's sets: what is guarded from now on."""
@@ -94,7 +94,7 @@ class _Draft:
     guarded: dict[Network, RouteKind] = field(default_factory=dict)
     tunnels: dict[Network, TunnelRoute] = field(default_factory=dict)
     kept: list[tuple[str, Network]] = field(default_factory=list)
-    """(interface, network) that stay reachable in clear."""
+    """(interface, network) that stay reachable unencrypted."""
     own: frozenset[Address] = frozenset()
     """Addresses of this host, those that the TUN device will bear included."""
     routes: dict[tuple[int, int], dict[Network, Route]] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class Planner:
         """Live: routes and the sets of the guard follow each `change`."""
 
     def change(self, change: StateChange) -> PlanChange | None:
-        """Follow what has become of some prefixes; the work is that of these prefixes, and of what they hold or touch.
+        """Plan again for some prefixes; the work grows with these prefixes and with those that they contain or touch.
 
         None, and nothing is changed, where it reaches beyond them: to networks of the host, rules or settings.
         """
@@ -319,7 +319,7 @@ def _kept_networks(draft: _Draft) -> list[tuple[str, Network]]:
 
 
 def _outside(draft: _Draft) -> set[int]:
-    """Interfaces by which strangers are reached: those with a default route, or a router to other than private networks."""
+    """Outside interfaces: those with a default route, or with a router to networks that are not private."""
     routes = [route for route in draft.view.routes if route.index != draft.index]
     found = {route.index for route in routes if not route.is_connected and not _is_private(route.prefix)}
     return found | {route.index for route in routes if route.prefix.prefixlen == 0}
@@ -331,12 +331,12 @@ def _may_be_outside(draft: _Draft) -> set[int]:
 
 
 def _may_stay(route: HostRoute, around: Network, is_outside: bool, state: HostState) -> bool:
-    """Whether a network of the host goes on being reached in clear although `around` is guarded.
+    """Whether a network of the host stays reachable unencrypted although `around` is guarded.
 
-    Towards the outside a stranger says which networks are local (DHCP), and could so draw protected traffic to himself
-    (CVE-2023-36672): there only what the operator calls local within that very prefix (a gateway with one interface),
-    and private networks out of a whole-house tunnel. On inside interfaces whatever the operator calls local, and what is
-    connected or private where everything is protected.
+    On an outside interface an attacker may say by DHCP which networks are local, and draw protected traffic out of the
+    tunnel (CVE-2023-36672). There a network stays reachable only if the operator lists it in `local` inside that very
+    prefix (a gateway with one interface), or if it is private and the tunnel is a full tunnel. On inside interfaces every
+    network in `local` stays reachable, and with a full tunnel every connected or private one.
     """
     declared = [ours for ours in state.local if ours.version == route.prefix.version and _inside(route.prefix, ours)]
     if any(not is_outside or (ours != around and _inside(ours, around)) for ours in declared):

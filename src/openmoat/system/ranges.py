@@ -1,6 +1,6 @@
 """Sets of prefixes, and the ranges of addresses they make, kept up with each prefix that comes or goes. Pure.
 
-Everything here is of one family, in numbers. What a change costs is that of the prefix and of what lies inside it or touches it.
+Everything here is of one family, in numbers. The cost of a change grows with the prefix and with the ranges inside it or next to it.
 """
 
 from bisect import bisect_left, bisect_right

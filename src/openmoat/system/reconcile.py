@@ -42,7 +42,7 @@ class OnStop(Enum):
     """What becomes of protected traffic when the daemon stops on purpose."""
 
     BLOCK = "block"
-    """The guard stays: nothing goes out in clear until the next start, or `moat cleanup`."""
+    """The guard stays: nothing protected leaves unencrypted until the next start, or `moat cleanup`."""
     OPEN = "open"
     """Everything of ours is removed, and the host's own routes decide."""
 
@@ -93,8 +93,8 @@ class Reconciler:
         if guard:
             self._installed.guard = None
 
-    def heed(self, changes: Iterable[Change]) -> bool:
-        """Take in what a `Watch` has told; answers whether `apply` should be called again."""
+    def handle_changes(self, changes: Iterable[Change]) -> bool:
+        """Note the changes that a `Watch` reported; returns whether `apply` should be called again."""
         is_called_for = False
         for change in changes:
             is_called_for = True

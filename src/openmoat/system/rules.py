@@ -95,7 +95,7 @@ def source_rule(source: Network, destination: Network) -> Rule:
 
 
 def dhcp_rule() -> Rule:
-    """The host's own DHCP client goes around a whole-house tunnel, or its lease would end and the tunnel with it."""
+    """The host's own DHCP client goes around a full tunnel; otherwise its lease, and with it the tunnel, would end."""
     return Rule(version=4, priority=DHCP_PRIORITY, action=RuleAction.GOTO, goto=END_PRIORITY, own_dhcp=True)
 
 

@@ -74,7 +74,7 @@ def open_all(device: str = DEVICE, queues: int = 1, ports: tuple[int, ...] = (IK
 
     families = [socket.AF_INET, socket.AF_INET6] if has_ipv6() else [socket.AF_INET]
     try:
-        # Port 500 comes first and is nobody else's: whoever else wants both ports is refused there.
+        # Port 500 comes first and is bound exclusively: another program that wants both ports is refused there.
         udp = tuple(
             (keep(descriptor), port)
             for port in ports
@@ -187,7 +187,7 @@ def _set_options(sock: socket.socket, family: int) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_OCTETS)
         except PermissionError:
-            # In a user namespace the host's own limit holds; a smaller buffer is no fault.
+            # In a user namespace the host's own limit holds; a smaller buffer is no error.
             sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_OCTETS)
 
 

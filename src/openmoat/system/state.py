@@ -45,7 +45,7 @@ class HostState:
     source_routes: tuple[SourceRoute, ...] = ()
     """Guarded by themselves, as pairs."""
     guarded: tuple[Network, ...] = ()
-    """Protected remote prefixes that must never be reached, nor come in, in clear: blackhole routes and nft rules."""
+    """Protected remote prefixes: no packet to or from them may pass unencrypted. Blackhole routes and nft rules enforce it."""
     passes: tuple[Network, ...] = ()
     """Remote prefixes that go around the tunnel although a guarded prefix holds them (PASS shunts)."""
     local: tuple[Network, ...] = ()
@@ -54,11 +54,6 @@ class HostState:
     """UDP ports of this host by which IKE and encapsulated ESP come and go."""
     forwards: bool = True
     """Whether packets of others pass through this host: it is a gateway and needs forwarding."""
-
-    @property
-    def is_whole_house(self) -> bool:
-        """Whether some tunnel takes all destinations: outer packets and the local network must go around it."""
-        return any(prefix.prefixlen == 0 for prefix in self.guarded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,7 @@ class HostKeeper:
         reserved: tuple[tuple[Selectors, Selectors], ...],
     ) -> Applied:
         """In a thread. Changes are heeded here, so that none is forgotten by an `apply` that was under way."""
-        self._reconciler.heed(changes)
+        self._reconciler.handle_changes(changes)
         with Netlink() as netlink:
             self._addresses = read_addresses(netlink)
         applied = self._reconciler.apply(host_state(self._device, protected, self._addresses, reserved, self._ports))
