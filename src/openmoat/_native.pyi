@@ -150,6 +150,7 @@ class Batch:
         limits: tuple[int, int, int, int],
         copy_dscp: bool,
         keepalive_seconds: float,
+        hard_at: float | None,
     ) -> None: ...
     def activate(self, handle: int) -> None: ...
     def update(
@@ -162,6 +163,7 @@ class Batch:
         plan: MtuPlan | None = None,
         limits: tuple[int, int, int, int] | None = None,
         keepalive_seconds: float | None = None,
+        hard_at: float | None = None,
     ) -> None: ...
     def remove(self, handle: int) -> None: ...
     def put_policy(

@@ -1,9 +1,11 @@
 """The engine with a real TUN device and real sockets: pings and transfers between two namespaces, keys fixed, no IKE."""
 
+import math
 import random
 import resource
 import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path as File
 
@@ -147,6 +149,20 @@ def test_limits_are_told_and_end_the_pair(both: tuple[Gateway, Gateway]) -> None
     [ours, _] = disconnect((left, handles[0]), (right, handles[1]))
     assert ours.outbound_packets == 4
     assert ours.drops["hard-limit"] >= 1
+
+
+def test_from_the_end_of_its_hard_lifetime_nothing_leaves(both: tuple[Gateway, Gateway]) -> None:
+    left, right = both
+    ours, theirs = connect(left, right, Tunnel())
+    assert "3 received" in ping(left, 4)
+    left.backend.apply([Update(handle=ours, hard_at=time.clock_gettime(time.CLOCK_BOOTTIME))])
+    sent = left.counters().outbound_packets
+    assert "0 received" in ping(left, 4)
+    assert left.counters().outbound_packets == sent
+    assert left.counters().drops["sa-expired"] == 3
+    left.backend.apply([Update(handle=ours, hard_at=math.inf)])
+    assert "3 received" in ping(left, 4)
+    disconnect((left, ours), (right, theirs))
 
 
 def test_a_peer_that_moves_is_told_and_followed(both: tuple[Gateway, Gateway]) -> None:

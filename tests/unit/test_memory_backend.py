@@ -14,6 +14,7 @@ from openmoat.dataplane.backend import (
     Remove,
     SaFlag,
     SaState,
+    Update,
 )
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.dataplane.wire import Datagram, Wire
@@ -50,6 +51,15 @@ def test_a_pair_lives_from_add_to_remove_and_leaves_its_counters() -> None:
     assert final.handle == spi
     with pytest.raises(UnknownSpi):
         backend.apply([Remove(spi)])
+
+
+def test_an_update_changes_only_what_it_names() -> None:
+    backend = MemoryBackend()
+    (spi,) = backend.reserve_spis(1)
+    backend.apply([*pair(spi), Update(handle=spi, hard_at=7.5), Update(handle=spi, keepalive_seconds=20.0)])
+    outbound = backend.pairs[spi].outbound
+    assert outbound is not None
+    assert (outbound.hard_at, outbound.keepalive_seconds, outbound.path) == (7.5, 20.0, PATH)
 
 
 def test_flags_survive_until_drained() -> None:

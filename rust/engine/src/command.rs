@@ -21,6 +21,9 @@ pub struct Keys {
     pub integrity_key: zeroize::Zeroizing<Vec<u8>>,
 }
 
+/// A time that does not come.
+pub const NEVER: u64 = u64::MAX;
+
 /// Where ESP packets go and how they are carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carriage {
@@ -72,6 +75,8 @@ pub struct AddOutbound {
     pub copies_dscp: bool,
     /// Nanoseconds of silence after which a keep-alive is sent; 0: never.
     pub keepalive: u64,
+    /// Nanoseconds of the engine's clock from which on nothing is sent any more; [`NEVER`].
+    pub hard_at: u64,
 }
 
 /// Changes of a live pair; None leaves a field as it is.
@@ -89,6 +94,8 @@ pub struct Update {
     pub limits: Option<Limits>,
     /// Nanoseconds.
     pub keepalive: Option<u64>,
+    /// Another end of the hard lifetime.
+    pub hard_at: Option<u64>,
 }
 
 /// One command of a batch.

@@ -1,7 +1,13 @@
 //! What commands change while packets pass: policies, pairs, limits.
 
 use super::*;
+use std::time::Duration;
+
+use openmoat_io::PacketBatch;
+
 use crate::command::Update;
+use crate::lab::install;
+use crate::outbound::OutboundWorker;
 
 #[test]
 fn reject_answers_and_drop_does_not() {
@@ -191,6 +197,69 @@ fn limits_are_told_and_kept() {
         }))]);
     }
     settle(&first, &second);
+}
+
+/// Carry what the host has sent, at `now`, without any thread.
+fn carry(gateway: &Gateway, now: u64) {
+    let mut worker = OutboundWorker::new(Arc::clone(&gateway.engine.shared), 0);
+    let mut batch = PacketBatch::new();
+    gateway.tun.read_batch(&mut batch).unwrap();
+    worker.turn(&mut batch, now);
+}
+
+#[test]
+fn at_the_end_of_its_hard_lifetime_an_sa_sends_nothing_more() {
+    const END: u64 = 1_000_000_000_000;
+    for framing in [Framing::Whole, Framing::Aggfrag] {
+        let (first, second) = gateways();
+        let plan = MtuPlan {
+            framing,
+            ..MtuPlan::default()
+        };
+        let options = Options {
+            plan,
+            hard_at: END,
+            ..Options::default()
+        };
+        let (handle, _) = install(&first, &second, &options);
+        let sent_at = |now: u64| {
+            first.send(udp(false, 53, b"until the end"));
+            carry(&first, now);
+            first.udp.take_sent(Duration::ZERO).is_some()
+        };
+        assert!(sent_at(END - 1));
+        assert!(!sent_at(END) && !sent_at(END + 1));
+        assert_eq!(first.drops("sa-expired"), 2);
+        assert!(
+            first.engine.drain(10).is_empty(),
+            "the daemon knows the time"
+        );
+        let put_off = Update {
+            handle,
+            hard_at: Some(END + 2),
+            ..Update::default()
+        };
+        first.apply(vec![Command::Update(Box::new(put_off))]);
+        assert!(sent_at(END + 1) && !sent_at(END + 2));
+    }
+}
+
+#[test]
+fn an_sa_that_has_expired_keeps_no_path_open() {
+    const END: u64 = u64::MAX / 2;
+    let (first, second) = gateways();
+    let options = Options {
+        keepalive: 1,
+        hard_at: END,
+        ..Options::default()
+    };
+    install(&first, &second, &options);
+    let is_kept_open = |now| {
+        crate::keepalive::tick(&first.engine.shared, now);
+        first.udp.take_sent(Duration::ZERO).is_some()
+    };
+    assert!(is_kept_open(END - 1));
+    assert!(!is_kept_open(END));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use openmoat_io::{PacketBatch, TunDevice, monotonic};
+use openmoat_io::{PacketBatch, TunDevice, boottime};
 
 use crate::outbound::OutboundWorker;
 use crate::shared::{Doorbell, Shared, in_turn, locked};
@@ -54,7 +54,7 @@ impl Reader {
     fn carry(&mut self) {
         let bell = self.shared.outbound_bell(self.number);
         let Self { worker, batch, .. } = self;
-        if !in_turn(&self.shared, bell, || worker.turn(batch, monotonic())) {
+        if !in_turn(&self.shared, bell, || worker.turn(batch, boottime())) {
             self.worker.abandon();
         }
     }

@@ -18,7 +18,7 @@ struct Use {
 
 /// Send what is due at `now`. Pairs of one path share its keep-alives.
 pub fn tick(shared: &Shared, now: u64) {
-    for (path, last) in uses(shared) {
+    for (path, last) in uses(shared, now) {
         if now.saturating_sub(last.last_sent) < last.interval {
             continue;
         }
@@ -44,14 +44,14 @@ pub fn tick(shared: &Shared, now: u64) {
     }
 }
 
-fn uses(shared: &Shared) -> HashMap<Path, Use> {
+fn uses(shared: &Shared, now: u64) -> HashMap<Path, Use> {
     let mut uses: HashMap<Path, Use> = HashMap::new();
     for pair in locked(&shared.kept_open).values() {
         let Some(outbound) = pair.outbound.get() else {
             continue;
         };
         let settings = outbound.settings.load();
-        if !settings.carriage.is_udp || settings.keepalive == 0 {
+        if !settings.carriage.is_udp || settings.keepalive == 0 || settings.is_expired(now) {
             continue;
         }
         let last_sent = outbound.last_sent.load(Ordering::Relaxed);

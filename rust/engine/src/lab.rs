@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oracle;
-use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
+use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, NEVER};
 use openmoat_engine::plan::MtuPlan;
 use openmoat_engine::{Config, Counters, Engine};
 use openmoat_esp::icmp_error::IcmpCheck;
@@ -44,6 +44,7 @@ pub struct Options {
     pub plan: MtuPlan,
     pub limits: Limits,
     pub keepalive: u64,
+    pub hard_at: u64,
     pub icmp_check: IcmpCheck,
 }
 
@@ -56,6 +57,7 @@ impl Default for Options {
             plan: MtuPlan::default(),
             limits: Limits::default(),
             keepalive: 0,
+            hard_at: NEVER,
             icmp_check: IcmpCheck::Outside,
         }
     }
@@ -218,6 +220,7 @@ impl Gateway {
             limits: options.limits,
             copies_dscp: true,
             keepalive: options.keepalive,
+            hard_at: options.hard_at,
         }))
     }
 
@@ -296,8 +299,17 @@ fn nets(net: u8) -> Box<[Selector]> {
     .into()
 }
 
-/// Install a tunnel on both, active both ways; answers the handles.
+/// Install a tunnel on both and start them; answers the handles.
 pub fn connect(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u32) {
+    let handles = install(first, second, options);
+    for gateway in [first, second] {
+        gateway.engine.start().unwrap();
+    }
+    handles
+}
+
+/// Install a tunnel on both, active both ways; answers the handles.
+pub fn install(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u32) {
     let (ours, theirs) = (
         first.engine.reserve_spis(1)[0],
         second.engine.reserve_spis(1)[0],
@@ -308,7 +320,6 @@ pub fn connect(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u3
             gateway.policy(Action::Protect, Missing::Drop),
             gateway.add_inbound(inbound, options),
         ]);
-        gateway.engine.start().unwrap();
     }
     // As IKE has it: nobody sends on an SA before the other end can receive.
     for (gateway, inbound, outbound) in ends {

@@ -123,6 +123,9 @@ impl Press {
     fn try_protect(&mut self, lane: &Lane, inner: &mut InnerPacket<'_>) -> Result<(), DropReason> {
         let (pair, plan) = (&lane.pair, &lane.settings.plan);
         let outbound = lane.outbound().ok_or(DropReason::NoSa)?;
+        if lane.settings.is_expired(self.now) {
+            return Err(DropReason::SaExpired);
+        }
         let address = lane.address.ok_or(DropReason::SendFailed)?;
         let limits = Limits {
             pair,
@@ -239,6 +242,7 @@ impl Press {
             echo.untell();
             if let Some(lane) = Lane::of(&pair, &self.shared)
                 && let (Some(outbound), Some(address)) = (lane.outbound(), lane.address)
+                && !lane.settings.is_expired(self.now)
             {
                 self.enter(&pair, outbound);
                 let may_join = self.bundle.joins(address.socket);

@@ -8,7 +8,7 @@ use openmoat_esp::meter::{Limits, MAX_SHORT_SEQUENCE};
 use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig, SaError};
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::Policy;
-use openmoat_io::{DeviceError, monotonic};
+use openmoat_io::{DeviceError, boottime};
 
 use crate::command::{AddInbound, AddOutbound, Carriage, Command, Keys, Update};
 use crate::plan::Framing;
@@ -225,12 +225,13 @@ fn add_outbound(shared: &Shared, command: AddOutbound) -> Result<(), EngineError
         carriage: command.carriage,
         plan: command.plan,
         keepalive: command.keepalive,
+        hard_at: command.hard_at,
     };
     let outbound = Outbound {
         sa,
         policy: command.policy,
         settings: ArcSwap::from_pointee(settings),
-        last_sent: monotonic().into(),
+        last_sent: boottime().into(),
         turnstile: Turnstile::default(),
         packed: Packed::default(),
         echo: echoes.then(Box::default),
@@ -273,6 +274,7 @@ fn update(shared: &Shared, change: Update) -> Result<(), EngineError> {
         carriage,
         plan,
         keepalive,
+        hard_at: change.hard_at.unwrap_or(old.hard_at),
     }));
     if let Some(echo) = outbound.echo.as_ref().filter(|_| is_resized) {
         echo.begin_anew();

@@ -28,6 +28,15 @@ pub struct Settings {
     pub plan: MtuPlan,
     /// Nanoseconds of silence before a keep-alive; 0: never.
     pub keepalive: u64,
+    /// Clock from which on nothing is sent any more.
+    pub hard_at: u64,
+}
+
+impl Settings {
+    /// Whether the outbound half has reached the end of its hard lifetime (RFC 4301 4.4.2.1).
+    pub fn is_expired(&self, now: u64) -> bool {
+        now >= self.hard_at
+    }
 }
 
 /// What AGGFRAG made of inner packets on one SA. Who writes is alone with it: see [`Turnstile`].

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use openmoat_io::{DeviceError, OuterSocket, Readiness, monotonic};
+use openmoat_io::{DeviceError, OuterSocket, Readiness, boottime};
 
 use crate::inbound::InboundWorker;
 use crate::intake::{Intake, Load, QUIET_MILLISECONDS};
@@ -82,7 +82,7 @@ fn run_outbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>, mut rea
         if readiness.wait(patience).is_err() {
             break;
         }
-        let now = monotonic();
+        let now = boottime();
         let is_called = answer(bell, &readiness);
         if is_called || held.is_some_and(|due| due <= now) {
             intake.reader().look();
@@ -114,7 +114,7 @@ fn patience(due: Option<u64>) -> i32 {
         return -1;
     };
     // Rounded up, as the clock is coarse: a deadline must be over when the thread looks.
-    (due.saturating_sub(monotonic()) / MILLISECOND + 5).min(TICK / MILLISECOND) as i32
+    (due.saturating_sub(boottime()) / MILLISECOND + 5).min(TICK / MILLISECOND) as i32
 }
 
 fn run_inbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>, mut readiness: Readiness) {
@@ -133,7 +133,7 @@ fn run_inbound(shared: Arc<Shared>, number: usize, intake: Arc<Intake>, mut read
             break;
         };
         answer(bell, &readiness);
-        let now = monotonic();
+        let now = boottime();
         if worker.deadline().is_some_and(|due| due <= now) {
             in_turn(&shared, bell, || worker.look_after(now));
         }
@@ -175,7 +175,7 @@ fn receive<'a>(
     sockets: impl Iterator<Item = &'a dyn OuterSocket>,
 ) {
     for socket in sockets {
-        in_turn(shared, bell, || worker.turn(socket, monotonic()));
+        in_turn(shared, bell, || worker.turn(socket, boottime()));
     }
 }
 

@@ -53,6 +53,8 @@ drop_reasons! {
     SequenceExhausted = "sequence-exhausted",
     /// The SA has carried its hard limit of octets or packets.
     HardLimit = "hard-limit",
+    /// The outbound half of the SA has reached the end of its hard lifetime (RFC 4301 4.4.2.1).
+    SaExpired = "sa-expired",
     /// A bounded queue had no room.
     QueueFull = "queue-full",
     /// No policy selects the packet.

@@ -21,7 +21,7 @@ mod vnet;
 
 pub use address::{Path, any_address};
 pub use batch::{Outgoing, Packet, PacketBatch, PacketList, ReceiveBatch, Received};
-pub use clock::{monotonic, thread_time};
+pub use clock::{boottime, thread_time};
 pub use entropy::fill_random;
 pub use offloads::{OffloadState, Offloads, SocketOffloads, TunOffloads};
 pub use outer::{OuterSocket, Socket, SocketKind};

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, Update};
+use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, NEVER, Update};
 use openmoat_esp::icmp_error::IcmpCheck;
 use openmoat_esp::meter::Limits;
 use openmoat_esp::spd::{Action, Missing, Policy};
@@ -89,7 +89,7 @@ impl Batch {
         Ok(())
     }
 
-    #[pyo3(signature = (*, handle, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, policy, plan, limits, copy_dscp, keepalive_seconds))]
+    #[pyo3(signature = (*, handle, spi, encryption, key_bits, integrity, esn, key, integrity_key, udp, local, remote, local_selectors, remote_selectors, policy, plan, limits, copy_dscp, keepalive_seconds, hard_at))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn add_outbound(
         &self,
@@ -112,6 +112,7 @@ impl Batch {
         limits: LimitsTuple,
         copy_dscp: bool,
         keepalive_seconds: f64,
+        hard_at: Option<f64>,
     ) -> PyResult<()> {
         let command = AddOutbound {
             handle,
@@ -133,6 +134,7 @@ impl Batch {
             limits: to_limits(limits),
             copies_dscp: copy_dscp,
             keepalive: nanoseconds(keepalive_seconds),
+            hard_at: hard_at.map_or(NEVER, nanoseconds),
         };
         self.commands()
             .push(Command::AddOutbound(Box::new(command)));
@@ -143,7 +145,7 @@ impl Batch {
         self.commands().push(Command::Activate(handle));
     }
 
-    #[pyo3(signature = (*, handle, udp=None, local=None, remote=None, plan=None, limits=None, keepalive_seconds=None))]
+    #[pyo3(signature = (*, handle, udp=None, local=None, remote=None, plan=None, limits=None, keepalive_seconds=None, hard_at=None))]
     #[allow(clippy::too_many_arguments)] // keywords of Python
     fn update(
         &self,
@@ -154,6 +156,7 @@ impl Batch {
         plan: Option<&MtuPlan>,
         limits: Option<LimitsTuple>,
         keepalive_seconds: Option<f64>,
+        hard_at: Option<f64>,
     ) -> PyResult<()> {
         let path = match (&local, &remote) {
             (Some(local), Some(remote)) => Some(path(local, remote)?),
@@ -167,6 +170,7 @@ impl Batch {
             plan: plan.map(|plan| plan.0.clone()),
             limits: limits.map(to_limits),
             keepalive: keepalive_seconds.map(nanoseconds),
+            hard_at: hard_at.map(nanoseconds),
         };
         self.commands().push(Command::Update(Box::new(command)));
         Ok(())

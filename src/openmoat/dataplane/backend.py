@@ -116,6 +116,9 @@ class AddOutbound:
     """Whether the outer DSCP is that of the inner packet (RFC 4301 5.1.2.1); otherwise it is 0."""
     keepalive_seconds: float = 0.0
     """Send one octet 0xff on the path after so long without a packet (RFC 3948 2.3); 0 is never."""
+    hard_at: float | None = None
+    """End of the hard lifetime (RFC 4301 4.4.2.1): seconds of `CLOCK_BOOTTIME`, None is never. From this instant the outbound
+    half sends nothing, whatever else is said of the pair; its packets are dropped as `sa-expired`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ class Update:
     plan: MtuPlan | None = None
     limits: Limits | None = None
     keepalive_seconds: float | None = None
+    hard_at: float | None = None
+    """`math.inf` is never."""
 
 
 @dataclass(frozen=True, slots=True)

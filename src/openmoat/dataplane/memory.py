@@ -194,6 +194,7 @@ class MemoryBackend:
             plan=change.plan or old.plan,
             limits=change.limits or old.limits,
             keepalive_seconds=old.keepalive_seconds if change.keepalive_seconds is None else change.keepalive_seconds,
+            hard_at=old.hard_at if change.hard_at is None else change.hard_at,
         )
 
     def _counters(self, handle: Spi, pair: Pair) -> SaCounters:

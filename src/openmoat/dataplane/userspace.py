@@ -228,6 +228,7 @@ def _add_outbound(batch: _native.Batch, command: AddOutbound) -> None:
             limits=_limits(command.limits),
             copy_dscp=command.copy_dscp,
             keepalive_seconds=command.keepalive_seconds,
+            hard_at=command.hard_at,
         )
 
 
@@ -240,6 +241,7 @@ def _update(batch: _native.Batch, command: Update) -> None:
         plan=None if command.plan is None else _plan(command.plan),
         limits=None if command.limits is None else _limits(command.limits),
         keepalive_seconds=command.keepalive_seconds,
+        hard_at=command.hard_at,
     )
 
 

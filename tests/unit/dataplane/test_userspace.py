@@ -1,6 +1,8 @@
 """The backend over an engine without descriptors: it carries nothing, but keeps and answers what it is told."""
 
 import ipaddress
+import math
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,7 +10,7 @@ import pytest
 
 from openmoat import _native
 from openmoat.crypto.suites import AES_128_GCM_16, ENCRYPTIONS, INTEGRITIES, Aead, EspSuite
-from openmoat.dataplane.backend import Activate, AddInbound, AddOutbound, Encapsulation, Remove, SetPolicies
+from openmoat.dataplane.backend import Activate, AddInbound, AddOutbound, Encapsulation, Remove, SetPolicies, Update
 from openmoat.dataplane.engine_wire import EngineWire
 from openmoat.dataplane.userspace import MAX_REPLAY_WINDOW, UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Datagram
@@ -110,6 +112,21 @@ def test_a_path_that_no_socket_carries_is_refused(backend: UserspaceBackend) -> 
     [spi] = backend.reserve_spis(1)
     with pytest.raises(DeviceError, match=r"no socket for ESP from 192\.0\.2\.1:4500"):
         backend.apply([inbound(spi), outbound(spi, MtuPlan(outer_size=1500, inner_room=1400))])
+
+
+def test_the_end_of_a_hard_lifetime_can_be_set_and_put_off() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        port = udp.getsockname()[1]
+        here = HostPort(ipaddress.ip_address("127.0.0.1"), port)
+        backend = UserspaceBackend(open_engine(tun=[], udp=[(udp.fileno(), port)], raw=[], slots=64))
+    [spi] = backend.reserve_spis(1)
+    half = replace(outbound(spi, MtuPlan(outer_size=1500, inner_room=1400)), path=Path(here, here), hard_at=1.5)
+    backend.apply([inbound(spi), half])
+    for hard_at in (0.0, 1e9, math.inf, None):
+        backend.apply([Update(handle=spi, hard_at=hard_at)])
+    assert [counters.handle for counters in backend.read_counters()] == [spi]
+    backend.close()
 
 
 def test_what_the_engine_cannot_keep_is_refused_by_name(backend: UserspaceBackend) -> None:

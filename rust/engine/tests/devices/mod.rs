@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys};
+use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, NEVER};
 use openmoat_engine::plan::MtuPlan;
 use openmoat_engine::{Config, Engine};
 use openmoat_esp::meter::Limits;
@@ -181,6 +181,7 @@ impl Gateway {
             limits: Limits::default(),
             copies_dscp: true,
             keepalive: 0,
+            hard_at: NEVER,
         };
         Ok([
             Command::AddInbound(Box::new(add_inbound)),
