@@ -17,7 +17,7 @@ help: ## list the targets
 
 .PHONY: demo
 demo: setup packages ## three moats and a portal in namespaces, shown and judged (root); KEEP=1 leaves them up
-	$(BIN)/python -m openmoat.lab.demo
+	$(BIN)/python -m openmoat_lab.demo
 
 .PHONY: test
 test: setup packages check sanitize chaos namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
@@ -27,8 +27,8 @@ check: lint types rust-test quick ## what needs no root: lint, types, Rust tests
 
 .PHONY: lint
 lint: setup ## ruff, cargo fmt and clippy, without a warning
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src lab tests
+	$(BIN)/ruff format --check src lab tests
 	cargo fmt --manifest-path rust/Cargo.toml --all --check
 	cargo clippy --manifest-path rust/Cargo.toml --workspace --all-targets --release --quiet -- -D warnings
 
@@ -57,7 +57,7 @@ fuzz: setup ## any octets against the parsers, the ESP input and the engine, for
 
 .PHONY: guest-kernel
 guest-kernel: setup packages ## a Linux kernel with IP-TFS as a peer for tests: built once, kept in the cache of the user (root)
-	@$(BIN)/python -m openmoat.lab.guest.build
+	@$(BIN)/python -m openmoat_lab.guest.build
 
 .PHONY: namespaces
 namespaces: setup packages guest-kernel ## tests in network namespaces, against real peers (root)
@@ -65,7 +65,7 @@ namespaces: setup packages guest-kernel ## tests in network namespaces, against 
 
 .PHONY: soak
 soak: setup packages ## a flood with rekeys for ten minutes: every packet arrives or is counted by name (root; SECONDS=600)
-	$(BIN)/python -m openmoat.lab.soak --seconds $(or $(SECONDS),600)
+	$(BIN)/python -m openmoat_lab.soak --seconds $(or $(SECONDS),600)
 
 .PHONY: sanitize
 sanitize: toolchain ## the Rust code that is unsafe under AddressSanitizer (CRATES="-p openmoat-io -p openmoat-engine": what is above it, too)
@@ -96,13 +96,13 @@ peers: # the userspace WireGuards, which Debian does not package, in their newes
 .PHONY: setup
 setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date
 
-$(VENV)/.installed: pyproject.toml | toolchain
+$(VENV)/.installed: pyproject.toml lab/pyproject.toml | toolchain
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "openmoat needs Python 3.11 or newer, this is " + sys.version)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) packages
 	@echo "setting up $(VENV): Python packages and the Rust engine, some minutes the first time"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --upgrade pip
-	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@$(BIN)/pip install --quiet --editable '.[dev]' --editable lab
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES) | toolchain

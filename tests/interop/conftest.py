@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from openmoat.lab.guest.build import why_no_kernel
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.topology import Topology
+import openmoat_lab
+from openmoat_lab.guest.build import why_no_kernel
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.topology import Topology
 
 NOT_RUN: list[str] = []
 TOOLS = ("ip", "nft", "tcpdump", "ethtool", "nsenter", "unshare", "ping")
@@ -43,6 +45,8 @@ def why_no_peer(marker: str) -> str:
 
 
 def pytest_configure() -> None:
+    # Programs of the laboratory that are started by name are found where the tests find it, installed or not.
+    os.environ["PYTHONPATH"] = str(Path(openmoat_lab.__file__).parents[1])
     # A shell starts what runs in its background with Ctrl-C ignored, and whom we start would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from interop.engines import Gateway, Tunnel, cipher_key, integrity_key
 from interop.hosts import hosts
 from openmoat.dataplane.backend import Activate, Encapsulation, Remove, Spi
-from openmoat.lab.guest.machine import Guest
-from openmoat.lab.guest.xfrm import Direction, Iptfs, KernelPolicy, KernelSa
 from openmoat.net import Network
+from openmoat_lab.guest.machine import Guest
+from openmoat_lab.guest.xfrm import Direction, Iptfs, KernelPolicy, KernelSa
 
 KERNEL_SPI = 0xC0FFEE01
 ENCAPSULATION_PORT = 4500

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.peers.moatd import Moatd
-from openmoat.lab.processes import wait_until
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.processes import wait_until
 
 pytestmark = pytest.mark.namespaces
 

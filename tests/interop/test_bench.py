@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from interop.conftest import Raiser
-from openmoat.lab.bench.flood import BATCH, sockaddr, transmitter
-from openmoat.lab.bench.measures import Raised, sink_on, trial
-from openmoat.lab.bench.subjects import SUBJECTS
-from openmoat.lab.networks import two_gateways
+from openmoat_lab.bench.flood import BATCH, sockaddr, transmitter
+from openmoat_lab.bench.measures import Raised, sink_on, trial
+from openmoat_lab.bench.subjects import SUBJECTS
+from openmoat_lab.networks import two_gateways
 
 pytestmark = pytest.mark.namespaces
 

@@ -24,7 +24,7 @@ FIGURES = {
 
 def test_the_demo_shows_everything_without_asserts() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "openmoat.lab.demo"],
+        [sys.executable, "-m", "openmoat_lab.demo"],
         env={**os.environ, "PYTHONOPTIMIZE": "1", "KEEP": "0"},
         capture_output=True,
         text=True,

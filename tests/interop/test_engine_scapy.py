@@ -19,7 +19,7 @@ from openmoat.crypto.numbers import Encr, Integ
 from openmoat.crypto.suites import EspSuite
 from openmoat.dataplane.backend import Activate, Encapsulation
 from openmoat.dataplane.userspace import UserspaceBackend
-from openmoat.lab.peers.esp_oracle import ScapyEsp
+from openmoat_lab.peers.esp_oracle import ScapyEsp
 
 pytestmark = pytest.mark.namespaces
 ENVIRONMENT = Path(__file__).parents[2] / ".cache" / "scapy"

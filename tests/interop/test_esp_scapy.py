@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.peers.esp_oracle import ScapyEsp
-from openmoat.lab.processes import LabError
+from openmoat_lab.peers.esp_oracle import ScapyEsp
+from openmoat_lab.processes import LabError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".cache" / "scapy"

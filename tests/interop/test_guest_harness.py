@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from interop.hosts import Host, hosts
-from openmoat.lab.guest.machine import Guest
-from openmoat.lab.processes import CommandFailed, LabError
+from openmoat_lab.guest.machine import Guest
+from openmoat_lab.processes import CommandFailed, LabError
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.guest]
 

@@ -11,9 +11,9 @@ from interop.engines import GCM, Tunnel
 from interop.guests import Pair, kernel_pair, payloads_of
 from openmoat.crypto.suites import AES_256_CBC, CHACHA20_POLY1305, HMAC_SHA2_256_128, Aead, EspSuite
 from openmoat.dataplane.backend import Encapsulation
-from openmoat.lab.guest.xfrm import Iptfs
 from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import MAX_PACKET, Framing, Outside, Rung, compile_plan
+from openmoat_lab.guest.xfrm import Iptfs
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.guest]
 SIZES = (64, 65, 100, 576, 1279, 1280, 1281, 1400, 1436, 1437, 1438, 1500, 4000, 9000, 20_000, MAX_PACKET)

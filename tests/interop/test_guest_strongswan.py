@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.guest.machine import Guest
-from openmoat.lab.guest.strongswan import GuestStrongSwan
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.pairs import Terms, credentials, moat_tables, swan_record
-from openmoat.lab.peers.moatd import Moatd
-from openmoat.lab.processes import wait_until
-from openmoat.lab.topology import End, Host, Link, Route, Topology
+from openmoat_lab.guest.machine import Guest
+from openmoat_lab.guest.strongswan import GuestStrongSwan
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.pairs import Terms, credentials, moat_tables, swan_record
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.processes import wait_until
+from openmoat_lab.topology import End, Host, Link, Route, Topology
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.guest]
 PC, FAR = "10.1.0.10", "10.2.0.10"

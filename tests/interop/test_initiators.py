@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from openmoat.daemon.status.turns import LONGEST_TURN
-from openmoat.lab.bench.control import AUTHENTICATIONS, OURS, RESPONDERS, Site, meet, plan_of, raised, storm_rows
-from openmoat.lab.bench.results import Ratio
-from openmoat.lab.peers.moatd import Moatd
+from openmoat_lab.bench.control import AUTHENTICATIONS, OURS, RESPONDERS, Site, meet, plan_of, raised, storm_rows
+from openmoat_lab.bench.results import Ratio
+from openmoat_lab.peers.moatd import Moatd
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 COUNT = 12

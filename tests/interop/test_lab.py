@@ -13,16 +13,16 @@ from typing import Protocol
 
 import pytest
 
-from openmoat.lab.namespaces import STATE, Lab, labs, remove_stale
-from openmoat.lab.networks import DSL_MTU, HOMES, two_gateways
-from openmoat.lab.topology import Topology
+from openmoat_lab.namespaces import STATE, Lab, labs, remove_stale
+from openmoat_lab.networks import DSL_MTU, HOMES, two_gateways
+from openmoat_lab.topology import Topology
 
 pytestmark = pytest.mark.namespaces
 
 RAISER = """
 import sys, time
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
 with Lab(two_gateways(), sys.argv[1]) as lab:
     lab.spawn("left", "sleep", "1000", name="sleep")
     print("up", flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
+from openmoat_lab.pairs import Pair, Terms
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 SECONDS = 4

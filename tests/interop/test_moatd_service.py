@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
-from openmoat.lab.processes import Process, wait_until
+from openmoat_lab.pairs import Pair, Terms
+from openmoat_lab.processes import Process, wait_until
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 NOBODY = "65534"

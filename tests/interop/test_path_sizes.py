@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.captures import read
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.pairs import MOAT, PC_MOAT, PC_SWAN, PSK, SWAN, Pair, Terms
-from openmoat.lab.peers.moatd import Moatd
-from openmoat.lab.processes import wait_until
-from openmoat.lab.traffic import NumberedStream, Transfer, ping, reaches, transfer
+from openmoat_lab.captures import read
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.pairs import MOAT, PC_MOAT, PC_SWAN, PSK, SWAN, Pair, Terms
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.processes import wait_until
+from openmoat_lab.traffic import NumberedStream, Transfer, ping, reaches, transfer
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

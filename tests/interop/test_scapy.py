@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.peers.esp_oracle import ScapyEsp
-from openmoat.lab.processes import LabError
+from openmoat_lab.peers.esp_oracle import ScapyEsp
+from openmoat_lab.processes import LabError
 
 ENVIRONMENT = Path(__file__).parents[2] / ".cache" / "scapy"
 INNER = bytes.fromhex("45000028000100004001f9c00a0100010a0200010800f7fe00010000") + b"twelve octet"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmoat.lab.soak import soak
+from openmoat_lab.soak import soak
 
 pytestmark = pytest.mark.namespaces
 SECONDS = {True: 20.0, False: 8.0}

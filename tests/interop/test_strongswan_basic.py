@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
+from openmoat_lab.pairs import Pair, Terms
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

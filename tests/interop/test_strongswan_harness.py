@@ -4,10 +4,10 @@ from typing import Protocol
 
 import pytest
 
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
-from openmoat.lab.topology import Topology
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
+from openmoat_lab.topology import Topology
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

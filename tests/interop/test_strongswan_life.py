@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from openmoat.lab.captures import Packet, dissect, read
-from openmoat.lab.pairs import PC_MOAT, PC_SWAN, Pair, Terms
-from openmoat.lab.processes import wait_until
-from openmoat.lab.traffic import numbered, ping
 from openmoat.net import NATT_PORT
+from openmoat_lab.captures import Packet, dissect, read
+from openmoat_lab.pairs import PC_MOAT, PC_SWAN, Pair, Terms
+from openmoat_lab.processes import wait_until
+from openmoat_lab.traffic import numbered, ping
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

@@ -4,14 +4,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from openmoat.lab.captures import judge
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import three_behind_nat
-from openmoat.lab.pairs import MOAT
-from openmoat.lab.peers.moatd import Moatd, Table
-from openmoat.lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
-from openmoat.lab.processes import wait_until
-from openmoat.lab.traffic import Place, ping, reaches, transfer
+from openmoat_lab.captures import judge
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import three_behind_nat
+from openmoat_lab.pairs import MOAT
+from openmoat_lab.peers.moatd import Moatd, Table
+from openmoat_lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection, SwanEnd, SwanKeys
+from openmoat_lab.processes import wait_until
+from openmoat_lab.traffic import Place, ping, reaches, transfer
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
-from openmoat.lab.peers.strongswan import Section, StrongSwan
-from openmoat.lab.pki import Authority
-from openmoat.lab.processes import wait_until
+from openmoat_lab.pairs import Pair, Terms
+from openmoat_lab.peers.strongswan import Section, StrongSwan
+from openmoat_lab.pki import Authority
+from openmoat_lab.processes import wait_until
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

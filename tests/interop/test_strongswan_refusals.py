@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
-from openmoat.lab.processes import LabError, wait_until
+from openmoat_lab.pairs import Pair, Terms
+from openmoat_lab.processes import LabError, wait_until
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan]
 

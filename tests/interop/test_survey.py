@@ -10,13 +10,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from openmoat.lab.captures import judge
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.peers.moatd import BINARIES, Moatd
-from openmoat.lab.processes import wait_until
-from openmoat.lab.topology import End, Host, Link, Topology
-from openmoat.lab.zoo.exhibits import OUTERS, PATHS, SERVERS
-from openmoat.lab.zoo.network import (
+from openmoat_lab.captures import judge
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.peers.moatd import BINARIES, Moatd
+from openmoat_lab.processes import wait_until
+from openmoat_lab.topology import End, Host, Link, Topology
+from openmoat_lab.zoo.exhibits import OUTERS, PATHS, SERVERS
+from openmoat_lab.zoo.network import (
     EAST,
     MID,
     SERVER_NETS,
@@ -28,7 +28,7 @@ from openmoat.lab.zoo.network import (
     sink_address,
     sink_nets,
 )
-from openmoat.lab.zoo.scene import PORT, PROGRAM
+from openmoat_lab.zoo.scene import PORT, PROGRAM
 
 pytestmark = pytest.mark.namespaces
 

@@ -5,14 +5,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from openmoat.lab.captures import judge
-from openmoat.lab.hops import NOBODY, trace
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.pairs import Pair, Terms
-from openmoat.lab.peers.moatd import Moatd
-from openmoat.lab.processes import wait_until
-from openmoat.lab.traffic import reaches
+from openmoat_lab.captures import judge
+from openmoat_lab.hops import NOBODY, trace
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.pairs import Pair, Terms
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.processes import wait_until
+from openmoat_lab.traffic import reaches
 
 pytestmark = pytest.mark.namespaces
 

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import pytest
 
-from openmoat.lab.captures import judge
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import HOMES, two_gateways
-from openmoat.lab.topology import Topology
-from openmoat.lab.traffic import Place, numbered, ping, probe, transfer
+from openmoat_lab.captures import judge
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import HOMES, two_gateways
+from openmoat_lab.topology import Topology
+from openmoat_lab.traffic import Place, numbered, ping, probe, transfer
 
 pytestmark = pytest.mark.namespaces
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.pairs import Pair, Terms
-from openmoat.lab.processes import run
+from openmoat_lab.pairs import Pair, Terms
+from openmoat_lab.processes import run
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.strongswan, pytest.mark.tshark]
 

@@ -6,11 +6,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from openmoat.lab.captures import MARKER, judge
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.peers.moatd import Moatd
-from openmoat.lab.processes import wait_until
+from openmoat_lab.captures import MARKER, judge
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.processes import wait_until
 
 pytestmark = pytest.mark.namespaces
 

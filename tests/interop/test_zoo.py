@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.zoo.exhibits import PEER_OURS, PEER_SWAN, SERVERS
-from openmoat.lab.zoo.results import broken
-from openmoat.lab.zoo.run import Options, run
+from openmoat_lab.zoo.exhibits import PEER_OURS, PEER_SWAN, SERVERS
+from openmoat_lab.zoo.results import broken
+from openmoat_lab.zoo.run import Options, run
 
 pytestmark = pytest.mark.namespaces
 

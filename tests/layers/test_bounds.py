@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
+LAB = ROOT / "lab" / "src" / "openmoat_lab"
 PARTS = sorted(path.name for path in SOURCE.iterdir() if any(path.rglob("*.py")) or path.suffix == ".py")
 BOUND = re.compile(r"_?MAX_[A-Z_]+")
 
 
-def bounds(part: str) -> set[str]:
+def bounds(place: Path) -> set[str]:
     """Names of bounds that a part assigns at the level of a module or a class."""
-    place = SOURCE / part
     files = [place] if place.suffix else place.rglob("*.py")
     return {name for file in files for name in assigned(ast.parse(file.read_text())) if BOUND.fullmatch(name)}
 
@@ -34,12 +34,12 @@ def words() -> frozenset[str]:
     return frozenset(word for file in (ROOT / "tests").rglob("*.py") for word in re.findall(r"\w+", file.read_text()))
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_bound_is_named_in_a_test(part: str, words: frozenset[str]) -> None:
-    assert sorted(bounds(part) - words) == []
+@pytest.mark.parametrize("place", [*(SOURCE / part for part in PARTS), LAB], ids=lambda place: place.name)
+def test_every_bound_is_named_in_a_test(place: Path, words: frozenset[str]) -> None:
+    assert sorted(bounds(place) - words) == []
 
 
 def test_the_walk_finds_bounds_of_modules_and_classes_with_and_without_type() -> None:
     body = "MAX_A = 1\nMAX_B: Final = 2\nclass C:\n    _MAX_C: int = 3\ndef f():\n    MAX_D = 4\n"
     assert set(assigned(ast.parse(body))) == {"MAX_A", "MAX_B", "_MAX_C"}
-    assert len(bounds("ike")) > 20
+    assert len(bounds(SOURCE / "ike")) > 20

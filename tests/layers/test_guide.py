@@ -1,7 +1,9 @@
 """The guide says of every option, algorithm, command and code what the code has."""
 
 import re
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmoat.cli.common import ExitCode
+from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS
 from openmoat.cli.main import app
 from openmoat.config.reference import TABLES, render, render_algorithms
 from openmoat.control.messages import ROUTES, ErrorCode
@@ -63,23 +66,39 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, command
 
 
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Of the product, then of the laboratory: of its entry points as they are declared, whether it is installed or not."""
+    yield from commands(typer.main.get_command(app), "moat")
+    for name, value in entry_points().items():
+        yield from commands(EntryPoint(name, value, EXTENSIONS).load()(), f"moat {name}")
+
+
+def entry_points() -> dict[str, str]:
+    declared = tomllib.loads((GUIDE.parents[1] / "lab" / "pyproject.toml").read_text())
+    return dict(declared["project"]["entry-points"][EXTENSIONS])
+
+
+def test_the_commands_of_the_laboratory_are_those_that_the_product_knows_of() -> None:
+    assert entry_points().keys() == ELSEWHERE.keys()
+
+
 def test_no_text_names_a_command_that_there_is_not() -> None:
     root = GUIDE.parents[1]
-    known = {name.split()[1] for name, _ in commands(typer.main.get_command(app), "moat")}
+    known = {name.split()[1] for name, _ in all_commands()}
     texts = [
         root / "README.md",
         root / "ARCHITECTURE.md",
         *(root / "docs").rglob("*.md"),
         *(root / "changes").iterdir(),
     ]
-    for file in (*texts, *(root / "src").rglob("*.py")):
+    for file in (*texts, *(root / "src").rglob("*.py"), *(root / "lab").rglob("*.py")):
         for word in re.findall(r"`moat ([a-z]+)", file.read_text()):
             assert word in known, (file, word)
 
 
 def test_every_command_and_exit_code_is_documented() -> None:
     text, page = COMMANDS.read_text(), re.sub(r"\\f[BIR]", "", (MAN / "moat.1").read_text()).replace("\\-", "-")
-    for name, command in commands(typer.main.get_command(app), "moat"):
+    for name, command in all_commands():
         assert f"`{name}" in text
         assert name in page.replace("mtu [show]", "mtu show")
         for option in {word for parameter in command.params for word in parameter.opts if word.startswith("--")}:

@@ -12,7 +12,7 @@ MAX_FILE = 600
 MAX_FUNCTION = 40
 """Lines of a body: a signature of many keywords and a docstring are no place where anything goes wrong."""
 
-TREES = ("src", "tests", "rust")
+TREES = ("src", "lab", "tests", "rust")
 HEAD = re.compile(r"(?P<indent> *)(pub(\(\w+\))? )?(const |unsafe |extern \"C\" )*fn (?P<name>\w+)")
 
 

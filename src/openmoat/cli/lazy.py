@@ -1,19 +1,30 @@
-"""Groups of commands that are imported when a command of theirs runs, so that `moat --help` costs nothing of theirs."""
+"""Groups of commands that are imported when a command of theirs runs, and commands that other distributions bring along."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["GROUPS", "LazyGroup", "MoatGroup"]
+from openmoat.cli.common import ExitCode, fail
+from openmoat.errors import ControlError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+__all__ = ["ELSEWHERE", "EXTENSIONS", "GROUPS", "LazyGroup", "MoatGroup"]
 
 GROUPS = {
     "keys": ("openmoat.cli.keys", "Keys and shared secrets of this side.", ""),
-    "lab": ("openmoat.cli.lab", "Networks in namespaces on this machine (root).", ""),
     "mtu": ("openmoat.cli.mtu", "Sizes of packets in tunnels.", "show"),
 }
 """Name, module whose `app` it is, its line in the help, and the command that is meant where none of its own is named."""
+
+EXTENSIONS = "openmoat.commands"
+"""Group of entry points: each is the name of a command, and a function that builds it."""
+
+ELSEWHERE = {"bench": "openmoat-lab", "lab": "openmoat-lab"}
+"""Commands that are known here, and the distribution that has them."""
 
 
 class LazyGroup(TyperGroup):
@@ -50,12 +61,29 @@ class LazyGroup(TyperGroup):
 
 
 class MoatGroup(TyperGroup):
-    """The commands of `moat` itself, and the lazy groups."""
+    """The commands of `moat` itself, the lazy groups, and what other distributions add."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Own commands in the order of the file, then the groups."""
-        return [*super().list_commands(ctx), *GROUPS]
+        """Own commands in the order of the file, then the groups, then those of others."""
+        own = [*super().list_commands(ctx), *GROUPS]
+        return [*own, *sorted(set(_extensions().names) - set(own))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A group is made without its module."""
-        return LazyGroup(cmd_name) if cmd_name in GROUPS else super().get_command(ctx, cmd_name)
+        """A group is made without its module. Only for a name that is not ours other distributions are asked."""
+        if cmd_name in GROUPS:
+            return LazyGroup(cmd_name)
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        if cmd_name in _extensions().names:
+            return _extensions()[cmd_name].load()()
+        if cmd_name in ELSEWHERE and not ctx.resilient_parsing:
+            text = f"moat {cmd_name} is not installed here; remedy: pip install {ELSEWHERE[cmd_name]}"
+            fail(ExitCode.REFUSED, ControlError("not-permitted", text), as_json=False)
+        return None
+
+
+def _extensions() -> "EntryPoints":
+    from importlib.metadata import entry_points  # which takes as long as all the rest of the start
+
+    return entry_points(group=EXTENSIONS)

@@ -262,29 +262,6 @@ def init(
     print_json_or_text(fields, "\n".join(lines), as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def bench(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The main rows and some handshakes, in three minutes.")
-    ] = False,
-    work: Annotated[list[str] | None, typer.Option(help="What is done, by name or beginning: udp-64, tcp.")] = None,
-    subject: Annotated[
-        list[str] | None, typer.Option(help="Who is measured; everybody who is here by default.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="How often each takes its turn.", min=1)] = 3,
-    seconds: Annotated[int, typer.Option(help="Of one transfer.", min=1)] = 2,
-    svg: Annotated[Path | None, typer.Option(help="Draw the main rows into this file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure our tunnel beside those of others (root).
-
-    They take turns, in namespaces on this machine. What is not installed is named. Progress goes to standard error; the figures never make it fail.
-    """
-    from openmoat.cli.bench import measure
-
-    measure(work or [], subject or [], rounds=rounds, seconds=seconds, is_quick=quick, svg=svg, as_json=as_json)
-
-
 def main() -> None:
     """Entry point of the command `moat`."""
     try:

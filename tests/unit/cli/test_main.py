@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from openmoat.cli.common import ExitCode, complete_connection
-from openmoat.cli.lazy import GROUPS
+from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS, GROUPS
 from openmoat.cli.main import app
 from openmoat.control.messages import Connections, ConnectionState, ConnectionStatus, Done, Entry, Failure, Log
 from openmoat.control.reasons import Reason
@@ -26,6 +26,22 @@ HEAVY = {
     "openmoat.config.toml",
     "asyncio",
 }
+
+MORE = """
+import typer
+
+app = typer.Typer()
+
+
+@app.command("more")
+def more() -> None:
+    "More than this."
+    print("more of it")
+
+
+def build():
+    return typer.main.get_command(app)
+"""
 
 
 @pytest.fixture
@@ -213,20 +229,26 @@ def test_output_that_cannot_be_written_is_told_in_one_line() -> None:
         assert (done.returncode, done.stderr) == (ExitCode.REFUSED, "moat: output: No space left on device\n")
 
 
-def test_a_bench_that_could_not_draw_is_refused_before_it_measures(tmp_path: Path) -> None:
-    done = moat("bench", "--svg", str(tmp_path / "none" / "chart.svg"), "--json")
-    assert done.exit_code == ExitCode.USAGE
-    assert json.loads(done.stdout)["text"].endswith(f"there is no directory {tmp_path / 'none'}")
+def test_a_command_of_another_distribution_is_found_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "moat_more-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: moat-more\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[{EXTENSIONS}]\nmore = moat_more:build\nstatus = moat_more:build\n")
+    (tmp_path / "moat_more.py").write_text(MORE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert moat("more").stdout == "more of it\n"
+    assert "More than this." in moat("--help").output
+    assert moat("status").exit_code == ExitCode.NO_DAEMON  # our own names are ours
 
 
-def test_a_zoo_of_nothing_is_refused() -> None:
-    done = moat("lab", "zoo", "--path", "forged1500", "--outer", "IPv6", "--json")
-    assert done.exit_code == ExitCode.USAGE
-    assert "of forged1500: IPv4 moatd" in json.loads(done.stdout)["text"]
-
-
-def test_a_zoo_without_root_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 65534)
-    done = moat("lab", "zoo", "--quick", "--json")
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_a_command_that_is_not_installed_tells_in_one_line_what_to_install(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    done = moat(command, "--help")
     assert done.exit_code == ExitCode.REFUSED
-    assert json.loads(done.stdout)["schema"] == "moat.error/1"
+    assert done.stderr == f"moat: moat {command} is not installed here; remedy: pip install openmoat-lab\n"
+    assert f" {command} " not in moat("--help").output

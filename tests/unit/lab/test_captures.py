@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.lab.captures import MARKER, MAX_FINDINGS, Verdict, judge, read
-from openmoat.lab.processes import LabError
+from openmoat_lab.captures import MARKER, MAX_FINDINGS, Verdict, judge, read
+from openmoat_lab.processes import LabError
 
 INSIDE = (ip_network("10.1.0.0/24"), ip_network("fd00:1::/64"))
 OUT_A, OUT_B, IN_A = "192.0.2.2", "198.51.100.2", "10.1.0.10"

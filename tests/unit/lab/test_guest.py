@@ -8,10 +8,10 @@ import pytest
 
 from openmoat.crypto.suites import AES_128_GCM_16, EspSuite
 from openmoat.errors import Secret
-from openmoat.lab.guest.build import REMEDY, why_no_kernel
-from openmoat.lab.guest.machine import Guest
-from openmoat.lab.guest.xfrm import Direction, Iptfs, KernelPolicy, KernelSa
-from openmoat.lab.processes import LabError
+from openmoat_lab.guest.build import REMEDY, why_no_kernel
+from openmoat_lab.guest.machine import Guest
+from openmoat_lab.guest.xfrm import Direction, Iptfs, KernelPolicy, KernelSa
+from openmoat_lab.processes import LabError
 
 SA = KernelSa(
     spi=0xC0FFEE01,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from openmoat.lab.soak import CHILD_REKEY_SECONDS, MAX_GROWTH, Account
+from openmoat_lab.soak import CHILD_REKEY_SECONDS, MAX_GROWTH, Account
 
 
 def account(**changes: object) -> Account:

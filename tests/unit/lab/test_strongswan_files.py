@@ -1,6 +1,6 @@
 """What is written for strongSwan is what its own manual asks for."""
 
-from openmoat.lab.peers.strongswan import SwanChild, SwanConnection, SwanEnd, render
+from openmoat_lab.peers.strongswan import SwanChild, SwanConnection, SwanEnd, render
 
 
 def test_sections_are_nested_and_settings_stand_one_a_line() -> None:

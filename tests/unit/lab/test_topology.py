@@ -2,8 +2,8 @@
 
 import pytest
 
-from openmoat.lab.networks import HOMES, NETWORKS
-from openmoat.lab.topology import MAX_HOST_NAME, MAX_INTERFACE_NAME, End, Host, Link, Route, Topology
+from openmoat_lab.networks import HOMES, NETWORKS
+from openmoat_lab.topology import MAX_HOST_NAME, MAX_INTERFACE_NAME, End, Host, Link, Route, Topology
 
 A, B = Host(name="a"), Host(name="b")
 CABLE = Link(a=End.of("a", "eth0", "192.0.2.1/24"), b=End.of("b", "eth0", "192.0.2.2/24"))

@@ -1,7 +1,7 @@
 """What the programs of the benchmark put into one datagram."""
 
-from openmoat.lab.bench.flood import BATCH, MAX_TOGETHER
-from openmoat.lab.bench.initiators import MAX_DATAGRAM
+from openmoat_lab.bench.flood import BATCH, MAX_TOGETHER
+from openmoat_lab.bench.initiators import MAX_DATAGRAM
 
 UDP_AND_IPV4 = 28
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from openmoat.lab.bench.budgets import budgets
-from openmoat.lab.bench.measures import FORWARDED, GATEWAY_STREAM, IDLE, LARGEST, P50, udp_title
-from openmoat.lab.bench.results import Missing, Ratio, Result
+from openmoat_lab.bench.budgets import budgets
+from openmoat_lab.bench.measures import FORWARDED, GATEWAY_STREAM, IDLE, LARGEST, P50, udp_title
+from openmoat_lab.bench.results import Missing, Ratio, Result
 
 LINKS = "1500-octet packets"
 TCP, FORWARDED_TCP = f"{GATEWAY_STREAM.title}; {LINKS}", f"{FORWARDED.title}; {LINKS}"

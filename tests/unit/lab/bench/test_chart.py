@@ -2,12 +2,12 @@
 
 from xml.etree import ElementTree as ET
 
-from openmoat.lab.bench.budgets import RATES
-from openmoat.lab.bench.chart import BAR_WIDTH, FIGURE_WIDTH, NAME_WIDTH, WIDTH, chart
-from openmoat.lab.bench.measures import FORWARDED, IDLE, P50
-from openmoat.lab.bench.results import Result
-from openmoat.lab.bench.run import LINKS
-from openmoat.lab.bench.subjects import SUBJECTS
+from openmoat_lab.bench.budgets import RATES
+from openmoat_lab.bench.chart import BAR_WIDTH, FIGURE_WIDTH, NAME_WIDTH, WIDTH, chart
+from openmoat_lab.bench.measures import FORWARDED, IDLE, P50
+from openmoat_lab.bench.results import Result
+from openmoat_lab.bench.run import LINKS
+from openmoat_lab.bench.subjects import SUBJECTS
 
 NAME = "{http://www.w3.org/2000/svg}"
 RESULTS = [

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from openmoat.lab.bench import flood
+from openmoat_lab.bench import flood
 
 
 @pytest.mark.parametrize("rate", [1.0, 5_000.0])

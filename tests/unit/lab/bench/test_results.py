@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openmoat.lab.bench.results import Missing, Ratio, Report, Result, Row, aspect_of
+from openmoat_lab.bench.results import Missing, Ratio, Report, Result, Row, aspect_of
 
 TCP = "TCP, 1 flow; 1500-octet packets"
 MEASURED: list[Row] = [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from openmoat.lab.bench.measures import WORKS
-from openmoat.lab.bench.run import (
+from openmoat_lab.bench.measures import WORKS
+from openmoat_lab.bench.run import (
     CONNECTIONS,
     HANDSHAKES,
     LINKS,
@@ -13,7 +13,7 @@ from openmoat.lab.bench.run import (
     selected_works,
     wants_control,
 )
-from openmoat.lab.bench.subjects import SUBJECTS
+from openmoat_lab.bench.subjects import SUBJECTS
 
 
 def names(*words: str, is_quick: bool = False) -> list[str]:

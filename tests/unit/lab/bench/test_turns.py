@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from openmoat.lab.bench.measures import MAX_LOSS, Figure, Raised, Work, highest_rate
-from openmoat.lab.bench.results import Missing, Result, Row
-from openmoat.lab.bench.subjects import Subject
-from openmoat.lab.bench.turns import schedule, take_turns
-from openmoat.lab.namespaces import Lab
-from openmoat.lab.networks import two_gateways
-from openmoat.lab.processes import LabError
+from openmoat_lab.bench.measures import MAX_LOSS, Figure, Raised, Work, highest_rate
+from openmoat_lab.bench.results import Missing, Result, Row
+from openmoat_lab.bench.subjects import Subject
+from openmoat_lab.bench.turns import schedule, take_turns
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.networks import two_gateways
+from openmoat_lab.processes import LabError
 
 LINKS = "1500-octet packets"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from openmoat.config.schema import ChildTable
-from openmoat.lab.zoo import network, programs
-from openmoat.lab.zoo.exhibits import (
+from openmoat_lab.zoo import network, programs
+from openmoat_lab.zoo.exhibits import (
     MAX_FIRST_OCTET,
     OUTERS,
     PATHS,
@@ -21,8 +21,8 @@ from openmoat.lab.zoo.exhibits import (
     is_kept,
     is_promised,
 )
-from openmoat.lab.zoo.results import SCHEMA, broken, to_json, to_markdown, to_text, verdict
-from openmoat.lab.zoo.run import Options, scenes
+from openmoat_lab.zoo.results import SCHEMA, broken, to_json, to_markdown, to_text, verdict
+from openmoat_lab.zoo.run import Options, scenes
 
 FIELDS = [
     "path",

@@ -1,0 +1,289 @@
+"""One raised zoo: a path, a way for ESP to travel, a far gateway. Runs all its transfers at once and gives their rows."""
+
+import contextlib
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path as File
+from typing import Any
+
+from openmoat_lab.namespaces import Lab
+from openmoat_lab.pairs import MOAT, PSK, SWAN, Terms, credentials, swan_record
+from openmoat_lab.peers.moatd import Moatd
+from openmoat_lab.peers.strongswan import StrongSwan, SwanChild
+from openmoat_lab.processes import LabError, Process, wait_until
+from openmoat_lab.zoo import programs
+from openmoat_lab.zoo.exhibits import (
+    MAX_FIRST_OCTET,
+    PEER_OURS,
+    POLICIES,
+    SERVERS,
+    UDP_DATAGRAMS,
+    Outer,
+    Path,
+    Row,
+)
+from openmoat_lab.zoo.network import (
+    EAST,
+    MID,
+    SERVER_NETS,
+    SINK,
+    SINK_FRAGMENTS,
+    WEST,
+    mid_rules,
+    network,
+    server_address,
+    server_script,
+    sink_address,
+    sink_nets,
+    sink_rules,
+)
+
+__all__ = ["PORT", "PROGRAM", "Scene", "Visit"]
+
+PORT = 5080
+PROGRAM = (sys.executable, "-I", str(File(programs.__file__)))
+UP_SECONDS = 30.0
+SETTLE_SECONDS = 12.0
+"""What the gateways get to find out how large the path is; what begins then begins, wherever they are."""
+POLICY_DELAY = 0.8
+SERVER_DELAY = 0.1
+"""Seconds between the beginnings of transfers, so that they do not measure one another."""
+BEGUN_SECONDS = 1.0
+"""After the last transfer has begun, all there is to do is to wait."""
+SLACK_SECONDS = 20.0
+PACED = 100_000
+"""Octets a second, where the path shrinks in mid-transfer."""
+PACED_SECONDS = 12
+SHRINK_AFTER = 4.0
+POLL_SECONDS = 0.1
+SIZE_FOUND = re.compile(r"Outside\(size=(\d+), is_proved=True, fragments_pass=(?:True|False)\)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One transfer that is to be made."""
+
+    policy: str
+    server: str
+    inner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One zoo to raise, and the transfers in it."""
+
+    path: Path
+    outer: Outer
+    peer: str
+    visits: tuple[Visit, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path.name}, {self.outer.name}, {self.peer}"
+
+    def run(self, told: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
+        """Raise it, make all transfers, take it down; `told` hears of each transfer as it ends.
+
+        Holds `turn` for as long as there is much to do. Raises `LabError` where the tunnel does not come up, and soon after
+        `stopped` is set.
+        """
+        servers = list(dict.fromkeys(visit.server for visit in self.visits))
+        with contextlib.ExitStack() as stack:
+            with turn:
+                stage = _Stage(self, stack.enter_context(Lab(network(servers, self.path, self.outer))), stopped)
+                try:
+                    stage.prepare(servers)
+                except LabError as error:
+                    error.add_note(stage.story())
+                    raise
+                client = stage.begin()
+                stopped.wait(stage.last_begins + BEGUN_SECONDS)
+            return stage.rows(client, told)
+
+
+class _Stage:
+    """A scene in a raised lab."""
+
+    def __init__(self, scene: Scene, lab: Lab, stopped: threading.Event) -> None:
+        self.scene = scene
+        self.lab = lab
+        self.stopped = stopped
+        self.last_begins = 0.0
+        self.shrinker: threading.Timer | None = None
+        self.policies = tuple(dict.fromkeys(visit.policy for visit in scene.visits))
+        version = scene.outer.version
+        self.addresses = {host: str(lab.topology.address(host, "wan", version)) for host in (WEST, EAST)}
+        self.west = Moatd(lab, WEST, self._tables(WEST), {"psk": PSK})
+
+    def prepare(self, servers: Iterable[str]) -> None:
+        """Servers, router, client and gateways, all up."""
+        for name in servers:
+            self.lab.run(name, "sh", "-eu", text=server_script(SERVERS[name]))
+        self.lab.run(MID, "nft", "-f", "-", text=mid_rules(self.scene.path))
+        self.lab.run(SINK, "nft", "-f", "-", text=sink_rules(self.scene.path))
+        started = [self.lab.spawn(name, *PROGRAM, "serve", str(PORT), name="serve") for name in servers]
+        for server in started:
+            server.wait_for_output("serve: listening")
+        if self.scene.peer == PEER_OURS:
+            Moatd(self.lab, EAST, self._tables(EAST), {"psk": PSK}).start()
+        else:
+            self._swan().start()
+        self.west.start()
+        wait_until("all Child SAs of the zoo are up", self._is_up, UP_SECONDS, POLL_SECONDS)
+        self._settle()
+
+    def _tables(self, host: str) -> dict[str, Any]:
+        identities = {WEST: MOAT, EAST: SWAN}
+        other = WEST if host == EAST else EAST
+        # Through a NAT only one of them can begin; the other takes whoever proves to be it.
+        addresses = {"addresses": [self.addresses[EAST]]} if host == WEST else {}
+        children = {}
+        for policy in self.policies:
+            sides = (list(SERVER_NETS), list(sink_nets(policy)))
+            local, remote = sides if host == WEST else sides[::-1]
+            children[policy] = {
+                "local": local,
+                "remote": remote,
+                "proposals": [Terms().esp],
+                **POLICIES[policy].words,
+            }
+        return {
+            "zoo": {
+                "psk": "psk",
+                "local": {"identity": identities[host]},
+                "peer": {"identity": identities[other], **addresses},
+                "children": children,
+            }
+        }
+
+    def _swan(self) -> StrongSwan:
+        terms, proof = Terms(), credentials("psk")
+        record = swan_record(terms, proof, self.addresses[WEST])
+        children = tuple(
+            SwanChild(name=policy, local=",".join(sink_nets(policy)), remote=",".join(SERVER_NETS))
+            for policy in self.policies
+        )
+        return StrongSwan(self.lab, EAST, [replace(record, children=children)], proof.swan_keys)
+
+    def _is_up(self) -> bool:
+        peers = self.west.ask("status")["connections"][0]["peers"]
+        return {child["name"] for peer in peers for child in peer["children"]} >= set(self.policies)
+
+    def _settle(self) -> None:
+        """Wait until it is known how large the path is and whether fragments pass, or long enough."""
+        west, deadline = self.west, time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline and not self.stopped.is_set():
+            found = SIZE_FOUND.findall(west.log())
+            if found and int(found[-1]) == self.scene.path.mtu:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def begin(self) -> Process:
+        """Begin the transfers, one after the other; what runs on the client tells of each that ends."""
+        file = self.lab.directory / "jobs.json"
+        jobs = [self._job(number, visit) for number, visit in enumerate(self.scene.visits)]
+        file.write_text(json.dumps(jobs))
+        if self.scene.path.is_forging:
+            forger = self.lab.spawn(MID, *PROGRAM, "forge", WEST, str(self.scene.outer.version), name="forge")
+            forger.wait_for_output("forge: listening")
+        client = self.lab.spawn(SINK, *PROGRAM, "fetch", str(file), name="fetch")
+        self.last_begins = max(job["delay"] for job in jobs)
+        if self.scene.path.shrinks_to:
+            self.shrinker = threading.Timer(self.last_begins + SHRINK_AFTER, self._shrink)
+            self.shrinker.start()
+        return client
+
+    def _shrink(self) -> None:
+        self.lab.run(MID, "ip", "link", "set", EAST, "mtu", str(self.scene.path.shrinks_to))
+
+    def rows(self, client: Process, told: Callable[[Row], None]) -> list[Row]:
+        """Wait for all that ends."""
+        found = []
+        longest = self.last_begins + _seconds(self.scene.path) + SLACK_SECONDS
+        try:
+            for line in _lines(client, longest, self.stopped):
+                found.append(self._row(line))
+                told(found[-1])
+        finally:
+            if self.shrinker is not None:
+                self.shrinker.cancel()
+                self.shrinker.join()
+        return found
+
+    def _job(self, number: int, visit: Visit) -> dict[str, Any]:
+        path, server = self.scene.path, SERVERS[visit.server]
+        rate = PACED if path.shrinks_to else 0
+        count = path.octets if server.is_tcp else UDP_DATAGRAMS
+        if rate:
+            count = rate * PACED_SECONDS if server.is_tcp else rate * PACED_SECONDS // programs.PACKET
+        policy_delay = self.policies.index(visit.policy) * POLICY_DELAY
+        return {
+            "job": number,
+            "tcp": server.is_tcp,
+            "source": sink_address(visit.policy, visit.inner),
+            "target": server_address(visit.server, visit.inner),
+            "port": PORT,
+            "count": count,
+            "rate": rate,
+            "delay": policy_delay + list(SERVERS).index(visit.server) * SERVER_DELAY,
+            "seconds": _seconds(path),
+        }
+
+    def _row(self, line: dict[str, Any]) -> Row:
+        scene, visit = self.scene, self.scene.visits[line["job"]]
+        return Row(
+            path=scene.path.name,
+            policy=visit.policy,
+            server=visit.server,
+            inner=visit.inner,
+            outer=scene.outer.name,
+            peer=scene.peer,
+            first_octet_s=line["first"],
+            octets=line["octets"],
+            complete=line["complete"],
+            fragments_at_sink=self._fragments(visit),
+            recovery_s=line["longest_gap"] if scene.path.shrinks_to else None,
+        )
+
+    def _fragments(self, visit: Visit) -> int:
+        version = 4 if visit.inner == "IPv4" else 6
+        pair = [server_address(visit.server, visit.inner), sink_address(visit.policy, visit.inner)]
+        said = self.lab.run(SINK, "nft", "-j", "list", "set", "inet", "sink", f"{SINK_FRAGMENTS}{version}").stdout
+        for entry in json.loads(said)["nftables"]:
+            for element in entry.get("set", {}).get("elem", ()):
+                if element["elem"]["val"]["concat"] == pair:
+                    return int(element["elem"]["counter"]["packets"])
+        return 0
+
+    def story(self) -> str:
+        """The end of the log of our own gateway, to be read where something went wrong."""
+        return f"--- log of {WEST}\n{self.west.last_words()}"
+
+
+def _seconds(path: Path) -> float:
+    """After which a transfer is cut."""
+    return MAX_FIRST_OCTET + (PACED_SECONDS if path.shrinks_to else 0)
+
+
+def _lines(client: Process, seconds: float, stopped: threading.Event) -> Iterator[dict[str, Any]]:
+    """What the client says of each transfer, as it says it. Raises `LabError` where it ends early or does not end."""
+    deadline, seen = time.monotonic() + seconds, 0
+    while True:
+        is_over = client.exit_code is not None
+        lines: Sequence[str] = client.output().splitlines(keepends=True)
+        for line in lines[seen:]:
+            if not line.endswith("\n"):
+                break
+            seen += 1
+            if line.startswith("fetch: done"):
+                return
+            yield json.loads(line)
+        if is_over or stopped.is_set() or time.monotonic() > deadline:
+            raise LabError(f"the client of the zoo has not ended properly: {client.output()[-2000:]}")
+        time.sleep(POLL_SECONDS)
