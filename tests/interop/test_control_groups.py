@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.daemon.control.server import MAX_GROUPS, caller_of
+from openmoat.daemon.control.access import MAX_GROUPS, caller_of
 
 FIRST = 100_000
 CALL = """

@@ -68,7 +68,8 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "config": frozenset({"pydantic", "cryptography"}),
     "dataplane": frozenset(),
     "system": frozenset(),
-    "control": frozenset({"pydantic", "httpx2"}),
+    "control": frozenset({"h11", "msgspec"}),
+    "daemon": frozenset({"dns", "h11"}),
 }
 
 

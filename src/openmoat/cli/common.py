@@ -103,7 +103,7 @@ def asking(*, as_json: bool) -> "Iterator[Client]":
 
 def show(message: "Message", text: str, *, as_json: bool) -> None:
     """A reply, for programs or for people."""
-    print(message.model_dump_json() if as_json else text)
+    print(message.to_json().decode() if as_json else text)
 
 
 def print_json_or_text(fields: dict[str, Any], text: str, *, as_json: bool) -> None:

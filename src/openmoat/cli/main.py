@@ -133,7 +133,7 @@ def events(as_json: Json = False) -> None:
 
     with asking(as_json=as_json) as client:
         for entry in client.events():
-            print(entry.model_dump_json() if as_json else entry_line(entry), flush=True)
+            print(entry.to_json().decode() if as_json else entry_line(entry), flush=True)
 
 
 @app.command(epilog=EXIT_HELP)

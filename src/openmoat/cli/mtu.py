@@ -111,15 +111,17 @@ def progress(path: "OutsideSize") -> str:
 
 def peer_row(peer: "PeerStatus") -> dict[str, Any]:
     """What programs are told of one peer."""
+    from msgspec import to_builtins
+
     outside = peer.ike.outside if peer.ike is not None else None
     children = [
-        {"name": child.name, "local_spi": child.local_spi, "aggfrag": child.aggfrag, **child.sizes.model_dump()}
+        {"name": child.name, "local_spi": child.local_spi, "aggfrag": child.aggfrag, **to_builtins(child.sizes)}
         for child in peer.children
         if child.sizes is not None
     ]
     return {
         "identity": peer.identity,
-        "outside": outside.model_dump() if outside is not None else None,
+        "outside": to_builtins(outside) if outside is not None else None,
         "children": children,
     }
 

@@ -4,14 +4,18 @@ Times are seconds since the epoch, SPIs hexadecimal text, selectors and identiti
 fields they do not know: a field may be added within a version, and none changes its meaning.
 """
 
+from collections.abc import Mapping
 from enum import Enum, StrEnum
-from typing import Literal
+from typing import Any, Generic, Literal, Self, TypeVar
+from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
 
 from openmoat.control.reasons import Reason
 
 __all__ = [
+    "EVENT_SILENCE",
+    "KEEPALIVE_SECONDS",
     "ROUTES",
     "Access",
     "BlackHole",
@@ -32,13 +36,20 @@ __all__ = [
     "Loop",
     "Message",
     "OutsideSize",
-    "Path",
+    "Part",
     "PeerStatus",
     "Reloaded",
+    "Reply",
     "Route",
+    "Routes",
     "Status",
     "Version",
 ]
+
+KEEPALIVE_SECONDS = 15.0
+"""A stream of events carries a comment at least this often, so that both ends notice when the other is gone."""
+EVENT_SILENCE = 4 * KEEPALIVE_SECONDS
+"""A client takes a daemon for dead whose stream of events is silent for longer."""
 
 
 class Access(Enum):
@@ -86,17 +97,29 @@ class ConnectionState(StrEnum):
     """By `moat down`, until `moat up` or a change of the connection."""
 
 
-class Part(BaseModel):
+class Part(msgspec.Struct, frozen=True):
     """Part of a reply."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
+    @classmethod
+    def from_json(cls, octets: bytes | str) -> Self:
+        """Read and check it; `ValueError` names the field that is wrong. Unknown fields are ignored."""
+        return msgspec.json.decode(octets, type=cls)
+
+    def to_json(self) -> bytes:
+        """As one line of JSON."""
+        return msgspec.json.encode(self)
 
 
-class Message(Part):
-    """A whole reply; `schema` is its first field."""
+class Message(Part, frozen=True, tag_field="schema"):
+    """A whole reply; `schema`, its name and version, is the first field."""
+
+    @classmethod
+    def schema(cls) -> str:
+        """Name and version, such as `moat.status/1`."""
+        return str(cls.__struct_config__.tag)
 
 
-class Counters(Part):
+class Counters(Part, frozen=True, kw_only=True):
     """Inner packets since the daemon started, summed over all SAs a peer has had."""
 
     inbound_packets: int = 0
@@ -105,7 +128,7 @@ class Counters(Part):
     outbound_octets: int = 0
 
 
-class BlackHole(Part):
+class BlackHole(Part, frozen=True, kw_only=True):
     """Packets of a size that had been proved did not get through any more."""
 
     at: float
@@ -114,7 +137,7 @@ class BlackHole(Part):
     """Octets that were found to get through instead."""
 
 
-class OutsideSize(Part):
+class OutsideSize(Part, frozen=True, kw_only=True):
     """What is known of the way to a peer. Sizes are octets of outer packets."""
 
     size: int
@@ -136,7 +159,7 @@ class OutsideSize(Part):
     """The last one."""
 
 
-class ChildSizes(Part):
+class ChildSizes(Part, frozen=True, kw_only=True):
     """What is done about sizes on one Child SA, and what it came to. Only where one connection was asked for."""
 
     outer_size: int
@@ -164,7 +187,7 @@ class ChildSizes(Part):
     """By reason."""
 
 
-class IkeStatus(Part):
+class IkeStatus(Part, frozen=True, kw_only=True):
     """One IKE SA."""
 
     spi: str
@@ -184,7 +207,7 @@ class IkeStatus(Part):
     outside: OutsideSize | None = None
 
 
-class ChildStatus(Part):
+class ChildStatus(Part, frozen=True, kw_only=True):
     """One Child SA."""
 
     name: str
@@ -207,7 +230,7 @@ class ChildStatus(Part):
     sizes: ChildSizes | None = None
 
 
-class PeerStatus(Part):
+class PeerStatus(Part, frozen=True, kw_only=True):
     """One peer of a connection, by its authenticated identity; a template may have many."""
 
     identity: str
@@ -216,7 +239,7 @@ class PeerStatus(Part):
     counters: Counters = Counters()
 
 
-class Candidate(Part):
+class Candidate(Part, frozen=True, kw_only=True):
     """A connection that might have been meant, and the first field on which it and the peer part."""
 
     connection: str
@@ -225,7 +248,7 @@ class Candidate(Part):
     received: str
 
 
-class Failure(Part):
+class Failure(Part, frozen=True, kw_only=True):
     """The explanation of a failed negotiation."""
 
     number: int
@@ -240,10 +263,9 @@ class Failure(Part):
     advice: str = ""
 
 
-class ConnectionStatus(Message):
+class ConnectionStatus(Message, frozen=True, kw_only=True, tag="moat.connection/1"):
     """One connection, as it is."""
 
-    schema_name: Literal["moat.connection/1"] = Field(default="moat.connection/1", alias="schema")
     name: str
     state: ConnectionState
     since: float
@@ -269,14 +291,13 @@ class ConnectionStatus(Message):
     """The last failure; only where one connection was asked for."""
 
 
-class Connections(Message):
+class Connections(Message, frozen=True, kw_only=True, tag="moat.connections/1"):
     """All connections, by name."""
 
-    schema_name: Literal["moat.connections/1"] = Field(default="moat.connections/1", alias="schema")
     connections: tuple[ConnectionStatus, ...] = ()
 
 
-class Loop(Part):
+class Loop(Part, frozen=True, kw_only=True):
     """The event loop since the daemon was ready; seconds."""
 
     count: int = 0
@@ -293,10 +314,9 @@ class Loop(Part):
     """By the wall clock."""
 
 
-class Status(Message):
+class Status(Message, frozen=True, kw_only=True, tag="moat.status/1"):
     """The daemon as a whole, and its connections."""
 
-    schema_name: Literal["moat.status/1"] = Field(default="moat.status/1", alias="schema")
     version: str
     now: float
     since: float
@@ -317,25 +337,22 @@ class Status(Message):
     connections: tuple[ConnectionStatus, ...] = ()
 
 
-class Version(Message):
+class Version(Message, frozen=True, kw_only=True, tag="moat.version/1"):
     """What answers."""
 
-    schema_name: Literal["moat.version/1"] = Field(default="moat.version/1", alias="schema")
     version: str
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True, tag="moat.done/1"):
     """A change was accepted; what comes of it is told by events and by status."""
 
-    schema_name: Literal["moat.done/1"] = Field(default="moat.done/1", alias="schema")
     text: str
     connection: str = ""
 
 
-class Reloaded(Message):
+class Reloaded(Message, frozen=True, kw_only=True, tag="moat.reloaded/1"):
     """What a reload changed."""
 
-    schema_name: Literal["moat.reloaded/1"] = Field(default="moat.reloaded/1", alias="schema")
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: dict[str, str] = {}
@@ -347,7 +364,7 @@ class Reloaded(Message):
     """Settings of the daemon that changed and wait for its next start."""
 
 
-class Entry(Part):
+class Entry(Part, frozen=True, kw_only=True):
     """One line of the journal; also the data of each server-sent event."""
 
     number: int
@@ -358,56 +375,56 @@ class Entry(Part):
     fields: dict[str, str] = {}
 
 
-class Log(Message):
+class Log(Message, frozen=True, kw_only=True, tag="moat.log/1"):
     """The newest entries of the journal, oldest first."""
 
-    schema_name: Literal["moat.log/1"] = Field(default="moat.log/1", alias="schema")
     entries: tuple[Entry, ...] = ()
 
 
-class ErrorReply(Message):
+class ErrorReply(Message, frozen=True, kw_only=True, tag="moat.error/1"):
     """What every reply but those of status 200 holds."""
 
-    schema_name: Literal["moat.error/1"] = Field(default="moat.error/1", alias="schema")
     code: ErrorCode
     text: str
     hint: str = ""
 
 
-class Route(Part):
+Reply = TypeVar("Reply", bound=Part)
+
+
+class Route(Part, Generic[Reply], frozen=True, kw_only=True):
     """One request: method, path, what the caller must be allowed, and the reply. `{name}` is a connection."""
 
     method: Literal["GET", "POST"]
     path: str
     access: Access
-    reply: type[Message] | None
-    """None: a stream of server-sent events, each an `Entry`."""
+    reply: type[Reply]
+    is_stream: bool = False
+    """Server-sent events without an end, each with a `reply` as its data."""
+
+    def target(self, query: Mapping[str, int], names: Mapping[str, str]) -> str:
+        """Path and query as they stand in the request line; `ValueError` where a name would make it another path."""
+        for name in names.values():
+            if name in {"", ".", ".."}:
+                raise ValueError(f'"{name}" is no name')
+        path = self.path.format(**{key: quote(name, safe="") for key, name in names.items()})
+        return f"{path}?{urlencode(query)}" if query else path
 
 
-class Path:
-    """The paths of `ROUTES`, for both ends."""
+class Routes:
+    """Every request there is, for both ends."""
 
-    VERSION = "/v1/version"
-    STATUS = "/v1/status"
-    CONNECTIONS = "/v1/connections"
-    CONNECTION = "/v1/connections/{name}"
-    UP = "/v1/connections/{name}/up"
-    DOWN = "/v1/connections/{name}/down"
-    PROBE = "/v1/connections/{name}/probe"
-    RELOAD = "/v1/reload"
-    LOG = "/v1/log"
-    EVENTS = "/v1/events"
+    VERSION = Route(method="GET", path="/v1/version", access=Access.READ, reply=Version)
+    STATUS = Route(method="GET", path="/v1/status", access=Access.READ, reply=Status)
+    CONNECTIONS = Route(method="GET", path="/v1/connections", access=Access.READ, reply=Connections)
+    CONNECTION = Route(method="GET", path="/v1/connections/{name}", access=Access.READ, reply=ConnectionStatus)
+    UP = Route(method="POST", path="/v1/connections/{name}/up", access=Access.CHANGE, reply=Done)
+    DOWN = Route(method="POST", path="/v1/connections/{name}/down", access=Access.CHANGE, reply=Done)
+    PROBE = Route(method="POST", path="/v1/connections/{name}/probe", access=Access.CHANGE, reply=Done)
+    RELOAD = Route(method="POST", path="/v1/reload", access=Access.CHANGE, reply=Reloaded)
+    LOG = Route(method="GET", path="/v1/log", access=Access.READ, reply=Log)
+    """`last` in the query is how many entries are wanted."""
+    EVENTS = Route(method="GET", path="/v1/events", access=Access.READ, reply=Entry, is_stream=True)
 
 
-ROUTES = (
-    Route(method="GET", path=Path.VERSION, access=Access.READ, reply=Version),
-    Route(method="GET", path=Path.STATUS, access=Access.READ, reply=Status),
-    Route(method="GET", path=Path.CONNECTIONS, access=Access.READ, reply=Connections),
-    Route(method="GET", path=Path.CONNECTION, access=Access.READ, reply=ConnectionStatus),
-    Route(method="POST", path=Path.UP, access=Access.CHANGE, reply=Done),
-    Route(method="POST", path=Path.DOWN, access=Access.CHANGE, reply=Done),
-    Route(method="POST", path=Path.PROBE, access=Access.CHANGE, reply=Done),
-    Route(method="POST", path=Path.RELOAD, access=Access.CHANGE, reply=Reloaded),
-    Route(method="GET", path=Path.LOG, access=Access.READ, reply=Log),
-    Route(method="GET", path=Path.EVENTS, access=Access.READ, reply=None),
-)
+ROUTES: tuple[Route[Any], ...] = tuple(row for row in vars(Routes).values() if isinstance(row, Route))

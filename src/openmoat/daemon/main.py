@@ -16,8 +16,9 @@ from pathlib import Path
 
 from openmoat import __version__
 from openmoat.config.toml import Configuration, load
+from openmoat.daemon.control.access import Policy, open_socket
 from openmoat.daemon.control.handlers import Handlers
-from openmoat.daemon.control.server import Server, open_socket
+from openmoat.daemon.control.server import Server
 from openmoat.daemon.core.answers import Answers
 from openmoat.daemon.core.driver import Driver, boottime
 from openmoat.daemon.core.installer import Installer
@@ -191,7 +192,7 @@ class Daemon:
 
     async def run(self, listener: socket.socket, should_stop: asyncio.Event) -> None:
         """Serve until `should_stop`, then end in good order: SAs are deleted, the host stays guarded."""
-        server = Server(self.desk, listener, self.settings.control_group, self.settings.control_read_group)
+        server = Server(self.desk, listener, Policy.of(self.settings.control_group, self.settings.control_read_group))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(server.run()), tasks.create_task(self.watchdog.run())]
             if self.host is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import convert
 from typer.testing import CliRunner
 
 from openmoat.cli.common import ExitCode
@@ -106,7 +107,7 @@ def test_programs_get_the_sizes_of_a_connection_as_one_object(server: Server) ->
     ],
 )
 def test_the_progress_of_a_probe_is_one_line(path: dict[str, object], said: str) -> None:
-    assert progress(OutsideSize.model_validate({**OUTSIDE, **path})) == said
+    assert progress(convert({**OUTSIDE, **path}, OutsideSize)) == said
 
 
 def test_without_a_word_all_connections_are_asked_for_and_help_is_still_help() -> None:

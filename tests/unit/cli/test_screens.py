@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 
 from openmoat.cli.screens import (
     MAX_SHOWN,
@@ -88,12 +89,12 @@ def connection(name: str = "office", state: ConnectionState = ConnectionState.UP
         "start": "auto",
         "source": "/etc/openmoat/moat.toml",
     }
-    return ConnectionStatus.model_validate({**fields, **more})
+    return convert({**fields, **more}, ConnectionStatus)
 
 
 def failure(reason: Reason, summary: str, **more: object) -> Failure:
     fields = {"number": 1, "at": NOW - 12, "peer": "198.51.100.7:500", "reason": reason, "summary": summary}
-    return Failure.model_validate({**fields, **more})
+    return convert({**fields, **more}, Failure)
 
 
 UP = connection(peers=(peer(),))

@@ -1,14 +1,18 @@
 """The client against a server of the test's own on a unix socket, and the tables both ends agree on."""
 
+import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from openmoat.control import messages
+from openmoat.control.async_client import AsyncClient
 from openmoat.control.client import MAX_LOG, Client
-from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus, ErrorCode, Message, Status
+from openmoat.control.exchange import MAX_EVENT, MAX_HEAD, MAX_REPLY
+from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus, ErrorCode, Message, Routes, Status
 from openmoat.control.reasons import REASONS, Reason
 from openmoat.errors import ControlError
 from openmoat.ike.events import DownReason
@@ -30,10 +34,10 @@ def asked(server: Server) -> ControlError:
 
 def test_a_reply_is_an_object_and_its_json_bears_schema_and_version(server: Server) -> None:
     status = Status(version="1", now=1.0, since=0.0, configuration="/etc/openmoat/moat.toml")
-    server.says(200, status.model_dump_json())
+    server.says(200, status.to_json())
     with Client(server.path) as client:
         assert client.status() == status
-    assert json.loads(status.model_dump_json())["schema"] == "moat.status/1"
+    assert json.loads(status.to_json())["schema"] == "moat.status/1"
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
@@ -88,15 +92,77 @@ def test_events_come_one_by_one_until_the_daemon_ends(server: Server) -> None:
         assert [event.number for event in client.events()] == [1, 2]
 
 
+def test_an_endless_event_is_not_kept(server: Server) -> None:
+    server.says(200, b"data: " + b"x" * (MAX_EVENT + 1))
+    with pytest.raises(ControlError, match="octets") as caught, Client(server.path) as client:
+        next(client.events())
+    assert caught.value.code == ErrorCode.BAD_REPLY
+
+
+def test_an_endless_reply_is_not_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_REPLY > 10 * 10_000 * 1_000
+    monkeypatch.setattr("openmoat.control.exchange.MAX_REPLY", 1_000)
+    server.says(200, b"x" * 1_001)
+    error = asked(server)
+    assert (error.code, "more than 1000 octets" in str(error)) == (ErrorCode.BAD_REPLY, True)
+
+
+def test_a_head_without_end_is_not_kept(server: Server) -> None:
+    server.answer = b"HTTP/1.1 200 OK\r\na: " + b"x" * (MAX_HEAD + 1)
+    assert asked(server).code == ErrorCode.BAD_REPLY
+
+
+def test_a_reply_that_breaks_off_is_no_reply(server: Server) -> None:
+    server.answer = b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"schema": "moat'
+    assert "closed the connection" in str(asked(server))
+
+
+def test_a_daemon_that_says_nothing_is_given_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent.sock"))
+        silent.listen()
+        with (
+            pytest.raises(ControlError, match="answer") as caught,
+            Client(silent.getsockname(), timeout=0.05) as client,
+        ):
+            client.status()
+    assert caught.value.code == ErrorCode.NO_DAEMON
+
+
+def test_both_clients_read_the_same_reply(server: Server) -> None:
+    server.says(200, '{"schema": "moat.version/1", "version": "9"}')
+    with Client(server.path) as client:
+        assert asyncio.run(AsyncClient(server.path).ask(Routes.VERSION)) == client.version()
+
+
+def test_the_async_client_tells_the_same_failures(server: Server, tmp_path: Path) -> None:
+    server.says(404, '{"schema": "moat.error/1", "code": "unknown-connection", "text": "no hut", "hint": "x"}')
+    with pytest.raises(ControlError, match="no hut"):
+        asyncio.run(AsyncClient(server.path).ask(Routes.UP, name="hut"))
+    with pytest.raises(ControlError) as caught:
+        asyncio.run(AsyncClient(str(tmp_path / "nobody.sock")).ask(Routes.STATUS))
+    assert (caught.value.code, caught.value.hint) == (ErrorCode.NO_DAEMON, "systemctl start moatd")
+
+
+def test_the_async_client_follows_events_until_the_daemon_ends(server: Server) -> None:
+    entry = '{"number": 7, "at": 1.0, "level": "info", "kind": "ike-sa-up", "text": "up"}'
+    server.says(200, f": hello\n\ndata: {entry}\n\n")
+
+    async def numbers() -> list[int]:
+        return [entry.number async for entry in AsyncClient(server.path).events()]
+
+    assert asyncio.run(numbers()) == [7]
+
+
 def test_a_field_from_the_future_is_ignored() -> None:
     text = '{"schema": "moat.version/1", "version": "9", "colour": "blue"}'
-    assert messages.Version.model_validate_json(text).version == "9"
+    assert messages.Version.from_json(text).version == "9"
 
 
 def test_every_reply_names_its_schema_and_has_a_route() -> None:
-    replies = {route.reply for route in ROUTES if route.reply} | {messages.ErrorReply}
+    replies = {route.reply for route in ROUTES if not route.is_stream} | {messages.ErrorReply}
     assert replies == set(Message.__subclasses__())
-    names = [reply.model_fields["schema_name"].default for reply in replies]
+    names = [reply.schema() for reply in replies]
     assert len(set(names)) == len(names)
     assert all(name.startswith("moat.") and name.endswith("/1") for name in names)
 
@@ -109,7 +175,7 @@ def test_every_reason_of_the_core_has_a_sentence_and_a_next_command() -> None:
 
 def test_a_state_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="state"):
-        ConnectionStatus.model_validate({"name": "x", "state": "sideways", "since": 0, "local": "a", "remote": "b"})
+        ConnectionStatus.from_json('{"name": "x", "state": "sideways", "since": 0, "local": "a", "remote": "b"}')
     assert ConnectionStatus(name="x", state=ConnectionState.UP, since=0, local="a", remote="b").reason is None
 
 

@@ -10,80 +10,32 @@ import random
 import select
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from openmoat.config.toml import Configuration, load
 from openmoat.control.client import MAX_LOG, Client
 from openmoat.control.messages import Access, Connections, ConnectionState, ConnectionStatus, ErrorCode
-from openmoat.daemon.control.handlers import MAX_STRANGERS
-from openmoat.daemon.control.server import (
-    IDLE_SECONDS,
+from openmoat.daemon.control.access import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_USER,
-    MAX_DIGITS,
-    MAX_REQUEST,
-    SLICE_SECONDS,
     Caller,
-    Server,
-    listing,
+    Policy,
     open_socket,
 )
+from openmoat.daemon.control.handlers import MAX_STRANGERS
+from openmoat.daemon.control.http import MAX_REQUEST
+from openmoat.daemon.control.routes import MAX_DIGITS, SLICE_SECONDS, Listing
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.status.journal import MAX_ENTRIES
-from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.errors import ControlError, SystemFault
 from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.net import HostPort
 from openmoat.net import Path as OuterPath
-
-CONFIGURATION = """
-[connections.cabin]
-psk = "secret.psk"
-[connections.cabin.local]
-identity = "gate.example"
-[connections.cabin.peer]
-identity = "cabin.example"
-[connections.cabin.children.lan]
-local = "10.2.0.0/16"
-remote = "10.1.0.0/16"
-"""
-
-
-@asynccontextmanager
-async def daemon(directory: Path, idle_seconds: float = IDLE_SECONDS) -> AsyncIterator[tuple[Daemon, Client]]:
-    secret = directory / "secret.psk"
-    secret.touch(mode=0o600)
-    secret.write_text("a secret that is long enough for anybody\n")
-    file = directory / "moat.toml"
-    file.write_text(CONFIGURATION)
-    configuration: Configuration = load(file)
-    own = ipaddress.ip_address("192.0.2.1")
-    one = Daemon(file, configuration.settings, MemoryBackend(), MemoryWire(), source_for=lambda _: own)
-    await one.start(configuration)
-    place = directory / "control.sock"
-    listener = open_socket(place)
-    task = asyncio.create_task(Server(one.desk, listener, idle_seconds=idle_seconds).run())
-    try:
-        with Client(str(place), timeout=5) as client:
-            yield one, client
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        listener.close()
-        await one.stop()
-
-
-def ask(directory: Path, test: Callable[[Daemon, Client], Awaitable[None]], idle_seconds: float = IDLE_SECONDS) -> None:
-    async def run() -> None:
-        async with daemon(directory, idle_seconds) as (one, client):
-            await test(one, client)
-
-    asyncio.run(run())
+from unit.daemon.control.serving import answer_to, ask
 
 
 def test_the_client_reads_what_the_server_writes(tmp_path: Path) -> None:
@@ -121,9 +73,9 @@ def test_a_long_answer_lets_everything_else_have_its_turn() -> None:
     async def run() -> None:
         beside = asyncio.create_task(others())
         await asyncio.sleep(0)
-        answer = await listing(Connections(), rows())
+        body = b"".join([piece async for piece in Listing(Connections(), rows()).slices()])
         beside.cancel()
-        assert len(json.loads(bytes(answer.body))["connections"]) == count
+        assert len(json.loads(body)["connections"]) == count
         held = [after - before for before, after in pairwise(turns)]
         assert len(turns) >= count * row_seconds / (2 * SLICE_SECONDS)
         assert max(held) < 10 * SLICE_SECONDS
@@ -181,26 +133,13 @@ def test_events_reach_those_who_follow(tmp_path: Path) -> None:
         (Caller(4711, frozenset({88})), "change", False),
     ],
 )
-def test_reading_and_changing_are_permitted_apart(
-    tmp_path: Path, caller: Caller, access: str, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from openmoat.control.messages import Access
-    from openmoat.daemon.control import server
-
-    groups = {"": frozenset[int](), "changers": frozenset({77}), "readers": frozenset({88})}
-    monkeypatch.setattr(server, "group_ids", lambda name: groups[name])
-
-    async def test(one: Daemon, client: Client) -> None:
-        with socket.socket() as unused:
-            guard = Server(one.desk, unused, "changers", "readers")
-        if is_allowed:
-            guard.check(caller, Access(access))
-            return
-
-        with pytest.raises(ControlError, match="may not"):
-            guard.check(caller, Access(access))
-
-    ask(tmp_path, test)
+def test_reading_and_changing_are_permitted_apart(caller: Caller, access: str, is_allowed: bool) -> None:
+    policy = Policy(changers=frozenset({77}), readers=frozenset({88}))
+    if is_allowed:
+        policy.check(caller, Access(access))
+        return
+    with pytest.raises(ControlError, match="may not"):
+        policy.check(caller, Access(access))
 
 
 def test_any_octets_are_answered_or_cut_off_and_the_next_caller_is_served(tmp_path: Path) -> None:
@@ -220,16 +159,6 @@ def test_any_octets_are_answered_or_cut_off_and_the_next_caller_is_served(tmp_pa
         assert (await asyncio.to_thread(client.status)).connections
 
     ask(tmp_path, test)
-
-
-async def answer_to(tmp_path: Path, octets: bytes) -> bytes:
-    """Status line of what the server says to these octets."""
-    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
-    writer.write(octets)
-    await writer.drain()
-    line = await asyncio.wait_for(reader.readline(), 5)
-    writer.close()
-    return line.split(b" ", 1)[1].strip()
 
 
 def test_a_request_beyond_the_bound_is_refused_before_it_is_complete(tmp_path: Path) -> None:
@@ -358,17 +287,12 @@ def test_a_caller_that_does_not_fetch_its_answers_is_cut_off(tmp_path: Path, ask
     ask(tmp_path, test, idle_seconds=0.05)
 
 
-def test_one_user_cannot_take_all_places_unless_it_is_root_or_our_own(tmp_path: Path) -> None:
-    async def test(one: Daemon, client: Client) -> None:
-        del client
-        with closing(socket.socket()) as idle:
-            server = Server(one.desk, idle)
-        reader, root = Caller(12345, frozenset()), Caller(0, frozenset())
-        assert server.has_place(reader, [reader] * (MAX_CONNECTIONS_PER_USER - 1))
-        assert not server.has_place(reader, [reader] * MAX_CONNECTIONS_PER_USER)
-        assert server.has_place(root, [root] * MAX_CONNECTIONS_PER_USER)
-
-    ask(tmp_path, test)
+def test_one_user_cannot_take_all_places_unless_it_is_root_or_our_own() -> None:
+    policy = Policy()
+    reader, root = Caller(12345, frozenset()), Caller(0, frozenset())
+    assert policy.has_place(reader, [reader] * (MAX_CONNECTIONS_PER_USER - 1))
+    assert not policy.has_place(reader, [reader] * MAX_CONNECTIONS_PER_USER)
+    assert policy.has_place(root, [root] * MAX_CONNECTIONS_PER_USER)
 
 
 @pytest.mark.parametrize("last", ["0", "1001", "000000001" + "9" * 5000, "%C2%B2", "-1"])
@@ -413,14 +337,9 @@ def test_a_socket_with_readers_lets_everybody_connect_and_strangers_are_not_admi
         modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("one.sock", "two.sock")]
     assert modes == [0o660, 0o666]
 
-    async def test(one: Daemon, client: Client) -> None:
-        del client
-        reader = grp.getgrall()[0]
-        with closing(socket.socket()) as idle:
-            server = Server(one.desk, idle, read_group=reader.gr_name)
-        assert server.is_admitted(Caller(12345, frozenset({reader.gr_gid})))
-        assert not server.is_admitted(Caller(12345, frozenset({reader.gr_gid + 54321})))
-        with pytest.raises(ControlError, match="may not change"):
-            server.check(Caller(12345, frozenset({reader.gr_gid})), Access.CHANGE)
-
-    ask(tmp_path, test)
+    reader = grp.getgrall()[0]
+    policy = Policy.of("", reader.gr_name)
+    assert policy.is_admitted(Caller(12345, frozenset({reader.gr_gid})))
+    assert not policy.is_admitted(Caller(12345, frozenset({reader.gr_gid + 54321})))
+    with pytest.raises(ControlError, match="may not change"):
+        policy.check(Caller(12345, frozenset({reader.gr_gid})), Access.CHANGE)
