@@ -1,9 +1,10 @@
 """Addresses, paths and open enumerations: the words every other part shares. Knows no socket."""
 
 import ipaddress
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
+
+import msgspec
 
 __all__ = ["IKE_PORT", "NATT_PORT", "Address", "HostPort", "Network", "OpenEnum", "Path"]
 
@@ -16,8 +17,7 @@ NATT_PORT = 4500
 """UDP port of IKE with a non-ESP marker, and of ESP in UDP (RFC 3948 2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
+class HostPort(msgspec.Struct, frozen=True, gc=False):
     """An address and a UDP port; port 0 where the protocol has none (ESP as IP protocol 50)."""
 
     address: Address
@@ -28,8 +28,7 @@ class HostPort:
         return f"{host}:{self.port}" if self.port else str(self.address)
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(msgspec.Struct, frozen=True, gc=False):
     """Where a datagram came from or goes to, seen from this host. Never an identity: paths may change at any time."""
 
     local: HostPort

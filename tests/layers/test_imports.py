@@ -59,17 +59,21 @@ NATIVE = frozenset({"bench/unsealed.py"})
 PURE = frozenset({"crypto", "policy", "mtu", "model", "ike"})
 IMPURE_MODULES = frozenset({"asyncio", "socket", "time", "random", "secrets", "os", "subprocess", "threading"})
 WITHOUT_ASYNCIO = frozenset({"dataplane", *PURE})
+# msgspec is in pure parts for its `Struct` alone: a record in C without I/O, clock or randomness, made for each message
+# and each SA ten times as fast as a frozen dataclass.
 THIRD_PARTY: dict[str, frozenset[str]] = {
-    "crypto": frozenset({"cryptography"}),
-    "policy": frozenset(),
-    "mtu": frozenset(),
+    "errors": frozenset(),
+    "net": frozenset({"msgspec"}),
+    "crypto": frozenset({"cryptography", "msgspec"}),
+    "policy": frozenset({"msgspec"}),
+    "mtu": frozenset({"msgspec"}),
     "model": frozenset(),
-    "ike": frozenset(),
+    "ike": frozenset({"msgspec"}),
     "config": frozenset({"pydantic", "cryptography"}),
-    "dataplane": frozenset(),
+    "dataplane": frozenset({"msgspec"}),
     "system": frozenset(),
     "control": frozenset({"h11", "msgspec"}),
-    "daemon": frozenset({"dns", "h11"}),
+    "daemon": frozenset({"dns", "h11", "msgspec"}),
 }
 
 

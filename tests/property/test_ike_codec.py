@@ -1,10 +1,10 @@
 """Codecs of IKE messages: any octets parse or raise ProtocolError, and parse(emit(x)) == x."""
 
 import ipaddress
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType, KeMethod

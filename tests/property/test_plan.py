@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from openmoat.daemon.host.policies import MAX_TOUCHED, Policies, Protected
 from openmoat.daemon.host.state import host_state, state_change
@@ -73,10 +74,10 @@ STEPS = st.lists(
 def take_step(policies: Policies, step: tuple[object, ...]) -> None:
     match step:
         case ("protect", str(name), local, remote, int(room)):
-            policies._protect(name, Protected(local, remote, replace(PLAN, inner_room=room)))  # type: ignore[arg-type]
+            policies._protect(name, Protected(local, remote, structs.replace(PLAN, inner_room=room)))  # type: ignore[arg-type]
         case ("resize", str(name), int(room)) if name in policies._protected:
             before = policies._protected[name]
-            policies._protect(name, replace(before, plan=replace(PLAN, inner_room=room)))
+            policies._protect(name, replace(before, plan=structs.replace(PLAN, inner_room=room)))
         case ("unprotect", str(name)):
             policies._unprotect(name)
         case ("reserve", str(name), local, remote):
@@ -196,7 +197,9 @@ def test_one_peer_among_many_is_the_work_of_one(step: str, monkeypatch: pytest.M
             case "removed":
                 policies._unprotect("site 5")
             case _:
-                policies._protect("site 5", replace(policies._protected["site 5"], plan=replace(PLAN, inner_room=1280)))
+                policies._protect(
+                    "site 5", replace(policies._protected["site 5"], plan=structs.replace(PLAN, inner_room=1280))
+                )
         touched = policies.take_touched()
         assert touched is not None
         change = state_change(policies, touched, ADDRESSES)

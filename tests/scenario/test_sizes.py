@@ -1,8 +1,7 @@
 """Probing for the size of outer packets and for IP fragments: a padded INFORMATIONAL of that size (RFC 8899)."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from openmoat.crypto.suites import AES_128_CBC, HMAC_SHA2_256_128, PRF_HMAC_SHA2_256, X25519
 from openmoat.ike.config import IkeConfig

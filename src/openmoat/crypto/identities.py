@@ -8,12 +8,12 @@ part first), `keyid:0a1b2c`. Where the text would read as something else it carr
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Self
 
+import msgspec
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
@@ -39,8 +39,7 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _ATTRIBUTES = {"emailAddress": NameOID.EMAIL_ADDRESS, "E": NameOID.EMAIL_ADDRESS, "serialNumber": NameOID.SERIAL_NUMBER}
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """What one end says it is: type and octets as in the ID payload. Equality is exact; see `folded`."""
 
     type: IdType
@@ -124,8 +123,7 @@ class PatternKind(Enum):
     ANY = "any"
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityPattern:
+class IdentityPattern(msgspec.Struct, frozen=True, gc=False):
     """Which identities a connection accepts from its peer."""
 
     kind: PatternKind

@@ -1,8 +1,9 @@
 """Pseudorandom functions and what IKEv2 derives with them (RFC 7296 2.13 to 2.18). Knows no payload, only octets."""
 
 import hmac
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from openmoat.crypto.suites import EspSuite, IkeSuite, PrfRow
 from openmoat.errors import Secret
@@ -61,8 +62,7 @@ def signed_octets(row: PrfRow, sk_p: Secret, message: bytes, nonce: bytes, id_bo
     return Secret(message + nonce + prf(row, sk_p, id_body))
 
 
-@dataclass(frozen=True, slots=True)
-class IkeKeymat:
+class IkeKeymat(msgspec.Struct, frozen=True, gc=False):
     """The seven keys of an IKE SA, in the order in which they are cut (RFC 7296 2.14)."""
 
     sk_d: Secret
@@ -90,8 +90,7 @@ class IkeKeymat:
         return type(self)(self.sk_d, none, none, none, none, none, none)
 
 
-@dataclass(frozen=True, slots=True)
-class ChildKeymat:
+class ChildKeymat(msgspec.Struct, frozen=True, gc=False):
     """KEYMAT of a Child SA, cut to directions (RFC 7296 2.17).
 
     "Initiator" is who began the exchange that made this Child SA, whoever began the IKE SA.

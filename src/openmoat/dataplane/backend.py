@@ -5,9 +5,10 @@ which is therefore unique on this host; outbound SPIs belong to the peers and ma
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 from typing import Protocol
+
+import msgspec
 
 from openmoat.crypto.suites import EspSuite
 from openmoat.errors import Secret
@@ -50,8 +51,7 @@ class Encapsulation(Enum):
     """As IP protocol 50; the ports of the path are 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Octets and packets after which an SA asks for its replacement (soft) or stops (hard); 0 is no limit.
 
     Both directions count alike, each for itself (RFC 4301 4.4.2.1). The hard limit is never above what the cipher and
@@ -65,8 +65,7 @@ class Limits:
     hard_packets: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddInbound:
+class AddInbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Install the inbound half of a Child SA. From then on the peer may send."""
 
     spi: Spi
@@ -93,8 +92,7 @@ class AddInbound:
     selectors; where they are outside they always must."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddOutbound:
+class AddOutbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Install the outbound half beside an inbound one. Nothing is sent with it before `Activate`."""
 
     handle: Spi
@@ -121,15 +119,13 @@ class AddOutbound:
     half sends nothing, whatever else is said of the pair; its packets are dropped as `sa-expired`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Activate:
+class Activate(msgspec.Struct, frozen=True, gc=False):
     """From now on packets of the pair's policy, inside the pair's selectors, go out through it: the newest active pair wins."""
 
     handle: Spi
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
+class Update(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Change a live pair; None leaves a field as it is. Sequence numbers and counters go on."""
 
     handle: Spi
@@ -142,15 +138,13 @@ class Update:
     """`math.inf` is never."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(msgspec.Struct, frozen=True, gc=False):
     """Take a pair out, both halves. `apply` answers with its final counters; its SPI is not handed out again for a while."""
 
     handle: Spi
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetPolicies:
+class SetPolicies(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Change the SPD: `put` adds or replaces by id, `remove` takes away. All of one batch becomes visible at once."""
 
     put: tuple[Policy, ...] = ()
@@ -181,8 +175,7 @@ class SaFlag(IntFlag):
     after two seconds unless `MtuPlan.outer_size` has become another; not kept either."""
 
 
-@dataclass(frozen=True, slots=True)
-class SaState:
+class SaState(msgspec.Struct, frozen=True, gc=False):
     """All flags of a pair whose flags changed since the last `drain`."""
 
     handle: Spi
@@ -191,8 +184,7 @@ class SaState:
     """With NEW_PATH: where the newest authenticated packet came from."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acquire:
+class Acquire(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Noise: a packet met a trapping policy that no SA serves (RFC 7296 2.9 wants its selectors)."""
 
     policy: PolicyId
@@ -203,8 +195,7 @@ class Acquire:
     destination_port: int
 
 
-@dataclass(frozen=True, slots=True)
-class StrangeSpi:
+class StrangeSpi(msgspec.Struct, frozen=True, gc=False):
     """Noise: ESP came for an SPI that is not installed. Unauthenticated."""
 
     spi: Spi
@@ -214,8 +205,7 @@ class StrangeSpi:
 BackendEvent = SaState | Acquire | StrangeSpi
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaCounters:
+class SaCounters(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a pair has carried since it was installed. Packets and octets are inner ones, whatever the framing."""
 
     handle: Spi
@@ -243,13 +233,12 @@ class SaCounters:
     """Payloads that a router has marked: congestion experienced (AGGFRAG)."""
     drops: Mapping[str, int]
     """By name of the reason, as in `moat status --json`; reasons that never happened are absent."""
-    deeds: Mapping[str, int] = field(default_factory=dict)
+    deeds: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Inner packets that did not fit, by the `Rung` that let them through or refused them; `clamp` counts SYNs of either
     direction whose MSS was lowered, `guard` packets for which FRAGMENT_OUTER was due and not free (see there)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a backend can keep. Nothing else is ever proposed to a peer."""
 
     suites: frozenset[EspSuite]

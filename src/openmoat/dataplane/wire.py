@@ -1,8 +1,9 @@
 """The port for IKE datagrams: batches in, batches out. Non-ESP markers (RFC 3948 2.2) live below this line."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from openmoat.net import Path
 
@@ -12,8 +13,7 @@ MAX_IKE_DATAGRAM = 65_507
 """Octets; the largest UDP payload over IPv4."""
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
+class Datagram(msgspec.Struct, frozen=True, gc=False):
     """One IKE message without marker, and the path it came or goes by. A path whose local port is 4500 carries the marker."""
 
     octets: bytes

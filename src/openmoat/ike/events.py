@@ -7,6 +7,8 @@ much later, and the core never waits for it. An *effect* must be carried out bef
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, HashAlgorithm, KeMethod
 from openmoat.crypto.suites import EspSuite, IkeSuite, PrfRow
@@ -65,8 +67,7 @@ IkeSpi = int
 """Our own 64-bit SPI of an IKE SA: its handle on this host. Never 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(msgspec.Struct, frozen=True, gc=False):
     """Send this IKE message."""
 
     octets: bytes
@@ -111,8 +112,7 @@ class ChildSa:
     """What we put up with in what the peer said, for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildKeys:
+class ChildKeys(msgspec.Struct, frozen=True, gc=False):
     """Keying material of a Child SA, cut and assigned to directions (RFC 7296 2.17). Keys include their salt."""
 
     inbound: Secret
@@ -121,8 +121,7 @@ class ChildKeys:
     outbound_integrity: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True, gc=False):
     """One CERT payload: encoding of RFC 7296 3.6 (4 is an X.509 certificate, 15 a raw public key) and its octets."""
 
     encoding: int
@@ -132,24 +131,21 @@ class Certificate:
 # Questions, each with its answers.
 
 
-@dataclass(frozen=True, slots=True)
-class AskSpis:
+class AskSpis(msgspec.Struct, frozen=True, gc=False):
     """The stock of reserved inbound ESP SPIs runs low; `Spis` refills it."""
 
     ticket: Ticket
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Spis:
+class Spis(msgspec.Struct, frozen=True, gc=False):
     """Fresh inbound ESP SPIs reserved at the backend; may be fewer than asked for, or none."""
 
     ticket: Ticket
     spis: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AskPath:
+class AskPath(msgspec.Struct, frozen=True, gc=False):
     """Where is the peer of this connection, and from which of our addresses is it reached? `Paths` answers."""
 
     ticket: Ticket
@@ -158,8 +154,7 @@ class AskPath:
     """0 at first; from 1 on earlier answers have not led to a peer: look names up afresh."""
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(msgspec.Struct, frozen=True, gc=False):
     """Paths to try, in order, with ports 500; none where no name resolves or no route exists (`reason` says which)."""
 
     ticket: Ticket
@@ -167,8 +162,7 @@ class Paths:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AskKeyPair:
+class AskKeyPair(msgspec.Struct, frozen=True, gc=False):
     """Make a key pair from these random octets; `KeyPair` answers."""
 
     ticket: Ticket
@@ -176,8 +170,7 @@ class AskKeyPair:
     seed: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(msgspec.Struct, frozen=True, gc=False):
     """`private` is opaque to the core: it goes back as it is in `AskSharedSecret`."""
 
     ticket: Ticket
@@ -185,8 +178,7 @@ class KeyPair:
     private: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class AskSharedSecret:
+class AskSharedSecret(msgspec.Struct, frozen=True, gc=False):
     """Complete a key exchange with the peer's value; `SharedSecret` or `WeakPublicValue` answers."""
 
     ticket: Ticket
@@ -195,24 +187,21 @@ class AskSharedSecret:
     peer_value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SharedSecret:
+class SharedSecret(msgspec.Struct, frozen=True, gc=False):
     """g^ir in the size that RFC 7296 2.14 wants."""
 
     ticket: Ticket
     secret: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class WeakPublicValue:
+class WeakPublicValue(msgspec.Struct, frozen=True, gc=False):
     """The peer's value is of the wrong length, or not a sound element of its group."""
 
     ticket: Ticket
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskOwnAuth:
+class AskOwnAuth(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prove our identity; `OwnAuth` answers, or `Unanswerable` where no key is at hand (RFC 7296 2.15)."""
 
     ticket: Ticket
@@ -225,8 +214,7 @@ class AskOwnAuth:
     """What the peer announced (RFC 7427 4); empty where it announced nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAuth:
+class OwnAuth(msgspec.Struct, frozen=True, gc=False):
     """Content of our AUTH payload, and the CERT payloads that go before it."""
 
     ticket: Ticket
@@ -235,8 +223,7 @@ class OwnAuth:
     certificates: tuple[Certificate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskPeerAuth:
+class AskPeerAuth(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Does this AUTH payload prove that identity to this connection? `PeerAccepted` or `PeerRefused` answers."""
 
     ticket: Ticket
@@ -249,31 +236,27 @@ class AskPeerAuth:
     certificates: tuple[Certificate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PeerAccepted:
+class PeerAccepted(msgspec.Struct, frozen=True, gc=False):
     """The peer is who it says it is."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRefused:
+class PeerRefused(msgspec.Struct, frozen=True, gc=False):
     """It is not, or it proved it in a way that the connection does not allow. `text` is for our operator only."""
 
     ticket: Ticket
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskActivity:
+class AskActivity(msgspec.Struct, frozen=True, gc=False):
     """How many packets have these Child SAs received? `Activity` answers, and may spare a liveness check (RFC 7296 2.4)."""
 
     ticket: Ticket
     children: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(msgspec.Struct, frozen=True, gc=False):
     """Sums over the children asked for, since each was installed."""
 
     ticket: Ticket
@@ -281,8 +264,7 @@ class Activity:
     outbound_packets: int
 
 
-@dataclass(frozen=True, slots=True)
-class AskInstall:
+class AskInstall(msgspec.Struct, frozen=True, gc=False):
     """Install both halves of a Child SA, sending with neither yet; `Installed` or `Refused` answers.
 
     It leaves the queue before the message that lets the peer use the inbound half.
@@ -293,15 +275,13 @@ class AskInstall:
     keys: ChildKeys
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(msgspec.Struct, frozen=True, gc=False):
     """The Child SA is in place and receives."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """It cannot be installed; nothing of it is left, nor is its SPI ours any more. `is_temporary` chooses TEMPORARY_FAILURE or NO_ADDITIONAL_SAS."""
 
     ticket: Ticket
@@ -309,8 +289,7 @@ class Refused:
     is_temporary: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswerable:
+class Unanswerable(msgspec.Struct, frozen=True, gc=False):
     """Any question may be answered so: it cannot be answered at all, and what asked it fails with this text."""
 
     ticket: Ticket
@@ -337,8 +316,7 @@ Answer = (
 # Effects and news.
 
 
-@dataclass(frozen=True, slots=True)
-class ActivateOutbound:
+class ActivateOutbound(msgspec.Struct, frozen=True, gc=False):
     """Send with this Child SA from now on."""
 
     local_spi: int
@@ -363,15 +341,13 @@ class DownReason(Enum):
     LOCAL = "refused on this side"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveChildSa:
+class RemoveChildSa(msgspec.Struct, frozen=True, gc=False):
     """Take the Child SA out of the data plane."""
 
     local_spi: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IkeSaUp:
+class IkeSaUp(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An IKE SA is authenticated, or has replaced the one it rekeyed."""
 
     ike: IkeSpi
@@ -388,8 +364,7 @@ class IkeSaUp:
     replaces: IkeSpi | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class IkeSaDown:
+class IkeSaDown(msgspec.Struct, frozen=True, gc=False):
     """An IKE SA is gone, and with it the children that no `ChildSaDown` named before."""
 
     ike: IkeSpi
@@ -400,15 +375,13 @@ class IkeSaDown:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSaUp:
+class ChildSaUp(msgspec.Struct, frozen=True, gc=False):
     """A Child SA carries packets in both directions."""
 
     child: ChildSa
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSaDown:
+class ChildSaDown(msgspec.Struct, frozen=True, gc=False):
     """A Child SA is gone for good: no successor carries its packets unless the reason is REKEYED or REPLACED."""
 
     child: ChildSa
@@ -416,8 +389,7 @@ class ChildSaDown:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerMoved:
+class PeerMoved(msgspec.Struct, frozen=True, gc=False):
     """All SAs of this IKE SA now use another path; only an authenticated packet brings this about (RFC 7296 2.23)."""
 
     ike: IkeSpi
@@ -426,8 +398,7 @@ class PeerMoved:
     children: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SizeProbed:
+class SizeProbed(msgspec.Struct, frozen=True, gc=False):
     """What came of `Endpoint.probe_size`. Sizes are octets of outer IP packets."""
 
     ike: IkeSpi
@@ -438,8 +409,7 @@ class SizeProbed:
     smaller ones are not; None where the peer moved meanwhile, so that the answer is about another path."""
 
 
-@dataclass(frozen=True, slots=True)
-class FragmentsProbed:
+class FragmentsProbed(msgspec.Struct, frozen=True, gc=False):
     """What came of `Endpoint.probe_fragments`."""
 
     ike: IkeSpi
@@ -447,8 +417,7 @@ class FragmentsProbed:
     """A datagram that IP had to fragment got through; otherwise it was lost, and small ones are not. None as in `SizeProbed`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NegotiationFailed:
+class NegotiationFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Facts of an exchange that led to nothing, kept small; `ike.explain` makes sentences of them when asked."""
 
     at: float
@@ -475,8 +444,7 @@ class NegotiationFailed:
     """Why AGGFRAG cannot be had by what was received with the selectors; empty: it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class IkeSaKeys:
+class IkeSaKeys(msgspec.Struct, frozen=True, gc=False):
     """Keys for a Wireshark key log; emitted only where `IkeConfig.reveal_keys` is set."""
 
     initiator_spi: int

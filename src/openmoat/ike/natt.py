@@ -1,9 +1,10 @@
 """NAT detection and the port that follows from it (RFC 7296 2.23, RFC 3948)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha1
 from ipaddress import IPv4Address
+
+import msgspec
 
 from openmoat.ike.wire.numbers import NotifyType
 from openmoat.ike.wire.payloads import Notify
@@ -15,8 +16,7 @@ FORCED = HostPort(IPv4Address(0), 0)
 """Hashed in place of our own address where UDP encapsulation is wanted without a NAT: it never fits."""
 
 
-@dataclass(frozen=True, slots=True)
-class NatView:
+class NatView(msgspec.Struct, frozen=True, gc=False):
     """What the hashes of one IKE_SA_INIT message say."""
 
     is_supported: bool = False

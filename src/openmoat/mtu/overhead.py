@@ -4,7 +4,7 @@ The layout, outside in: IP header, UDP header where encapsulated, SPI and sequen
 packet, padding, pad length and next header, ICV. ESN costs nothing: its high half is not sent.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from openmoat.crypto.suites import EspSuite
 
@@ -23,8 +23,7 @@ AGGFRAG_HEADER = 4
 """Without congestion control, sub-type 0 (RFC 9347 6.1.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overhead:
+class Overhead(msgspec.Struct, frozen=True, gc=False):
     """Everything that decides how much an ESP packet adds to what it carries."""
 
     suite: EspSuite

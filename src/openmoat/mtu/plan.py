@@ -1,7 +1,8 @@
 """The `MtuPlan` of one SA: sizes decided in Python, executed and counted by a backend (never decided there)."""
 
-from dataclasses import dataclass, replace
 from enum import Enum
+
+import msgspec
 
 from openmoat.mtu.mss import mss_for
 from openmoat.mtu.overhead import AGGFRAG_HEADER, Overhead
@@ -66,16 +67,14 @@ class Rung(Enum):
     """Drop it, and answer with frag-needed or packet-too-big that names `inner_room`, or 1280 to a host of IPv6."""
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpSource:
+class IcmpSource(msgspec.Struct, frozen=True, gc=False):
     """One of our addresses, for errors about packets to this prefix."""
 
     prefix: Network
     address: Address
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MtuPlan:
+class MtuPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything a backend must know about sizes on one outbound SA. All sizes are octets of IP packets."""
 
     framing: Framing = Framing.WHOLE
@@ -106,8 +105,7 @@ class MtuPlan:
     such a packet. Without one nothing is sent. Packets to these addresses need no further hop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outside:
+class Outside(msgspec.Struct, frozen=True, gc=False):
     """What is known of the way to a peer."""
 
     size: int
@@ -118,8 +116,7 @@ class Outside:
     """Whether IP fragments of ESP reach it; None: nobody has found out."""
 
 
-@dataclass(frozen=True, slots=True)
-class RouteSizes:
+class RouteSizes(msgspec.Struct, frozen=True, gc=False):
     """What a route to the far side of a tunnel says about sizes."""
 
     mtu: int
@@ -150,7 +147,7 @@ def compile_plan(
     # Where packets of every size pass whole, no TCP need be told to send less, and nothing is too large.
     is_virtual = is_packed and slices and policy is MtuPolicy.VIRTUAL
     if is_packed:
-        overhead = replace(overhead, framing_header=AGGFRAG_HEADER)
+        overhead = msgspec.structs.replace(overhead, framing_header=AGGFRAG_HEADER)
     room = overhead.inner_room(path_mtu)
     if is_virtual and mss is None:
         mss = MssRule.OFF

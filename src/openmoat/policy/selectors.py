@@ -7,9 +7,10 @@ selects nothing, and says so in `is_empty`.
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
+
+import msgspec
 
 from openmoat.net import Address, Network
 
@@ -72,8 +73,7 @@ _EVERY_PROTOCOL: _Interval = (0, MAX_PROTOCOL)
 _EVERY_PORT: _Interval = (_NO_PORT, MAX_PORT)
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True, gc=False):
     """Selector values of one packet: what an SPD is asked about.
 
     For ICMP and ICMPv6 both ports are type * 256 + code. None is a port that the packet does not show.
@@ -90,8 +90,7 @@ class Flow:
         return Flow(self.destination, self.source, self.protocol, self.destination_port, self.source_port)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TrafficSelector:
+class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
     """One range of addresses of one family, with a protocol and a range of ports.
 
     For ICMP (1) and ICMPv6 (58) the ports are type * 256 + code (RFC 7296 3.13.1). OPAQUE is start 65535, end 0.

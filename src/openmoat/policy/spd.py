@@ -7,8 +7,9 @@ that a new policy takes a place between its neighbours and nobody else moves.
 import bisect
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 from enum import Enum
+
+import msgspec
 
 from openmoat.errors import MoatError
 from openmoat.policy.selectors import Flow, Selectors, canonical, contains, format_selectors, intersect, volume
@@ -61,8 +62,7 @@ class Missing(Enum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of the SPD, in both directions: `local` is the source of outbound and the destination of inbound packets."""
 
     id: PolicyId
@@ -81,8 +81,7 @@ class Policy:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedPolicy:
+class WantedPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A policy as somebody wants it, before it has a number and a place."""
 
     name: str
@@ -112,8 +111,7 @@ class PolicyConflict(MoatError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SpdChange:
+class SpdChange(msgspec.Struct, frozen=True, gc=False):
     """What a backend must be told of a change: the fields of `SetPolicies`."""
 
     put: tuple[Policy, ...] = ()
@@ -126,8 +124,7 @@ class SpdChange:
 _SortKey = tuple[int, int, bool, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     key: _SortKey
     wanted: WantedPolicy
     policy: Policy
@@ -283,7 +280,7 @@ class Spd:
         entry = self._entries[place]
         if entry.policy.rank == rank:
             return
-        moved = replace(entry, policy=replace(entry.policy, rank=rank))
+        moved = msgspec.structs.replace(entry, policy=msgspec.structs.replace(entry.policy, rank=rank))
         self._entries[place] = self._by_name[entry.wanted.name] = moved
         self._touched.add(entry.wanted.name)
 

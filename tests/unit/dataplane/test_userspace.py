@@ -4,9 +4,9 @@ import ipaddress
 import math
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from openmoat import _native
 from openmoat.crypto.suites import AES_128_GCM_16, ENCRYPTIONS, INTEGRITIES, Aead, EspSuite

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+import msgspec
+
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import EspSuite
 from openmoat.daemon.host.icmp_sources import icmp_sources
@@ -210,7 +212,7 @@ class Policies:
         """Sizes for an SA on a path."""
         overhead = Overhead(sa.suite, path.remote.address.version, udp)
         plan = self._plan(sa, overhead)
-        return replace(plan, icmp_sources=self._sources(sa, path.local.address))
+        return msgspec.structs.replace(plan, icmp_sources=self._sources(sa, path.local.address))
 
     def _sources(self, sa: ChildSa, outside: Address) -> tuple[IcmpSource, ...]:
         """From where ICMP errors come: of most peers of a template the same."""
@@ -273,7 +275,7 @@ class Policies:
     def _plan(self, sa: ChildSa, overhead: Overhead) -> MtuPlan:
         child, outside = self.child(sa), self._outside(sa.ike)
         if child.path_mtu is not None:
-            outside = replace(outside, size=child.path_mtu, is_proved=False)
+            outside = msgspec.structs.replace(outside, size=child.path_mtu, is_proved=False)
         return compile_plan(
             overhead=overhead,
             outside=outside,
@@ -429,7 +431,7 @@ def cautious_plan(
     rungs: frozenset[Rung],
 ) -> MtuPlan:
     """Sizes before any SA is there: the least room that a proposed suite could leave."""
-    outside = UNKNOWN if path_mtu is None else replace(UNKNOWN, size=path_mtu, is_proved=False)
+    outside = UNKNOWN if path_mtu is None else msgspec.structs.replace(UNKNOWN, size=path_mtu, is_proved=False)
     overheads = [Overhead(suite, 6, True) for proposal in proposals for suite in suites(proposal)]
     least = min(overheads, key=lambda overhead: overhead.inner_room(outside.size))
     return compile_plan(overhead=least, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from openmoat.daemon.status.line_rate import LineRate
 from openmoat.ike.events import (
     ChildSa,
@@ -49,8 +51,7 @@ log = logging.getLogger("openmoat.daemon")
 QUIET_REASONS = frozenset({DownReason.ASKED, DownReason.REKEYED, DownReason.COLLISION, DownReason.REPLACED})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One line of the journal."""
 
     number: int
@@ -68,8 +69,7 @@ Words = tuple[str, Mapping[str, str]]
 """Text and fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(msgspec.Struct, frozen=True, gc=False):
     """One that is put into words when somebody reads it: of most nobody ever does."""
 
     number: int

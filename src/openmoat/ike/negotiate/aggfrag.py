@@ -3,8 +3,9 @@
 It decides nothing about packets: that is the data plane's, which learns of the outcome with the Child SA.
 """
 
-from dataclasses import dataclass
 from enum import IntFlag
+
+import msgspec
 
 from openmoat.ike.errors import NoCommonProposal
 from openmoat.ike.wire.message import Message
@@ -24,8 +25,7 @@ class Demand(IntFlag):
     """Its sender wants congestion control information (RFC 9347 3), which we do not give."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerAggfrag:
+class PeerAggfrag(msgspec.Struct, frozen=True, gc=False):
     """What one message of a peer says of AGGFRAG."""
 
     is_there: bool

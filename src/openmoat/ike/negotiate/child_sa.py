@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import msgspec
+
 from openmoat.crypto.keymat import ChildKeymat
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import EspSuite, PrfRow
@@ -34,8 +36,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildTerms:
+class ChildTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What both sides have agreed on, before anything is installed."""
 
     spec: Child

@@ -1,7 +1,8 @@
 """Choosing among proposals (RFC 7296 2.7, 3.3.6): from the model to the wire, and back to a suite, with the nearest miss named."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from openmoat.crypto.numbers import Encr, Esn, Integ, KeMethod, Prf
 from openmoat.crypto.suites import (
@@ -48,16 +49,14 @@ OPTIONAL = {T.INTEG: NONE_INTEG, T.KE: NONE_KE} | {
 """Types whose absence from a proposal means NONE (RFC 7296 3.3.3, RFC 9370 2.2.2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class IkeChoice:
+class IkeChoice(msgspec.Struct, frozen=True, gc=False):
     """The proposal to answer with, and what it means."""
 
     answer: Proposal
     suite: IkeSuite
 
 
-@dataclass(frozen=True, slots=True)
-class EspChoice:
+class EspChoice(msgspec.Struct, frozen=True, gc=False):
     """The proposal to answer with, and what it means."""
 
     answer: Proposal
@@ -66,8 +65,7 @@ class EspChoice:
     """Method of a further key exchange; None: none is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True, gc=False):
     """Why one received proposal and one of ours do not meet: the first type on which they differ."""
 
     number: int

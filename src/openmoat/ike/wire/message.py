@@ -5,9 +5,10 @@ clear payloads, `Message.open` for what SK holds once there are keys.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Protocol, Self, TypeVar
+
+import msgspec
 
 from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
@@ -73,8 +74,7 @@ class Opener(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, gc=False):
     """The IKE header without what follows from the rest of the message: Next Payload and Length (RFC 7296 3.1)."""
 
     initiator_spi: int
@@ -118,8 +118,7 @@ class Header:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One IKE message: what stood in clear, or after `open` what stood in SK."""
 
     header: Header

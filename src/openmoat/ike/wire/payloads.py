@@ -1,8 +1,9 @@
 """One dataclass per payload, parse and emit side by side (RFC 7296 3.3 to 3.16). Knows nothing of order, state or keys."""
 
 import ipaddress
-from dataclasses import dataclass
 from typing import ClassVar, Self
+
+import msgspec
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType, KeMethod
@@ -71,8 +72,7 @@ MAX_CONFIG_ATTRIBUTES = 128
 IKE_SPI_SIZE, ESP_SPI_SIZE = 8, 4
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityAssociation:
+class SecurityAssociation(msgspec.Struct, frozen=True, gc=False):
     """SA payload: what is offered, or the one proposal that was chosen (RFC 7296 3.3)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.SA
@@ -88,8 +88,7 @@ class SecurityAssociation:
         return emit_proposals(self.proposals)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyExchange:
+class KeyExchange(msgspec.Struct, frozen=True, gc=False):
     """KE payload (RFC 7296 3.4). The public value is checked where it is used, not here."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.KE
@@ -108,8 +107,7 @@ class KeyExchange:
         return self.method.to_bytes(2, "big") + bytes(2) + self.public_value
 
 
-@dataclass(frozen=True, slots=True)
-class Identification:
+class Identification(msgspec.Struct, frozen=True, gc=False):
     """IDi or IDr (RFC 7296 3.5). Its `emit()` is what AUTH signs, reserved octets as they came (RFC 7296 2.15)."""
 
     identity: Identity
@@ -130,22 +128,19 @@ class Identification:
         return self.identity.type.to_bytes(1, "big") + self.reserved + self.identity.value
 
 
-@dataclass(frozen=True, slots=True)
-class IdInitiator(Identification):
+class IdInitiator(Identification, frozen=True, gc=False):
     """IDi payload: who the initiator is."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.ID_I
 
 
-@dataclass(frozen=True, slots=True)
-class IdResponder(Identification):
+class IdResponder(Identification, frozen=True, gc=False):
     """IDr payload: who the responder is, or whom the initiator wants."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.ID_R
 
 
-@dataclass(frozen=True, slots=True)
-class Cert:
+class Cert(msgspec.Struct, frozen=True, gc=False):
     """CERT payload (RFC 7296 3.6)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.CERT
@@ -162,8 +157,7 @@ class Cert:
         return self.encoding.to_bytes(1, "big") + self.octets
 
 
-@dataclass(frozen=True, slots=True)
-class CertRequest:
+class CertRequest(msgspec.Struct, frozen=True, gc=False):
     """CERTREQ payload (RFC 7296 3.7): for X.509, SHA-1 hashes of the CAs' public keys, 20 octets each."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.CERTREQ
@@ -180,8 +174,7 @@ class CertRequest:
         return self.encoding.to_bytes(1, "big") + self.authorities
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+class Auth(msgspec.Struct, frozen=True, gc=False):
     """AUTH payload (RFC 7296 3.8)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.AUTH
@@ -200,8 +193,7 @@ class Auth:
         return self.method.to_bytes(1, "big") + bytes(3) + self.octets
 
 
-@dataclass(frozen=True, slots=True)
-class Nonce:
+class Nonce(msgspec.Struct, frozen=True, gc=False):
     """Ni or Nr payload (RFC 7296 3.9)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.NONCE
@@ -219,8 +211,7 @@ class Nonce:
         return self.octets
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(msgspec.Struct, frozen=True, gc=False):
     """N payload (RFC 7296 3.10)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.NOTIFY
@@ -247,8 +238,7 @@ class Notify:
         return head + self.spi + self.data
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """D payload (RFC 7296 3.11). SPIs are the sender's inbound ones; an IKE SA is deleted without naming any."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.DELETE
@@ -285,8 +275,7 @@ class Delete:
         return writer.join()
 
 
-@dataclass(frozen=True, slots=True)
-class VendorId:
+class VendorId(msgspec.Struct, frozen=True, gc=False):
     """V payload (RFC 7296 3.12)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.VENDOR_ID
@@ -304,8 +293,7 @@ class VendorId:
         return self.octets
 
 
-@dataclass(frozen=True, slots=True)
-class TsPayload:
+class TsPayload(msgspec.Struct, frozen=True, gc=False):
     """TSi or TSr (RFC 7296 3.13). Empty after parsing where all selectors were of kinds we do not know."""
 
     selectors: Selectors
@@ -329,15 +317,13 @@ class TsPayload:
         return head + b"".join(emit_selector(selector) for selector in self.selectors)
 
 
-@dataclass(frozen=True, slots=True)
-class TsInitiator(TsPayload):
+class TsInitiator(TsPayload, frozen=True, gc=False):
     """TSi payload: sources as the initiator of the exchange sees them."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.TS_I
 
 
-@dataclass(frozen=True, slots=True)
-class TsResponder(TsPayload):
+class TsResponder(TsPayload, frozen=True, gc=False):
     """TSr payload: destinations as the initiator of the exchange sees them."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.TS_R
@@ -374,16 +360,14 @@ def emit_selector(selector: TrafficSelector) -> bytes:
     return writer.octets(selector.start.packed).octets(selector.end.packed).join()
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigAttribute:
+class ConfigAttribute(msgspec.Struct, frozen=True, gc=False):
     """One configuration attribute (RFC 7296 3.15.1); its value is read by whoever knows the type."""
 
     type: ConfigType
     value: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(msgspec.Struct, frozen=True, gc=False):
     """CP payload (RFC 7296 3.15)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.CP
@@ -411,8 +395,7 @@ class Configuration:
         return writer.join()
 
 
-@dataclass(frozen=True, slots=True)
-class Eap:
+class Eap(msgspec.Struct, frozen=True, gc=False):
     """EAP payload: one opaque EAP message (RFC 7296 3.16)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.EAP
@@ -428,8 +411,7 @@ class Eap:
         return self.octets
 
 
-@dataclass(frozen=True, slots=True)
-class Encrypted:
+class Encrypted(msgspec.Struct, frozen=True, gc=False):
     """SK payload, still sealed; always the last of its message (RFC 7296 3.14)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.SK
@@ -441,8 +423,7 @@ class Encrypted:
     """Octets of the message before `body`: all of them are authenticated."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncryptedFragment:
+class EncryptedFragment(msgspec.Struct, frozen=True, gc=False):
     """SKF payload, still sealed (RFC 7383 2.5)."""
 
     TYPE: ClassVar[PayloadType] = PayloadType.SKF
@@ -456,8 +437,7 @@ class EncryptedFragment:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(msgspec.Struct, frozen=True, gc=False):
     """A payload of a type we do not know; refused where it is critical, else passed over (RFC 7296 2.5)."""
 
     TYPE: PayloadType

@@ -1,8 +1,9 @@
 """Proposals and transforms on the wire (RFC 7296 3.3)."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
+
+import msgspec
 
 from openmoat.ike.errors import MalformedMessage
 from openmoat.ike.wire.numbers import ProtocolId, TransformType
@@ -39,8 +40,7 @@ SPI_SIZES = {ProtocolId.IKE: (0, 8), ProtocolId.AH: (4,), ProtocolId.ESP: (4,)}
 """SPI octets a proposal may carry; an IKE SA has none in IKE_SA_INIT (RFC 7296 3.3.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transform:
+class Transform(msgspec.Struct, frozen=True, gc=False):
     """One transform: an algorithm of one type (RFC 7296 3.3.2)."""
 
     type: TransformType
@@ -84,8 +84,7 @@ class Transform:
         return head + self.foreign
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True, gc=False):
     """One proposal: a protocol, its SPI and the transforms to choose from (RFC 7296 3.3.1)."""
 
     number: int

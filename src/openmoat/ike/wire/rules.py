@@ -1,8 +1,10 @@
 """Which payloads may stand in which message, and how often (RFC 7296 appendix C); checked before any handler runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from openmoat.crypto.x509 import MAX_CERTIFICATES
 from openmoat.ike.errors import MalformedMessage, UnsupportedCriticalPayload
@@ -147,7 +149,7 @@ def check(message: Message) -> Message:
         raise MalformedMessage(f"{title(header)}: must {'' if rule.is_protected else 'not '}be encrypted")
     check_counts(message, rule)
     kept = tuple(payload for payload in message.payloads if is_kept(payload, header))
-    return message if len(kept) == len(message.payloads) else replace(message, payloads=kept)
+    return message if len(kept) == len(message.payloads) else msgspec.structs.replace(message, payloads=kept)
 
 
 def check_counts(message: Message, rule: Rule) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.numbers import IdType
@@ -254,7 +255,7 @@ def test_pairs_follow_the_size_of_their_ike_sa_and_no_others(site: Bench) -> Non
     site.installer.resize(2)
     assert pair.outbound.plan.outer_size == 1280
     site.installer.resize(1)
-    assert site.backend.pairs[sa.local_spi].outbound == replace(
+    assert site.backend.pairs[sa.local_spi].outbound == structs.replace(
         pair.outbound, plan=site.policies.plan(sa, sa.path, True)
     )
     assert site.backend.pairs[sa.local_spi].outbound.plan.outer_size == 1492  # type: ignore[union-attr]

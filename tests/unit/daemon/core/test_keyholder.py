@@ -1,9 +1,8 @@
 """The keyholder proves who we are and judges who a peer is."""
 
-from dataclasses import replace
-
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from msgspec.structs import replace
 
 from openmoat.crypto.auth import OWN_HASHES
 from openmoat.crypto.identities import Identity, IdentityPattern

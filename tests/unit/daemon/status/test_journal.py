@@ -2,9 +2,9 @@
 
 import ipaddress
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.suites import AES_128_GCM_16, EspSuite

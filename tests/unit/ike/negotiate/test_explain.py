@@ -1,6 +1,8 @@
 import ipaddress
 from dataclasses import replace
 
+from msgspec import structs
+
 from openmoat.crypto.identities import Identity, IdentityPattern
 from openmoat.crypto.suites import AES_128_GCM_16, AES_256_GCM_16, MODP_2048, PRF_HMAC_SHA2_256, X25519
 from openmoat.ike.events import DownReason, NegotiationFailed
@@ -59,7 +61,7 @@ INIT = NegotiationFailed(
     text="no common proposal",
     proposals=emit_proposals(offer_ike((OLD,))),
 )
-AUTH = replace(INIT, exchange=ExchangeType.IKE_AUTH, proposals=b"", peer=Identity.parse("cabin.example"))
+AUTH = structs.replace(INIT, exchange=ExchangeType.IKE_AUTH, proposals=b"", peer=Identity.parse("cabin.example"))
 
 
 def test_the_algorithm_that_is_not_shared_is_named_with_both_sides() -> None:
@@ -69,7 +71,7 @@ def test_the_algorithm_that_is_not_shared_is_named_with_both_sides() -> None:
 
 
 def test_the_connection_whose_identity_fits_comes_before_the_others() -> None:
-    failure = replace(
+    failure = structs.replace(
         AUTH,
         notify=NotifyType.TS_UNACCEPTABLE,
         selectors=(parse_selectors(["10.9.0.0/16"]), parse_selectors(["10.2.0.0/16"])),
@@ -81,12 +83,12 @@ def test_the_connection_whose_identity_fits_comes_before_the_others() -> None:
 
 
 def test_an_identity_of_ours_that_nobody_has_is_named() -> None:
-    failure = replace(AUTH, asked_identity=Identity.parse("other.example"))
+    failure = structs.replace(AUTH, asked_identity=Identity.parse("other.example"))
     assert explain(failure, [connection("cabin")]).candidates[0].field == "our identity"
 
 
 def test_a_wrong_key_is_named_where_all_else_fits() -> None:
-    failure = replace(AUTH, reason=DownReason.AUTHENTICATION_FAILED, notify=NotifyType.AUTHENTICATION_FAILED)
+    failure = structs.replace(AUTH, reason=DownReason.AUTHENTICATION_FAILED, notify=NotifyType.AUTHENTICATION_FAILED)
     explanation = explain(failure, [connection("cabin")])
     assert explanation.candidates[0].field == "proof of identity"
     assert "moat keys show" in explanation.advice
@@ -94,13 +96,13 @@ def test_a_wrong_key_is_named_where_all_else_fits() -> None:
 
 def test_esp_proposals_are_compared_with_those_of_the_children() -> None:
     offered = EspProposal(encryptions=(AES_128_GCM_16,))
-    failure = replace(AUTH, proposals=emit_proposals(offer_esp((offered,), b"spi1", with_key_exchange=False)))
+    failure = structs.replace(AUTH, proposals=emit_proposals(offer_esp((offered,), b"spi1", with_key_exchange=False)))
     candidate = explain(failure, [connection("cabin")]).candidates[0]
     assert (candidate.field, candidate.ours, candidate.received) == ("encryption", "aes256gcm16", "aes128gcm16")
 
 
 def test_a_refusal_that_came_from_the_peer_says_what_to_compare() -> None:
-    failure = replace(
+    failure = structs.replace(
         INIT, is_initiator=True, connection="cabin", notify_sent=False, proposals=b"", reason=DownReason.REFUSED
     )
     explanation = explain(failure, [connection("attic"), connection("cabin")])
@@ -110,14 +112,14 @@ def test_a_refusal_that_came_from_the_peer_says_what_to_compare() -> None:
 
 
 def test_silence_is_explained_without_candidates() -> None:
-    failure = replace(
+    failure = structs.replace(
         INIT, is_initiator=True, connection="cabin", notify=None, proposals=b"", reason=DownReason.PEER_SILENT
     )
     assert "UDP 500 and 4500" in explain(failure, [connection("cabin")]).advice
 
 
 def test_proposals_that_do_not_parse_explain_nothing_and_break_nothing() -> None:
-    assert explain(replace(INIT, proposals=b"\xff\xff"), [connection("cabin")]).candidates[0].field == "none"
+    assert explain(structs.replace(INIT, proposals=b"\xff\xff"), [connection("cabin")]).candidates[0].field == "none"
 
 
 def test_no_more_candidates_are_shown_than_the_bound() -> None:
@@ -127,7 +129,7 @@ def test_no_more_candidates_are_shown_than_the_bound() -> None:
 
 def test_one_source_cannot_push_out_what_others_did() -> None:
     failures = Failures()
-    other = failures.note(replace(INIT, path=path("203.0.113.1")))
+    other = failures.note(structs.replace(INIT, path=path("203.0.113.1")))
     numbers = [failures.note(INIT) for _ in range(1000)]
     assert failures.find(other) is not None
     assert [number for number, _ in failures.newest()] == [*reversed(numbers[-MAX_FAILURES_PER_SOURCE:]), other]
@@ -135,12 +137,12 @@ def test_one_source_cannot_push_out_what_others_did() -> None:
 
 def test_strangers_make_room_before_connections_of_ours_do() -> None:
     failures = Failures()
-    ours = failures.note(replace(INIT, connection="cabin"))
+    ours = failures.note(structs.replace(INIT, connection="cabin"))
     for number in range(2 * MAX_FAILURES):
-        failures.note(replace(INIT, path=path(str(ipaddress.ip_address("10.0.0.0") + number))))
+        failures.note(structs.replace(INIT, path=path(str(ipaddress.ip_address("10.0.0.0") + number))))
     assert failures.find(ours) is not None
     assert len(failures.newest()) == MAX_FAILURES
-    assert failures.newest("cabin") == [(ours, replace(INIT, connection="cabin"))]
+    assert failures.newest("cabin") == [(ours, structs.replace(INIT, connection="cabin"))]
 
 
 def test_an_address_that_is_not_the_configured_one_is_named_before_anybody_said_who_it_is() -> None:
@@ -156,19 +158,19 @@ def test_an_address_that_is_not_the_configured_one_is_named_before_anybody_said_
 
 def test_our_side_of_the_traffic_is_compared_too() -> None:
     sides = (parse_selectors(["10.1.0.0/16"]), parse_selectors(["10.66.0.0/16"]))
-    candidate = explain(replace(AUTH, selectors=sides), [connection("cabin")]).candidates[0]
+    candidate = explain(structs.replace(AUTH, selectors=sides), [connection("cabin")]).candidates[0]
     assert str(candidate) == "cabin: local selectors of child lan: ours is 10.2.0.0/16; received 10.66.0.0/16"
 
 
 def test_where_all_that_is_known_fits_it_says_so() -> None:
-    candidate = explain(replace(AUTH, reason=DownReason.PEER_MISBEHAVED), [connection("cabin")]).candidates[0]
+    candidate = explain(structs.replace(AUTH, reason=DownReason.PEER_MISBEHAVED), [connection("cabin")]).candidates[0]
     assert str(candidate) == "cabin: everything that is known fits"
 
 
 def test_aggfrag_that_a_child_requires_is_named_where_everything_else_fits() -> None:
     row = connection("cabin")
     strict = replace(row, children=(replace(row.children[0], aggfrag=Aggfrag.REQUIRE),))
-    failure = replace(
+    failure = structs.replace(
         INIT,
         exchange=ExchangeType.IKE_AUTH,
         proposals=emit_proposals(offer_esp((ESP,), b"\0\0\1\0", with_key_exchange=False)),

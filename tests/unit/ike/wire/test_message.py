@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from openmoat.ike.errors import MalformedMessage, UnsupportedVersion
 from openmoat.ike.wire.message import MAX_MESSAGE, MAX_PAYLOADS, Header, Message, parse_inside

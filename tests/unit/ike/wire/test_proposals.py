@@ -1,7 +1,7 @@
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from openmoat.crypto.numbers import Encr, KeMethod
 from openmoat.crypto.suites import (

@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod, IdType, KeMethod
