@@ -4,8 +4,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 export KEEP ?= 0
+# Python's compiled files are kept, and apart from the sources.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/python
 VENV := .venv
 BIN := $(VENV)/bin
+LOCK := requirements/dev.lock
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openmoat/peers
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
 PACKAGES := bc bison charon-systemd cmake ethtool flex gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
@@ -23,7 +28,14 @@ demo: setup packages ## three moats and a portal in namespaces, shown and judged
 test: setup packages check sanitize chaos namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
 
 .PHONY: check
+check: PYTEST = --durations=15
 check: lint types rust-test quick ## what needs no root: lint, types, Rust tests, unit, scenario, property, layers, fuzzing
+
+.PHONY: format
+format: setup ## format Python and Rust, and correct what ruff can
+	$(BIN)/ruff check --fix src lab tests
+	$(BIN)/ruff format src lab tests
+	cargo fmt --manifest-path rust/Cargo.toml --all
 
 .PHONY: lint
 lint: setup ## ruff, cargo fmt and clippy, without a warning
@@ -37,9 +49,18 @@ types: setup ## mypy --strict, and the stub of the Rust module beside the module
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest openmoat._native
 
+.PHONY: unit
+unit: setup ## unit and layer tests, in seconds
+	$(BIN)/pytest -q tests/unit tests/layers
+
 .PHONY: quick
 quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing
-	$(BIN)/pytest tests/unit tests/layers tests/scenario tests/property tests/fuzz
+	$(BIN)/pytest $(PYTEST) tests/unit tests/layers tests/scenario tests/property tests/fuzz
+
+.PHONY: dev
+dev: $(VENV)/.installed ## the Rust module built fast and slow to run, for a cycle of edit and .venv/bin/pytest
+	@rm -f $(VENV)/.built  # whatever is measured or released has the other profile: `make setup` builds that again
+	$(DEVELOP) --profile dev-opt
 
 .PHONY: chaos
 chaos: setup ## two endpoints on a bad line, 1 000 seeds (half a minute)
@@ -50,10 +71,16 @@ rust-test: ## cargo test
 	cargo test --manifest-path rust/Cargo.toml --workspace --exclude openmoat-native --release --quiet
 
 .PHONY: fuzz
-fuzz: setup ## any octets against the parsers, the ESP input and the engine, for longer than the tests do (ROUNDS=200000)
-	ROUNDS=$(or $(ROUNDS),200000) $(BIN)/pytest tests/fuzz
-	ROUNDS=$(or $(ROUNDS),200000) cargo test --manifest-path rust/Cargo.toml -p openmoat-esp -p openmoat-engine --release \
-		--quiet --test fuzz
+fuzz: export ROUNDS ?= 200000
+fuzz: export LIVES ?= 400
+fuzz: export HYPOTHESIS_PROFILE = fuzz
+fuzz: export SEED := $(SEED)
+fuzz: export PROPTEST_RNG_SEED = $(SEED)
+fuzz: setup ## parsers, properties, ESP input and engine, for longer and with new random examples (ROUNDS=200000 SEED=)
+	@echo "SEED=$(SEED) ROUNDS=$$ROUNDS LIVES=$$LIVES"
+	$(BIN)/pytest --hypothesis-seed=$(SEED) tests/fuzz tests/property || { echo "again: make fuzz SEED=$(SEED)" >&2; exit 1; }
+	cargo test --manifest-path rust/Cargo.toml -p openmoat-esp -p openmoat-engine --release --quiet \
+		|| { echo "again: make fuzz SEED=$(SEED)" >&2; exit 1; }
 
 .PHONY: guest-kernel
 guest-kernel: setup packages ## a Linux kernel with IP-TFS as a peer for tests: built once, kept in the cache of the user (root)
@@ -96,20 +123,32 @@ peers: # the userspace WireGuards, which Debian does not package, in their newes
 .PHONY: setup
 setup: $(VENV)/.built ## the virtual environment and the Rust module, if they are not up to date
 
-$(VENV)/.installed: pyproject.toml lab/pyproject.toml | toolchain
+$(VENV)/.installed: $(LOCK) | toolchain
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "openmoat needs Python 3.11 or newer, this is " + sys.version)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) packages
 	@echo "setting up $(VENV): Python packages and the Rust engine, some minutes the first time"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --upgrade pip
-	@$(BIN)/pip install --quiet --editable '.[dev]' --editable lab
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES) | toolchain
+DEVELOP := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --quiet --locked
+
+$(VENV)/.built: $(VENV)/.installed pyproject.toml lab/pyproject.toml rust/Cargo.lock $(RUST_SOURCES) | toolchain
 	@echo "building the Rust engine"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --quiet \
-		>$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log >&2; exit 1; }
+	@$(DEVELOP) --release >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log >&2; exit 1; }
+	@$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable lab
 	@touch $@
+
+.PHONY: lock
+lock: ## renew the locked versions of Python packages within the bounds of pyproject.toml
+	@$(PYTHON) -m venv .cache/lock
+	@.cache/lock/bin/pip install --quiet --upgrade uv
+	@.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --extra dev \
+		--no-emit-package openmoat --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml
+
+.PHONY: changelog
+changelog: setup ## print the notes in changes/ as one text; VERSION=x.y.z moves them to CHANGELOG.md
+	@$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version "not released")
 
 .PHONY: toolchain
 toolchain: # a cargo that is new enough, or a word about how to get one

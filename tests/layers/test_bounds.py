@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from layers import trees
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
 LAB = ROOT / "lab" / "src" / "openmoat_lab"
@@ -17,7 +19,7 @@ BOUND = re.compile(r"_?MAX_[A-Z_]+")
 def bounds(place: Path) -> set[str]:
     """Names of bounds that a part assigns at the level of a module or a class."""
     files = [place] if place.suffix else place.rglob("*.py")
-    return {name for file in files for name in assigned(ast.parse(file.read_text())) if BOUND.fullmatch(name)}
+    return {name for file in files for name in assigned(trees.tree(file)) if BOUND.fullmatch(name)}
 
 
 def assigned(body: ast.Module | ast.ClassDef) -> Iterator[str]:
@@ -31,7 +33,7 @@ def assigned(body: ast.Module | ast.ClassDef) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def words() -> frozenset[str]:
     """Every word of the tests."""
-    return frozenset(word for file in (ROOT / "tests").rglob("*.py") for word in re.findall(r"\w+", file.read_text()))
+    return frozenset(word for file in (ROOT / "tests").rglob("*.py") for word in re.findall(r"\w+", trees.text(file)))
 
 
 @pytest.mark.parametrize("place", [*(SOURCE / part for part in PARTS), LAB], ids=lambda place: place.name)

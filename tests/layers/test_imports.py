@@ -2,9 +2,10 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
-import pytest
+from layers import trees
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
@@ -77,10 +78,11 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
 }
 
 
-def imported_modules(file: Path) -> set[str]:
+@cache
+def imported_modules(file: Path) -> frozenset[str]:
     """Absolute dotted names of everything a file imports, wherever in the file it does so."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in trees.nodes(file):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,10 +92,10 @@ def imported_modules(file: Path) -> set[str]:
                 found.update(f"openmoat.{alias.name}" for alias in node.names)
             else:
                 found.add(node.module)
-    return found
+    return frozenset(found)
 
 
-def own(modules: set[str]) -> set[str]:
+def own(modules: frozenset[str]) -> set[str]:
     """Parts of the product among modules."""
     return {name.split(".")[1] for name in modules if name.startswith("openmoat.")}
 
@@ -120,45 +122,56 @@ def test_the_table_only_points_upwards() -> None:
             assert order.index(other) < order.index(part), f"{part} -> {other}"
 
 
-@pytest.mark.parametrize(("part", "file"), ROWS, ids=[str(f.relative_to(SOURCE)) for _, f in ROWS])
-def test_a_file_imports_only_what_its_part_may(part: str, file: Path) -> None:
-    assert part in TABLE, f"{part} is not in the table of parts"
-    assert own(imported_modules(file)) - TABLE[part] - COMMON - {part} - {"__version__"} == set()
+def test_a_file_imports_only_what_its_part_may() -> None:
+    wrong = {}
+    for part, file in ROWS:
+        assert part in TABLE, f"{part} is not in the table of parts"
+        wrong[file] = own(imported_modules(file)) - TABLE[part] - COMMON - {part} - {"__version__"}
+    assert {file: parts for file, parts in wrong.items() if parts} == {}
 
 
-@pytest.mark.parametrize("file", LAB_FILES, ids=lambda file: str(file.relative_to(LAB)))
-def test_the_laboratory_imports_only_what_it_may(file: Path) -> None:
-    modules = imported_modules(file)
-    assert own(modules) - LABORATORY - COMMON - {"__version__"} == set()
-    assert {name for name in modules if name.startswith("openmoat.cli")} - OF_CLI == set()
-    assert "_native" not in own(modules) or str(file.relative_to(LAB)) in NATIVE
+def test_the_laboratory_imports_only_what_it_may() -> None:
+    for file in LAB_FILES:
+        modules = imported_modules(file)
+        assert own(modules) - LABORATORY - COMMON - {"__version__"} == set(), file
+        assert {name for name in modules if name.startswith("openmoat.cli")} - OF_CLI == set(), file
+        assert "_native" not in own(modules) or str(file.relative_to(LAB)) in NATIVE, file
 
 
-@pytest.mark.parametrize(("part", "file"), ROWS, ids=[str(f.relative_to(SOURCE)) for _, f in ROWS])
-def test_the_product_imports_nothing_of_the_laboratory(part: str, file: Path) -> None:
-    assert {name for name in imported_modules(file) if name.split(".")[0] == "openmoat_lab"} == set(), part
+def test_the_product_imports_nothing_of_the_laboratory() -> None:
+    for _, file in ROWS:
+        assert {name for name in imported_modules(file) if name.split(".")[0] == "openmoat_lab"} == set(), file
 
 
-@pytest.mark.parametrize(("part", "file"), ROWS, ids=[str(f.relative_to(SOURCE)) for _, f in ROWS])
-def test_a_file_uses_only_the_libraries_of_its_part(part: str, file: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_modules(file)} - {"openmoat"}
-    if part in PURE:
-        assert roots & IMPURE_MODULES == set()
-    if part in WITHOUT_ASYNCIO:
-        assert "asyncio" not in roots
-    if part in THIRD_PARTY:
-        assert roots - set(sys.stdlib_module_names) - THIRD_PARTY[part] == set()
+def test_a_file_uses_only_the_libraries_of_its_part() -> None:
+    wrong = {}
+    for part, file in ROWS:
+        roots = {name.split(".")[0] for name in imported_modules(file)} - {"openmoat"}
+        forbidden = IMPURE_MODULES if part in PURE else frozenset[str]()
+        if part in WITHOUT_ASYNCIO:
+            forbidden |= {"asyncio"}
+        if part in THIRD_PARTY:
+            forbidden |= roots - set(sys.stdlib_module_names) - THIRD_PARTY[part]
+        wrong[file] = roots & forbidden
+    assert {file: libraries for file, libraries in wrong.items() if libraries} == {}
 
 
-@pytest.mark.parametrize(("part", "file"), ALL, ids=[str(f.relative_to(ROOT)) for _, f in ALL])
-def test_no_assert_stands_in_the_product(part: str, file: Path) -> None:
-    asserts = [node.lineno for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Assert)]
-    assert asserts == [], f"{file}: python -O would remove a check"
+def test_no_assert_stands_in_the_product() -> None:
+    asserts = [f"{file}:{node.lineno}" for _, file in ALL for node in trees.nodes(file) if isinstance(node, ast.Assert)]
+    assert asserts == [], "python -O would remove a check"
 
 
-@pytest.mark.parametrize(("part", "file"), ALL, ids=[str(f.relative_to(ROOT)) for _, f in ALL])
-def test_exported_names_exist_and_are_sorted(part: str, file: Path) -> None:
-    tree = ast.parse(file.read_text())
+def test_exported_names_exist_and_are_sorted() -> None:
+    for _, file in ALL:
+        if file.name != "__init__.py":
+            exported, defined = names(trees.tree(file))
+            assert exported is not None, f"{file}: no __all__"
+            assert set(exported) <= defined, file
+            assert len(set(exported)) == len(exported), file
+
+
+def names(tree: ast.Module) -> tuple[list[str] | None, set[str]]:
+    """What a file exports, if it says so, and what it defines."""
     exported: list[str] | None = None
     defined: set[str] = set()
     for node in tree.body:
@@ -173,8 +186,4 @@ def test_exported_names_exist_and_are_sorted(part: str, file: Path) -> None:
                 defined.add(name)
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 defined.update(alias.asname or alias.name for alias in names)
-    if file.name == "__init__.py":
-        return
-    assert exported is not None, f"{file}: no __all__"
-    assert set(exported) <= defined
-    assert len(set(exported)) == len(exported)
+    return exported, defined

@@ -2,10 +2,13 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from layers import trees
 
 ROOT = Path(__file__).parents[2]
 MAX_FILE = 600
@@ -16,20 +19,21 @@ TREES = ("src", "lab", "tests", "rust")
 HEAD = re.compile(r"(?P<indent> *)(pub(\(\w+\))? )?(const |unsafe |extern \"C\" )*fn (?P<name>\w+)")
 
 
+@cache
 def sources() -> list[Path]:
     """Files of the project, without what is built."""
-    found = (path for tree in TREES for ending in ("py", "pyi", "rs") for path in (ROOT / tree).rglob(f"*.{ending}"))
+    places = [ROOT / "src", ROOT / "tests", *(path for path in (ROOT / "rust").iterdir() if path.name != "target")]
+    found = (path for place in places for ending in ("py", "pyi", "rs") for path in place.rglob(f"*.{ending}"))
     return sorted(path for path in found if "target" not in path.relative_to(ROOT).parts)
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     """Name of each function, and lines of its body."""
-    text = path.read_text()
-    return of_rust(text) if path.suffix == ".rs" else of_python(text)
+    return of_rust(trees.text(path)) if path.suffix == ".rs" else of_python(trees.nodes(path))
 
 
-def of_python(text: str) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(text)):
+def of_python(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             told = ast.get_docstring(node, clean=False) is not None
             body = node.body[1:] if told else node.body
@@ -57,7 +61,7 @@ def test_no_file_and_no_function_outgrows_its_bound(tree: str) -> None:
     long = [
         f"{path.relative_to(ROOT)}: {count} lines"
         for path in files
-        if (count := len(path.read_text().splitlines())) > MAX_FILE
+        if (count := len(trees.text(path).splitlines())) > MAX_FILE
     ]
     long += [
         f"{path}: {name}: {count} lines" for path in files for name, count in functions(path) if count > MAX_FUNCTION
@@ -67,7 +71,7 @@ def test_no_file_and_no_function_outgrows_its_bound(tree: str) -> None:
 
 def test_the_walk_finds_bodies_of_every_kind() -> None:
     python = 'def f(\n    a,\n):\n    """Told.\n\n    More.\n    """\n    if a:\n        return 1\n    return 2\n'
-    assert list(of_python(python)) == [("f", 3)]
+    assert list(of_python(ast.walk(ast.parse(python)))) == [("f", 3)]
     rust = "impl A {\n    pub fn f(\n        &self,\n    ) -> u8 {\n        let a = {\n            1\n        };\n        a\n    }\n\n    fn g() {}\n}\n"
     assert list(of_rust(rust)) == [("f", 4)]
     assert len(sources()) > 300

@@ -132,7 +132,10 @@ fn from_a_stranger(dice: &mut Dice) -> Vec<u8> {
 fn the_invariant_holds_for_mutations_of_packets_that_mean_something() {
     let rounds = std::env::var("ROUNDS").ok();
     let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let mut dice = Dice(1);
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok());
+    let mut dice = Dice(1 + seed.unwrap_or(0));
     for _ in 0..rounds {
         let mut octets = match dice.roll(4) {
             0 => from_the_host(&mut dice),
