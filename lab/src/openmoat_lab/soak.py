@@ -21,6 +21,7 @@ from openmoat_lab.networks import two_gateways
 from openmoat_lab.peers.moatd import Moatd, Table
 from openmoat_lab.processes import LabError, Process, wait_until
 from openmoat_lab.traffic import reaches
+from openmoat_lab.usage import resident_octets
 
 __all__ = ["Account", "main", "soak"]
 
@@ -154,17 +155,10 @@ def _watch(account: Account, moats: Sequence[Moatd], seconds: float) -> None:
     while time.monotonic() < end:
         time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
         for moat in moats:
-            account.resident[moat.host].append(_resident(moat.pid))
+            account.resident[moat.host].append(resident_octets(moat.pid))
         now = moats[0].spis("soak")[1]
         account.rekeys += len(now - seen)
         seen |= now
-
-
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise LabError(f"process {pid} has ended")
 
 
 def _end(processes: Sequence[Process], seconds: float) -> list[dict[str, int]]:

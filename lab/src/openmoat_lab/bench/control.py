@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from openmoat import __version__
@@ -24,6 +23,7 @@ from openmoat_lab.peers.strongswan import StrongSwan, SwanChild, SwanConnection,
 from openmoat_lab.pki import Authority, Holder
 from openmoat_lab.processes import LabError, run
 from openmoat_lab.topology import DEFAULT_MTU, End, Host, Link, Topology
+from openmoat_lab.usage import TICK, cpu_seconds, pin, proportional_octets
 
 __all__ = [
     "AUTHENTICATIONS",
@@ -56,7 +56,6 @@ TURN_SECONDS = 0.020
 """CPU time that one turn of the event loop may take (as in `daemon.turns`)."""
 CPU_LEFT = 0.95
 """Part of a core from which on the initiators are taken to have set the pace themselves."""
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +63,8 @@ class Options:
     """How much is measured."""
 
     rounds: int = 3
-    handshakes: int = 2_000
-    """Of one turn."""
+    handshakes: tuple[int, ...] = (500, 2_000)
+    """Of one turn, for each number of SAs that is compared."""
     window: int = 48
     """Handshakes that are under way at a time."""
     authentications: tuple[str, ...] = tuple(AUTHENTICATIONS)
@@ -85,7 +84,7 @@ class Turn:
     @property
     def per_cpu_second(self) -> float:
         """Handshakes for a second of the responder's CPU time."""
-        return self.account.established / max(self.cpu_seconds, 1 / TICKS)
+        return self.account.established / max(self.cpu_seconds, TICK)
 
     @property
     def per_second(self) -> float:
@@ -244,13 +243,15 @@ def control_rows(options: Options, say: Callable[[str], None] = lambda text: Non
     else:
         subjects[THEIRS] = run(["dpkg-query", "-W", "-f=${Version}", "charon-systemd"], check=False).stdout or "?"
     for authentication in options.authentications:
-        turns: dict[str, list[Turn]] = {name: [] for name in subjects}
         site = Site.of(authentication)
-        for number in range(options.rounds):
-            for name in subjects:
-                say(f"handshakes, {AUTHENTICATIONS[authentication]}: round {number + 1} of {options.rounds}, {name}")
-                turns[name].append(_turn(name, site, options))
-        yield from _handshake_rows(authentication, subjects, turns)
+        for count in options.handshakes:
+            words = f"{AUTHENTICATIONS[authentication]}, {count} IKE SAs"
+            turns: dict[str, list[Turn]] = {name: [] for name in subjects}
+            for number in range(options.rounds):
+                for name in subjects:
+                    say(f"handshakes, {words}: round {number + 1} of {options.rounds}, {name}")
+                    turns[name].append(_turn(name, site, count, options))
+            yield from _handshake_rows(words, subjects, turns)
     say(f"storm of {STORM} initiators")
     yield from storm_rows(Site.of("psk"))
 
@@ -285,21 +286,18 @@ def plan_of(site: Site, count: int, window: int, patience: float) -> Plan:
     )
 
 
-def _turn(name: str, site: Site, options: Options) -> Turn:
+def _turn(name: str, site: Site, count: int, options: Options) -> Turn:
     # What bounds strangers is off on both sides: here it is the handshakes that are measured.
     settings = {"cookie-threshold": 1 << 20, "max-half-open": 1 << 20} if name == OURS else {}
     with raised(name, site, settings) as (lab, responder):
-        turn = meet(lab, responder, plan_of(site, options.handshakes, options.window, options.patience))
-    if turn.account.established < options.handshakes:
+        turn = meet(lab, responder, plan_of(site, count, options.window, options.patience))
+    if turn.account.established < count:
         raise LabError(f"{name}: {turn.account}")
     return turn
 
 
-def _handshake_rows(
-    authentication: str, subjects: Mapping[str, str], turns: Mapping[str, Sequence[Turn]]
-) -> Iterator[Row]:
-    words = AUTHENTICATIONS[authentication]
-    work, memory = f"handshakes as responder, {words}, X25519", f"memory per IKE and Child SA, {words}"
+def _handshake_rows(words: str, subjects: Mapping[str, str], turns: Mapping[str, Sequence[Turn]]) -> Iterator[Row]:
+    work, memory = f"handshakes as responder, X25519, {words}", f"memory per IKE and Child SA, {words}"
     pace = f"{work}, by the wall clock"
     results: dict[tuple[str, str], Result] = {}
     for name, version in subjects.items():
@@ -321,24 +319,3 @@ def _handshake_rows(
         for title, at_least in ((work, True), (memory, False)):
             value = results[title, OURS].median / results[title, THEIRS].median
             yield Ratio(title, THEIRS, value, 1.0, at_least=at_least)
-
-
-def pin(pid: int, core: int) -> None:
-    """Keep all threads of a process on one core; those it makes later inherit it."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {core})
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process, ended ones included."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / TICKS
-
-
-def proportional_octets(pid: int) -> int:
-    """Memory of a process, pages that it shares counted by their share (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        word, _, value = line.partition(":")
-        if word == "Pss":
-            return int(value.split()[0]) * 1024
-    raise LabError(f"process {pid}: the kernel does not say what memory it has")

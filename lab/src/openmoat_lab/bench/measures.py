@@ -1,7 +1,6 @@
 """What is measured of one tunnel that is up, once: figures with their names and units. Decides nothing, compares nothing."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from openmoat_lab.captures import dissect, read
 from openmoat_lab.namespaces import Lab
 from openmoat_lab.processes import LabError, Process
 from openmoat_lab.traffic import Place, ping, reaches
+from openmoat_lab.usage import busy_seconds, cpu_seconds
 
 __all__ = [
     "FORWARDED",
@@ -44,7 +44,6 @@ LEFT, RIGHT = Place("left", "10.1.0.1"), Place("right", "10.2.0.1")
 PC_LEFT, PC_RIGHT = Place("pc-left", "10.1.0.10"), Place("pc-right", "10.2.0.10")
 WARM_UP_SECONDS = 1
 IPERF_PATIENCE = 20.0
-TICKS = os.sysconf("SC_CLK_TCK")
 P50 = "p50"
 P99 = "p99"
 IDLE = "round trip, idle"
@@ -131,14 +130,14 @@ class Stream:
 
     def measure(self, raised: Raised, seconds: int) -> Sequence[Figure]:
         """Throughput, and what it cost."""
-        machine, threads = busy_seconds(), thread_seconds(raised.pids)
+        machine, threads = busy_seconds(), cpu_seconds(*raised.pids)
         octets, rate = self.run(raised.lab, seconds)
         figures = [
             Figure(self.title, "Mbit/s", rate / 1e6),
             Figure(self.title, "s/GB", (busy_seconds() - machine) / octets * 1e9, "CPU, machine"),
         ]
         if raised.pids:
-            spent = thread_seconds(raised.pids) - threads
+            spent = cpu_seconds(*raised.pids) - threads
             figures.append(Figure(self.title, "s/GB", spent / octets * 1e9, "CPU, threads"))
         return figures
 
@@ -349,26 +348,6 @@ def _round_trips(raised: Raised, what: str, count: int) -> Sequence[Figure]:
         raise LabError(f"{raised.subject.title}: {count - trip.received} of {count} echo requests were lost")
     figures = {P50: trip.median, P99: trip.percentile(99)}
     return [Figure(f"{what}, {word}", "ms", value) for word, value in figures.items()]
-
-
-# What it cost.
-
-
-def busy_seconds() -> float:
-    """CPU seconds that this machine has worked, all cores, since boot."""
-    user, nice, system, _idle, _iowait, irq, softirq = (
-        int(word) / TICKS for word in Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
-    )
-    return user + nice + system + irq + softirq
-
-
-def thread_seconds(pids: Sequence[int]) -> float:
-    """CPU seconds of all threads of these processes, those included that have ended."""
-    total = 0
-    for pid in pids:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(words[11]) + int(words[12])
-    return total / TICKS
 
 
 def _rows() -> Mapping[str, Work]:

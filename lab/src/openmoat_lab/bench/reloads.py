@@ -6,11 +6,12 @@ from pathlib import Path
 
 from openmoat import __version__
 from openmoat.control.client import Client
-from openmoat_lab.bench.control import OURS, PSK, proportional_octets
+from openmoat_lab.bench.control import OURS, PSK
 from openmoat_lab.bench.results import Missing, Ratio, Result, Row
 from openmoat_lab.namespaces import Lab
 from openmoat_lab.peers.moatd import Moatd, toml
 from openmoat_lab.topology import Host, Topology
+from openmoat_lab.usage import cpu_nanoseconds, proportional_octets
 
 __all__ = ["CONNECTIONS", "reload_rows"]
 
@@ -77,9 +78,3 @@ def write_site(directory: Path, number: int) -> None:
         "children": {"net": child},
     }
     (directory / f"{number:05}.toml").write_text(toml({"connections": {f"site{number}": table}}).lstrip())
-
-
-def cpu_nanoseconds(pid: int) -> int:
-    """CPU time of all threads that live, as exactly as the scheduler knows it."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from openmoat_lab.bench import control, machine
 from openmoat_lab.bench.budgets import RATES, budgets
 from openmoat_lab.bench.chart import chart
+from openmoat_lab.bench.idle import idle_rows
 from openmoat_lab.bench.measures import FORWARDED, IDLE, P50, WORKS, Raised, Work, largest_packet, target_answers
 from openmoat_lab.bench.reloads import reload_rows
 from openmoat_lab.bench.results import Missing, Report, Result, Row
@@ -23,6 +24,7 @@ from openmoat_lab.topology import DEFAULT_MTU
 __all__ = [
     "CONNECTIONS",
     "HANDSHAKES",
+    "IDLE_DAEMON",
     "LINKS",
     "Links",
     "Options",
@@ -36,12 +38,13 @@ __all__ = [
 
 HANDSHAKES = "handshakes"
 CONNECTIONS = "connections"
-CONTROL = (HANDSHAKES, CONNECTIONS)
-"""Works of the control plane: the names by which they are selected, beside those of the data plane."""
+IDLE_DAEMON = "idle"
+CONTROL = (HANDSHAKES, CONNECTIONS, IDLE_DAEMON)
+"""Works of the control plane: the names by which they are selected, beside those of the data plane. The first selects all."""
 UP_SECONDS = 20.0
 QUICK_SECONDS = 105.0
 """For the rounds of a quick run, which is to take less than three minutes with what comes before and after."""
-QUICK_HANDSHAKES = 500
+QUICK_HANDSHAKES = (500,)
 LEFT_OUT = "left out of a quick run; measured by: moat bench"
 TOOLS = {
     "ethtool": "ethtool", "ip": "iproute2", "iperf3": "iperf3", "nft": "nftables", "ping": "iputils-ping",
@@ -100,6 +103,8 @@ def bench(options: Options, say: Say) -> Report:
         report.add(_or_missing(HANDSHAKES, control.control_rows(handshakes, say)))
     if wants_control(options, CONNECTIONS):
         report.add(_or_missing(CONNECTIONS, reload_rows(options.rounds, say)))
+    if wants_control(options, IDLE_DAEMON):
+        report.add(_or_missing(IDLE_DAEMON, idle_rows(say)))
     report.add(left_out(options))
     return report
 
@@ -131,7 +136,7 @@ def selected_works(options: Options) -> Sequence[Work]:
 def wants_control(options: Options, work: str) -> bool:
     """Whether a work of the control plane is measured, too: where it is asked for, or everything is."""
     if options.works or options.subjects:
-        return work in options.works
+        return work in options.works or HANDSHAKES in options.works
     return work == HANDSHAKES or not options.is_quick
 
 

@@ -6,6 +6,7 @@ from openmoat_lab.bench.measures import WORKS
 from openmoat_lab.bench.run import (
     CONNECTIONS,
     HANDSHAKES,
+    IDLE_DAEMON,
     LINKS,
     Options,
     handshakes_of,
@@ -42,7 +43,7 @@ def test_a_word_that_selects_nothing_is_refused(word: str) -> None:
 
 
 def test_the_control_plane_is_measured_with_everything_or_by_its_name() -> None:
-    for work, other in ((HANDSHAKES, CONNECTIONS), (CONNECTIONS, HANDSHAKES)):
+    for work, other in ((HANDSHAKES, CONNECTIONS), (CONNECTIONS, IDLE_DAEMON), (IDLE_DAEMON, CONNECTIONS)):
         assert wants_control(Options(), work)
         assert wants_control(Options(works=(work,)), work)
         assert not wants_control(Options(works=(other,)), work)
@@ -52,11 +53,16 @@ def test_the_control_plane_is_measured_with_everything_or_by_its_name() -> None:
         assert wants_control(Options(works=(work,), is_quick=True), work)
 
 
+def test_handshakes_bring_the_whole_control_plane_with_them() -> None:
+    for work in (CONNECTIONS, IDLE_DAEMON):
+        assert wants_control(Options(works=(HANDSHAKES,)), work)
+
+
 def test_a_quick_run_has_a_short_round_of_handshakes() -> None:
     assert wants_control(Options(is_quick=True), HANDSHAKES)
     quick, whole = handshakes_of(Options(is_quick=True)), handshakes_of(Options(rounds=5))
     assert (quick.rounds, whole.rounds) == (1, 5)
-    assert quick.handshakes < whole.handshakes
+    assert set(quick.handshakes) < set(whole.handshakes)
     assert quick.authentications == whole.authentications
 
 
@@ -65,7 +71,7 @@ def test_what_a_quick_run_leaves_out_is_missing_by_its_name() -> None:
     assert rows[CONNECTIONS] == "left out of a quick run; measured by: moat bench --work connections"
     done = {*names(is_quick=True), HANDSHAKES, LINKS[0].title}
     subjects = {subject.title for subject in SUBJECTS.values() if not subject.is_main}
-    assert set(rows) == {*WORKS, CONNECTIONS, *subjects, *(links.title for links in LINKS)} - done
+    assert set(rows) == {*WORKS, CONNECTIONS, IDLE_DAEMON, *subjects, *(links.title for links in LINKS)} - done
 
 
 @pytest.mark.parametrize("options", [Options(), Options(is_quick=True, works=("tcp",)), Options(subjects=("veth",))])
