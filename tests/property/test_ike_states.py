@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmoat.ike.states import SUCCESSORS, Closed, Dead, FindingPath, InitReceived, State, check_step
-from openmoat.ike.wire.message import Header, Message
+from openmoat.ike.states import SUCCESSORS, Dead, FindingPath, InitReceived, State, check_step
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType
 from openmoat.ike.wire.payloads import Delete, Notify, Payload
 from openmoat.net import HostPort, Path
+from scenario.forge import core
 from scenario.link import Host, Link, two_hosts
 
 STATES = sorted(SUCCESSORS, key=lambda state: state.__name__)
@@ -125,21 +125,11 @@ def test_every_state_takes_every_message_of_an_authenticated_peer() -> None:
         link = Link(rng.randrange(1000))
         home, portal = two_hosts(link)
         link.settle()
-        sa = portal.endpoint._registry.sas[portal.ike().ike]
+        sa = core(portal)
         for _ in range(4):
             notify = Notify(rng.choice([*NotifyType]), rng.randbytes(rng.randrange(8)))
             choices: list[tuple[Payload, ...]] = [(), (notify,), (Delete.ike(),), (notify, notify)]
-            payloads = rng.choice(choices)
-            kind = rng.choice(kinds)
-            if sa.outgoing is None or not sa.window.is_open or isinstance(sa.state, (Closed, Dead)):
-                break
-            header = Header(sa.initiator_spi, sa.responder_spi, kind, sa.is_initiator, False, sa.window.next_id)
-            octets = Message(header, payloads).seal(sa.outgoing, sa._next_iv())
-            sa.window.next_id += 1
-            home.call(
-                "handle_datagram",
-                octets,
-                home.endpoint.ike_sas()[0].path if home.endpoint.ike_sas() else sa.path,
-                now=link.now,
-            )
+            octets = sa.request(rng.choice(kinds), *rng.choice(choices))
+            path = Path(HostPort(home.address, 500), HostPort(portal.address, 500))
+            home.call("handle_datagram", octets, path, now=link.now)
         link.run(40)

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from typing import TypeVar
 
@@ -51,6 +52,7 @@ from openmoat.ike.events import (
     RemoveChildSa,
     SharedSecret,
     Spis,
+    StopOutbound,
     Transmit,
     WeakPublicValue,
 )
@@ -163,13 +165,26 @@ class Host:
         self.certificates: tuple[Certificate, ...] = ()
         self.held: list[Question] = []
         self.holds: Callable[[Question], bool] = lambda question: False
+        self.spoils: Callable[[Question], bool] = lambda question: False
+        """Takes a question over: nobody else answers it."""
+        self.raised: list[Exception] | None = None
+        """What escaped the endpoint, where a test expects that; else it ends the test."""
         self._spis = itertools.count(0xC0000000 + (self.rng.getrandbits(20) << 8))
         self._orders = itertools.count(1)
         self.peers: dict[str, str] = {}
         self.connections: dict[str, Connection] = {}
-        self.config = config or IkeConfig()
-        self.endpoint = Endpoint(self.config, self.rng.randbytes)
+        self.config = replace(config or IkeConfig(), reveal_keys=True)
+        """With a key log, from which `forge` writes what this host could."""
+        self.fails_randomness = False
+        """The next random octets cannot be had."""
+        self.endpoint = Endpoint(self.config, self.randbytes)
         self.flush()
+
+    def randbytes(self, count: int) -> bytes:
+        if self.fails_randomness:
+            self.fails_randomness = False
+            raise OSError("no random numbers")
+        return self.rng.randbytes(count)
 
     # Verbs that a test uses.
 
@@ -184,15 +199,24 @@ class Host:
     def call(self, method: str, *arguments: object, now: float) -> None:
         """Call the endpoint and carry out what it says."""
         acting, self.link.acting = self.link.acting, self
-        getattr(self.endpoint, method)(*arguments, now=now)
+        self.guarded(lambda: getattr(self.endpoint, method)(*arguments, now=now))
         self.flush()
         self.link.acting = acting
+
+    def guarded(self, step: Callable[[], None]) -> None:
+        """One step, as the driver of the daemon takes it: what escapes it ends nothing else."""
+        try:
+            step()
+        except Exception as error:
+            if self.raised is None:
+                raise
+            self.raised.append(error)
 
     def restart(self) -> None:
         """Killed and started again: everything is forgotten, nobody is told."""
         self.sas.clear()
         self.held.clear()
-        self.endpoint = Endpoint(self.config, self.rng.randbytes)
+        self.endpoint = Endpoint(self.config, self.randbytes)
         self.endpoint.load(self.connections.values(), self.link.now)
         self.flush()
 
@@ -221,7 +245,8 @@ class Host:
 
     def flush(self) -> None:
         while (output := self.endpoint.poll_output()) is not None:
-            self.carry_out(output)
+            carry_out = partial(self.carry_out, output)
+            self.guarded(carry_out)
 
     def carry_out(self, output: Transmit | Question | Event) -> None:
         match output:
@@ -231,9 +256,13 @@ class Host:
             case ActivateOutbound(local_spi=spi):
                 self.sas[spi].is_active = True
                 self.sas[spi].order = next(self._orders)
+            case StopOutbound(local_spi=spi):
+                self.sas[spi].is_active = False
             case RemoveChildSa(local_spi=spi):
                 self.sas.pop(spi, None)
             case _ if isinstance(output, Question):
+                if self.spoils(output):
+                    return
                 if self.holds(output):
                     self.held.append(output)
                 elif self.link.slowness:
@@ -244,7 +273,11 @@ class Host:
                 self.events.append(output)
 
     def answer(self, question: Question) -> None:
-        self.endpoint.handle_answer(self.reply(question), self.link.now)
+        self.give(self.reply(question))
+
+    def give(self, answer: Answer) -> None:
+        """Hand an answer to the endpoint."""
+        self.guarded(lambda: self.endpoint.handle_answer(answer, self.link.now))
 
     def release(self) -> None:
         """Answer what was held back."""
@@ -387,9 +420,9 @@ class Link:
             at = self.now + LATENCY + self.spread * self.rng.random()
             heapq.heappush(self.flights, Flight(at, next(self.serials), target, path, octets))
 
-    def think(self, host: Host, question: Question) -> None:
+    def think(self, host: Host, question: Question, seconds: float | None = None) -> None:
         """Let the answer take its time."""
-        at = self.now + self.slowness * self.rng.random()
+        at = self.now + (self.slowness * self.rng.random() if seconds is None else seconds)
         # What is to be done is done at once, in the order in which it was asked for; only the answer is late.
         heapq.heappush(self.thoughts, Thought(at, next(self.serials), host, host.endpoint, host.reply(question)))
 

@@ -6,7 +6,6 @@ import pytest
 
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.events import ChildSaDown, ChildSaUp, DownReason, NegotiationFailed
-from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.negotiate.explain import explain
 from openmoat.ike.upkeep import Phase
 from openmoat.ike.wire.message import Message
@@ -14,6 +13,7 @@ from openmoat.ike.wire.numbers import ExchangeType, NotifyType
 from openmoat.ike.wire.payloads import Notify, Payload
 from openmoat.model.connection import Aggfrag, Child, ChildLifetimes, Start
 from scenario.chaos import faults
+from scenario.forge import core
 from scenario.link import Host, Link, child, connection
 
 USE_AGGFRAG = NotifyType.USE_AGGFRAG
@@ -44,23 +44,16 @@ def up(link: Link, home_word: str = "prefer", portal_word: str = "prefer") -> tu
     return home, portal
 
 
-def sa_of(host: Host) -> IkeSa:
-    return next(sa for sa in host.endpoint._registry.sas.values() if not sa.is_over)
-
-
 def opened(link: Link, sender: Host) -> Message:
     """The next datagram, which `sender` has protected."""
-    sa, octets = sa_of(sender), link.flights[0].octets
-    assert sa.outgoing is not None
-    return Message.parse(octets).open(octets, sa.outgoing)
+    return core(sender).open(link.flights[0].octets)
 
 
 def say(link: Link, sender: Host, *notifies: Notify) -> None:
     """Let the next datagram say these instead of its USE_AGGFRAG, and its sender believe that it did."""
-    sa, message = sa_of(sender), opened(link, sender)
-    assert sa.outgoing is not None
+    sa, message = core(sender), opened(link, sender)
     kept: list[Payload] = [p for p in message.payloads if not (isinstance(p, Notify) and p.type is USE_AGGFRAG)]
-    link.flights[0].octets = Message(message.header, (*kept, *notifies)).seal(sa.outgoing, sa._next_iv())
+    link.flights[0].octets = sa.seal(Message(message.header, (*kept, *notifies)))
 
 
 def flags(data: str) -> Notify:

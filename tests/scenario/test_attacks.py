@@ -21,8 +21,6 @@ from openmoat.ike.events import (
     Refused,
 )
 from openmoat.ike.exchanges import sa_init
-from openmoat.ike.ike_sa import IkeSa
-from openmoat.ike.negotiate.child_sa import offer_payloads
 from openmoat.ike.wire.message import HEADER_SIZE, Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType, ProtocolId
 from openmoat.ike.wire.payloads import (
@@ -31,7 +29,6 @@ from openmoat.ike.wire.payloads import (
     IdInitiator,
     Nonce,
     Notify,
-    Payload,
     SecurityAssociation,
     TsInitiator,
     TsResponder,
@@ -40,42 +37,8 @@ from openmoat.ike.wire.payloads import (
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import parse_selectors
 from scenario.chaos import faults
+from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
 from scenario.link import Host, Link, child, connection, two_hosts
-
-STRANGER = HostPort(ip_address("203.0.113.66"), 4500)
-
-
-def establish(link: Link) -> tuple[Host, Host]:
-    home, portal = two_hosts(link)
-    link.settle()
-    return home, portal
-
-
-def core(host: Host) -> IkeSa:
-    """The IKE SA of a host with its keys: what a hostile peer has."""
-    return next(sa for sa in host.endpoint._registry.sas.values() if not sa.is_over)
-
-
-def request(sa: IkeSa, exchange: ExchangeType, *payloads: Payload) -> bytes:
-    """The next request of a peer that says what it likes."""
-    assert sa.outgoing is not None
-    header = Header(sa.initiator_spi, sa.responder_spi, exchange, sa.is_initiator, False, sa.window.next_id)
-    sa.window.next_id += 1
-    return Message(header, payloads).seal(sa.outgoing, sa._next_iv())
-
-
-def init_request(number: int) -> bytes:
-    """An IKE_SA_INIT request of a stranger."""
-    link = Link(number)
-    home, _ = two_hosts(link)
-    return home.transmits[0].octets
-
-
-def answered(host: Host, datagram: bytes, path: Path) -> list[bytes]:
-    before = len(host.transmits)
-    host.call("handle_datagram", datagram, path, now=host.link.now)
-    return [transmit.octets for transmit in host.transmits[before:]]
-
 
 # Before authentication.
 
@@ -96,10 +59,9 @@ def test_ike_auth_with_payloads_left_out_gets_a_notify_and_leaves_no_sa(left_out
     sa = core(home)
     genuine = link.flights.pop()
     assert portal.ike_sas() == []
-    message = open_by(portal, genuine.octets, sa)
+    message = sa.open(genuine.octets)
     kept = tuple(payload for payload in message.payloads if not isinstance(payload, left_out))
-    assert sa.outgoing is not None
-    forged = Message(message.header, kept).seal(sa.outgoing, sa._next_iv())
+    forged = sa.seal(Message(message.header, kept))
     replies = answered(portal, forged, genuine.path)
     is_childless = not {SecurityAssociation, TsInitiator, TsResponder} - set(left_out)
     if is_childless and not {IdInitiator, Auth} & set(left_out):
@@ -108,12 +70,6 @@ def test_ike_auth_with_payloads_left_out_gets_a_notify_and_leaves_no_sa(left_out
         assert len(replies) == 1
         assert portal.ike_sas() == []
         assert not portal.sas
-
-
-def open_by(portal: Host, datagram: bytes, sa: IkeSa) -> Message:
-    """What stands inside a message of the initiator, by its own keys."""
-    assert sa.outgoing is not None
-    return Message.parse(datagram).open(datagram, sa.outgoing)
 
 
 def test_a_malformed_first_message_and_then_an_exchange_on_its_spi_find_nothing() -> None:
@@ -137,16 +93,17 @@ def test_no_exchange_counts_before_ike_auth_even_under_good_keys(exchange: Excha
     for _ in range(2):
         link.deliver()
     genuine = link.flights.pop()
-    sa, victim = core(home), core(portal)
-    assert type(victim.state).__name__ == "InitAnswered"
+    sa = core(home)
+    sa.next_id = 1
+    assert [row.state for row in portal.endpoint.ike_sas()] == ["InitAnswered"]
     # Keys are computed for IKE_AUTH only; with one that does not open they are there, and nothing else is.
     spoiled = genuine.octets[:-1] + bytes([genuine.octets[-1] ^ 1])
     answered(portal, spoiled, genuine.path)
-    assert type(victim.state).__name__ == "AwaitingAuth"
+    assert [row.state for row in portal.endpoint.ike_sas()] == ["AwaitingAuth"]
     nonce = Nonce(bytes(32))
     for payloads in ((), (Delete.ike(),), (nonce,), (Notify(NotifyType.REKEY_SA, protocol=ProtocolId.IKE), nonce)):
         assert answered(portal, request(sa, exchange, *payloads), genuine.path) == []
-        sa.window.next_id = 1
+        sa.next_id = 1
     assert portal.told(IkeSaUp) == []
     assert answered(portal, genuine.octets, genuine.path) != []  # and the genuine one is still welcome
     link.settle()
@@ -179,9 +136,8 @@ def test_what_a_refused_stranger_says_after_that_is_counted_and_no_fault() -> No
     assert [failed.text for failed in portal.told(NegotiationFailed)]
     path = Path(HostPort(portal.address, 500), HostPort(home.address, 500))
     malformed = portal.endpoint.counts().get("malformed", 0)
-    (refused,) = portal.endpoint._registry.sas.values()
     for _ in range(3):
-        sa.window.next_id = refused.window.expected_id
+        sa.next_id = 2
         short = Unknown(PayloadType.DELETE, is_critical=False, octets=b"?")
         assert answered(portal, request(sa, ExchangeType.INFORMATIONAL, short), path) == []
     assert portal.endpoint.counts()["malformed"] == malformed + 3
@@ -319,16 +275,15 @@ def test_old_far_and_unasked_message_ids_get_the_kept_response_or_nothing() -> N
     assert len(response) == 1
     assert answered(portal, good, path) == response  # exactly the kept one
     # The same ID with other content: authentic, so its sender may have lost our response.
-    sa.window.next_id -= 1
+    sa.next_id -= 1
     assert answered(portal, request(sa, ExchangeType.INFORMATIONAL, Delete.ike()), path) == response
     assert len(portal.ike_sas()) == 1
     assert answered(portal, good[:-1] + bytes([good[-1] ^ 1]), path) == []  # not authentic: nothing
-    sa.window.next_id += 100
+    sa.next_id += 100
     assert answered(portal, request(sa, ExchangeType.INFORMATIONAL), path) == []  # far ahead
     assert portal.endpoint.counts()["request_ahead"] == 1
-    assert sa.outgoing is not None
     unasked = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, True, 7)
-    assert answered(portal, Message(unasked, ()).seal(sa.outgoing, sa._next_iv()), path) == []
+    assert answered(portal, sa.seal(Message(unasked, ())), path) == []
     assert portal.endpoint.counts()["unexpected_response"] == 1
 
 
@@ -373,13 +328,6 @@ def test_a_rekey_that_names_no_esp_sa_gets_a_notify_and_the_sa_goes_on(protocol:
     assert len(replies) == 1
     assert len(portal.ike_sas()) == 1
     assert len(portal.sas) == 1
-
-
-def offer_of(
-    host: Host, remote: str = "10.2.0.0/16", local: str = "10.1.0.0/16", spi: int = 0xCAFE0001
-) -> list[Payload]:
-    sa_payload, *rest = offer_payloads(child(local=local, remote=remote), spi, with_key_exchange=True)
-    return [sa_payload, Nonce(bytes(range(32))), *rest]
 
 
 def test_one_child_rekeyed_twice_before_its_delete_keeps_one_successor() -> None:
@@ -530,10 +478,9 @@ def test_a_peer_that_answers_our_rekey_with_the_addresses_of_another_does_not_ge
     link = Link()
     evil, victim, portal = three_peers(link)
     ours = next(sa.child for sa in portal.sas.values() if str(sa.child.peer) == "m1.moats.example")
-    liar = replace(evil.connections["portal"].children[0], local=parse_selectors(["10.1.2.0/25"]))
-    for lineage in evil.endpoint._registry.children.values():
-        for live in lineage.children.values():
-            live.spec = liar
+    honest = evil.connections["portal"]
+    liar = replace(honest.children[0], local=parse_selectors(["10.1.2.0/25"]))
+    evil.do("update", [replace(honest, children=(liar,))])
     portal.do("rekey_child", ours.local_spi)
     link.settle()
     held = [sa.child for sa in portal.sas.values() if str(sa.child.peer) == "m1.moats.example"]
@@ -568,7 +515,7 @@ def test_a_peer_that_rekeys_without_end_leaves_a_bounded_number_of_old_ike_sas()
     for _ in range(20):
         home.do("rekey_ike", home.ike().ike)
         link.settle()
-    assert len(portal.endpoint._registry.sas) <= 5
+    assert len(portal.endpoint.ike_sas()) + portal.endpoint.lingering <= 5
     assert portal.endpoint.counts()["lingering_limit"] >= 15
     assert faults(home, portal) == []
 
@@ -582,7 +529,13 @@ def test_the_ike_sas_of_one_identity_are_bounded() -> None:
         home = link.host(f"home{number}", f"192.0.2.{number + 1}")
         own = child(local=f"10.1.{number}.0/24")
         home.load(connection("m.moats.example", "portal.example", "198.51.100.1", own, retry=False))
-        home.endpoint._registry.has_others = lambda *_: True  # type: ignore[method-assign]  # no INITIAL_CONTACT
+        link.deliver()
+        link.deliver()
+        sa, genuine = core(home), link.flights[0]
+        message = sa.open(genuine.octets)
+        initial_contact = message.notify(NotifyType.INITIAL_CONTACT)
+        kept = tuple(payload for payload in message.payloads if payload is not initial_contact)
+        genuine.octets = sa.seal(Message(message.header, kept))
         link.settle()
     assert len(portal.ike_sas()) == 2
     assert portal.endpoint.counts()["ike_sas_per_peer_limit"] == 3

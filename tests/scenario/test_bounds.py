@@ -7,6 +7,7 @@ import pytest
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import ECP_256, X25519
 from openmoat.crypto.x509 import MAX_CERTIFICATES
+from openmoat.ike import window
 from openmoat.ike.endpoint import MAX_DUE
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed
 from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES
@@ -36,8 +37,8 @@ from openmoat.ike.wire.proposals import MAX_PROPOSALS, Proposal, Transform
 from openmoat.ike.wire.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
+from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
-from scenario.test_attacks import STRANGER, answered, core, establish, init_request, offer_of, open_by, request
 
 STATUS = Notify(NotifyType.NO_NATS_ALLOWED)
 SELECTOR = bytes.fromhex("07 00 0010 0000 ffff 0a010000 0a01ffff")
@@ -79,8 +80,7 @@ def test_a_request_is_answered_up_to_a_bound_and_counted_as_malformed_beyond(nam
     for number, is_too_much in ((bound, False), (bound + 1, True)):
         (reply,) = answered(portal, request(sa, ExchangeType.INFORMATIONAL, *make(number)), path)
         assert malformed(portal) == before + is_too_much
-        assert sa.incoming is not None
-        error = Message.parse(reply).open(reply, sa.incoming).error()
+        error = sa.open_reply(reply).error()
         assert (error is not None and error.type is NotifyType.INVALID_SYNTAX) is is_too_much
 
 
@@ -88,17 +88,16 @@ def test_a_request_with_more_payloads_than_the_bound_is_counted_as_malformed() -
     link = Link()
     home, portal = establish(link)
     sa, path = core(home), portal.ike().path
-    assert sa.outgoing is not None
     full: tuple[Payload, ...] = (*[STATUS] * MAX_NOTIFIES, *[VendorId(b"")] * (MAX_PAYLOADS - MAX_NOTIFIES))
     first, chain = emit_chain(full)
     # What we would not write ourselves: one payload more behind the last, whose header names it.
     longer = chain[:-4] + bytes((PayloadType.DELETE,)) + chain[-3:] + b"\0\0\0\x08\3\4\0\0"
     for octets, is_too_much in ((chain, False), (longer, True)):
-        header = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, False, sa.window.next_id)
-        sa.window.next_id += 1
+        header = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, False, sa.next_id)
+        sa.next_id += 1
         size = 4 + sa.outgoing.sealed_size(len(octets))
         head = header.emit(PayloadType.SK, 28 + size) + bytes((first, 0)) + size.to_bytes(2, "big")
-        assert answered(portal, head + sa.outgoing.seal(head, octets, sa._next_iv()), path)
+        assert answered(portal, head + sa.outgoing.seal(head, octets, sa.next_iv()), path)
         assert malformed(portal) == is_too_much
 
 
@@ -142,10 +141,9 @@ def test_certificates_in_ike_auth_have_a_bound() -> None:
         for _ in range(2):
             link.deliver()
         sa, genuine = core(home), link.flights.pop()
-        message = open_by(portal, genuine.octets, sa)
-        assert sa.outgoing is not None
+        message = sa.open(genuine.octets)
         certificates = [Unknown(PayloadType.CERT, False, b"\4x")] * number
-        octets = Message(message.header, (*message.payloads, *certificates)).seal(sa.outgoing, sa._next_iv())
+        octets = sa.seal(Message(message.header, (*message.payloads, *certificates)))
         answered(portal, octets, genuine.path)
         assert malformed(portal) == is_too_much
         assert bool(portal.ike_sas()) is not is_too_much
@@ -189,10 +187,9 @@ def test_a_refused_offer_is_noted_up_to_a_size_and_counted_beyond() -> None:
 def answer(portal: Host, home: Host, *said: Payload) -> None:
     """A response of the portal's keys to the request that the home has sent last."""
     sa, asked = core(portal), Header.parse(home.transmits[-1].octets)
-    assert sa.outgoing is not None
     spis = asked.initiator_spi, asked.responder_spi
     header = Header(*spis, asked.exchange, not asked.is_initiator, True, asked.message_id)
-    octets = Message(header, said).seal(sa.outgoing, sa._next_iv())
+    octets = sa.seal(Message(header, said))
     answered(home, octets, home.ike().path)
 
 
@@ -268,16 +265,18 @@ def test_a_senseless_response_to_our_rekey_of_the_ike_sa_ends_it() -> None:
     assert malformed(home) == 1
 
 
-def test_an_ike_sa_whose_message_ids_are_used_up_ends_and_another_is_made() -> None:
+def test_an_ike_sa_whose_message_ids_are_used_up_ends_and_another_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     link = Link()
-    home, portal = establish(link)
-    core(home).window.next_id = core(portal).window.expected_id = MAX_MESSAGE_ID
+    home, _ = establish(link)
+    assert MAX_MESSAGE_ID == 2**32 - 1
+    monkeypatch.setattr(window, "MAX_MESSAGE_ID", 2)
     home.do("probe", home.ike().ike)
-    assert Header.parse(home.transmits[-1].octets).message_id == MAX_MESSAGE_ID
+    assert Header.parse(home.transmits[-1].octets).message_id == 2
     link.settle()
     assert home.told(IkeSaDown) == []
     home.do("probe", home.ike().ike)
     assert home.told(IkeSaDown)[0].reason is DownReason.EXPIRED
+    monkeypatch.undo()
     link.run(60)
     assert len(home.ike_sas()) == len(home.sas) == 1
 
@@ -291,7 +290,9 @@ def test_a_protected_request_before_there_are_keys_is_counted_unless_it_is_ike_a
     for _ in range(2):
         link.deliver()
     genuine = link.flights.pop()
-    early = request(core(home), ExchangeType.INFORMATIONAL)
+    sa = core(home)
+    sa.next_id = 1
+    early = request(sa, ExchangeType.INFORMATIONAL)
     assert answered(portal, early, genuine.path) == []
     assert portal.endpoint.counts()["unexpected_request"] == 1
     assert answered(portal, genuine.octets, genuine.path)

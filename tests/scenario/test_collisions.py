@@ -10,8 +10,8 @@ from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import NotifyType
 from openmoat.ike.wire.payloads import Notify
 from scenario.chaos import faults
+from scenario.forge import answered, core
 from scenario.link import Host, Link, two_hosts
-from scenario.test_attacks import answered, core
 
 VERBS = ("rekey_child", "rekey_ike", "delete_child", "delete_ike", "probe")
 
@@ -163,7 +163,7 @@ def test_a_delete_that_overtakes_the_response_which_made_the_child_is_remembered
 def test_an_ike_rekey_that_yields_to_a_successor_already_deleted_ends_the_ike_sa() -> None:
     link = Link()
     home, portal = establish(link)
-    ours, theirs, path = core(home), core(portal), home.ike().path
+    ours, theirs, path = home.ike().ike, core(portal), home.ike().path
     home.do("rekey_ike", home.ike().ike)
     asked = Header.parse(link.flights.pop().octets)  # the portal has yet to see it
     portal.do("rekey_ike", portal.ike().ike)
@@ -172,8 +172,7 @@ def test_an_ike_rekey_that_yields_to_a_successor_already_deleted_ends_the_ike_sa
     link.flights.clear()  # the Delete of the old IKE SA is lost
     portal.do("delete_ike", portal.ike().ike)
     link.deliver()  # <-- INFORMATIONAL request {D} on the successor
-    assert theirs.outgoing is not None
     header = Header(asked.initiator_spi, asked.responder_spi, asked.exchange, False, True, asked.message_id)
-    refusal = Message(header, (Notify(NotifyType.TEMPORARY_FAILURE),)).seal(theirs.outgoing, theirs._next_iv())
+    refusal = theirs.seal(Message(header, (Notify(NotifyType.TEMPORARY_FAILURE),)))
     answered(home, refusal, path)  # <-- CREATE_CHILD_SA response {N(TEMPORARY_FAILURE)}
-    assert ours.is_over
+    assert home.endpoint.ike_sa(ours) is None

@@ -1,13 +1,18 @@
 """Everything that is dropped, refused or repeated is counted by its name, and the bounds that a peer can meet are met."""
 
+import gc
 from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import TypeVar
 
 import pytest
 
+from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.suites import X448
 from openmoat.errors import Secret
+from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import HINT_QUIET
-from openmoat.ike.exchanges.informational import DeleteChildren
+from openmoat.ike.events import AskSpis
 from openmoat.ike.ike_sa import MAX_QUEUED_EXCHANGES
 from openmoat.ike.wire.fragments import MAX_FRAGMENTS, seal_fragments
 from openmoat.ike.wire.message import Header, Message
@@ -15,8 +20,8 @@ from openmoat.ike.wire.numbers import ExchangeType, NotifyType
 from openmoat.ike.wire.payloads import Notify
 from openmoat.net import HostPort, Path
 from scenario.chaos import faults
-from scenario.link import Host, Link, connection, ike_proposal, two_hosts
-from scenario.test_attacks import STRANGER, answered, core, establish, init_request, offer_of, request
+from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
+from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
 
 
 def with_version(octets: bytes, version: int) -> bytes:
@@ -67,35 +72,39 @@ def test_more_fragments_than_the_bound_are_counted_and_not_kept() -> None:
     link = Link()
     home, portal = establish(link)
     sa, path = core(home), portal.ike().path
-    assert sa.outgoing is not None
-    header = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, False, sa.window.next_id)
+    header = Header(sa.initiator_spi, sa.responder_spi, ExchangeType.INFORMATIONAL, True, False, sa.next_id)
     whole = Message(header, (Notify(NotifyType.NO_NATS_ALLOWED, bytes(3000)),))
-    first = seal_fragments(whole, sa.outgoing, sa._next_iv, 1000)[0]
+    first = seal_fragments(whole, sa.outgoing, sa.next_iv, 1000)[0]
     # Total is authenticated, so it is sealed anew where it is too great.
     place = 28 + 6
     associated = first[:place] + (MAX_FRAGMENTS + 1).to_bytes(2, "big")
     size = len(first) - len(associated) - sa.outgoing.iv_size - sa.outgoing.icv_size - 1
-    answered(portal, associated + sa.outgoing.seal(associated, bytes(size), sa._next_iv()), path)
+    answered(portal, associated + sa.outgoing.seal(associated, bytes(size), sa.next_iv()), path)
     assert portal.endpoint.counts()["fragment_refused"] == 1
 
 
 def test_exchanges_that_wait_for_their_turn_have_a_bound() -> None:
     link = Link()
     home, _ = establish(link)
-    sa = core(home)
     link.drop = lambda octets: True
     for number in range(MAX_QUEUED_EXCHANGES + 3):
-        sa.want(DeleteChildren((number + 1000,)))
+        home.do("probe_size", home.ike().ike, 1280 + number)
     assert home.endpoint.counts()["exchange_queue_limit"] == 2
 
 
 def test_an_empty_stock_of_spis_refuses_one_child_and_is_filled_again() -> None:
     link = Link()
-    home, portal = establish(link)
+    home = link.host("home", "192.0.2.1")
+    portal = link.host("portal", "198.51.100.1", config=IkeConfig(spi_stock=1))
+    portal.holds = lambda question: isinstance(question, AskSpis)
+    there = child(local="10.2.0.0/16", remote="10.1.0.0/16")
+    portal.load(connection("portal.example", "home.example", None, there))
+    home.load(connection("home.example", "portal.example", "198.51.100.1"))
+    link.settle()  # the first Child SA takes all that there is
     sa, path = core(home), portal.ike().path
-    portal.endpoint._context._spis.clear()
     answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *offer_of(home)), path)
     assert portal.endpoint.counts()["spi_stock_empty"] == 1
+    portal.release()
     answered(portal, request(sa, ExchangeType.CREATE_CHILD_SA, *offer_of(home)), path)
     assert len(portal.sas) == 2
 
@@ -149,30 +158,46 @@ def test_of_the_keys_of_an_ike_sa_only_that_for_further_ones_is_kept() -> None:
     link = Link()
     home, portal = establish(link)
     assert len(kept(home)) == len(kept(portal)) == 1
-    first, child = home.ike_sas()[0].ike, home.endpoint.children()[0].sa.local_spi
+    first, spi = home.ike_sas()[0].ike, home.endpoint.children()[0].sa.local_spi
     home.do("rekey_ike", first)
     link.settle()
     assert [row.ike for row in home.ike_sas()] != [first]
     for host in (home, portal):
-        assert all(len(keys(sa)) == 1 for sa in host.endpoint._registry.sas.values())
-    home.do("rekey_child", child)
+        assert all(len(keys(keymat)) == 1 for keymat in reachable(host.endpoint, IkeKeymat))
     link.settle()
-    assert [row.sa.local_spi for row in home.endpoint.children()] != [child]
+    home.do("rekey_child", spi)
+    link.settle()
+    assert [row.sa.local_spi for row in home.endpoint.children()] != [spi]
 
 
 def kept(host: Host) -> list[Secret]:
-    return [secret for sa in host.endpoint._registry.sas.values() for secret in keys(sa)]
+    return [secret for keymat in reachable(host.endpoint, IkeKeymat) for secret in keys(keymat)]
 
 
-def keys(sa: object) -> list[Secret]:
-    keymat = getattr(sa, "keymat", None)
+def keys(keymat: IkeKeymat) -> list[Secret]:
     return [value for name in dir(keymat) if isinstance(value := getattr(keymat, name), Secret) and value]
+
+
+Kind = TypeVar("Kind")
+
+
+def reachable(root: object, kind: type[Kind]) -> list[Kind]:
+    """Every object of ours of this kind that hangs on another, wherever it is kept."""
+    seen: dict[int, object] = {}
+    waiting = [root]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, (type, ModuleType, FunctionType, Host)):
+            continue
+        seen[id(found)] = found
+        waiting += gc.get_referents(found)
+    return [found for found in seen.values() if isinstance(found, kind)]
 
 
 def printed(host: Host) -> str:
     """Every event, SA and state as a traceback or a debug line would show it."""
-    states = [(sa.state, sa.keymat, sa.suite) for sa in host.endpoint._registry.sas.values()]
-    return repr((host.events, host.sas, states, host.ike_sas(), host.endpoint.children()))
+    found = [row for row in reachable(host.endpoint, object) if type(row).__module__.startswith("openmoat.ike.")]
+    return repr((host.events, host.sas, found, host.ike_sas(), host.endpoint.children()))
 
 
 def test_an_unprotected_invalid_ike_spi_changes_nothing() -> None:

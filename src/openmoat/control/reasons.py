@@ -23,6 +23,7 @@ class Reason(StrEnum):
     REPLACED = "replaced by a newer SA of the same peer"
     COLLISION = "lost a simultaneous exchange"
     LOCAL = "refused on this side"
+    ERROR = "internal error"
     CONFLICT = "another peer has these selectors"
     """The daemon's: `policy.spd.PolicyConflict`."""
     NOT_ASKED = "nobody asked for it yet"
@@ -60,6 +61,9 @@ REASONS: Mapping[Reason, ReasonRow] = {
     Reason.REPLACED: ReasonRow("the peer came back with a newer one", "nothing to do"),
     Reason.COLLISION: ReasonRow("both ends began at once and the other one won", "nothing to do"),
     Reason.LOCAL: ReasonRow("this side could not set it up", "moat log"),
+    Reason.ERROR: ReasonRow(
+        "an error in moatd ended it; it is negotiated again", "report the traceback: journalctl -u moatd"
+    ),
     Reason.CONFLICT: ReasonRow(
         "another peer already has these selectors", "give one of them a priority or other selectors, then moat reload"
     ),

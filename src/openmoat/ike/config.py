@@ -43,7 +43,11 @@ class IkeConfig:
     max_half_open_per_source: int = 256
     """The same from one address: many peers may stand behind one NAT."""
     half_open_life: float = 30.0
-    """After so long without an authenticated peer a half-open IKE SA is forgotten."""
+    """A responder's IKE SA that is not established after this time is forgotten."""
+    handshake_life: float = 60.0
+    """An initiator's IKE SA that is not established after this time on one path is given up."""
+    question_life: float = 15.0
+    """A question that has no answer after this time counts as one that cannot be answered."""
     max_ike_sas_per_peer: int = 8
     """IKE SAs of one identity on one connection; the oldest goes when there would be more."""
     max_lingering: int = 1024

@@ -3,15 +3,16 @@
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum, auto
-from typing import TypeVar
+from types import TracebackType
+from typing import Protocol, TypeVar
 
 from openmoat.ike.config import Count, IkeConfig
 from openmoat.ike.errors import MalformedMessage, ProtocolError
-from openmoat.ike.events import Answer, AskSpis, Event, Question, Spis, Ticket, Transmit
+from openmoat.ike.events import Answer, AskSpis, Event, Question, Spis, Ticket, Transmit, Unanswerable
 from openmoat.ike.timers import Timers
 from openmoat.net import Path
 
-__all__ = ["Context", "Output", "Timer", "TimerKey"]
+__all__ = ["Context", "Output", "Subject", "Timer", "TimerKey"]
 
 Output = Transmit | Question | Event
 Asked = TypeVar("Asked", bound=Question)
@@ -21,7 +22,12 @@ class Timer(IntEnum):
     """Kinds of timer; with an SPI or a name they are the keys of `Context.timers`."""
 
     RETRANSMIT = auto()
-    HALF_OPEN = auto()
+    HANDSHAKE = auto()
+    """An IKE SA that is not established by then is given up, in both roles."""
+    REFUSAL = auto()
+    """No better response has come after an unauthenticated refusal (RFC 7296 2.21.1)."""
+    QUESTION = auto()
+    """A question that is not answered by then counts as one that cannot be answered."""
     REKEY_IKE = auto()
     HARD_IKE = auto()
     LIVENESS = auto()
@@ -38,10 +44,41 @@ class Timer(IntEnum):
 TimerKey = tuple[Timer, int | str]
 
 
-class Context:
-    """Passed to every IKE SA. `now` is set by each call of the `Endpoint`; nothing here waits."""
+class Subject(Protocol):
+    """Whatever is worked on: an IKE SA."""
 
-    __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "config", "counts", "now", "outputs", "random", "timers")  # fmt: skip
+    def break_off(self) -> None:
+        """A handler of it has raised an exception that is no `ProtocolError`: end it, and nothing else."""
+        ...
+
+
+class Turn:
+    """One call of the `Endpoint`: sets the time, and ends the subject in whose handler an exception comes up.
+
+    The exception goes on to the caller, who logs it.
+    """
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: "Context") -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            subject, self._context.subject = self._context.subject, None
+            if subject is not None and isinstance(error, Exception):
+                subject.break_off()
+
+
+class Context:
+    """Passed to every IKE SA. Nothing here waits."""
+
+    __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "_turn", "config", "counts", "now", "outputs", "random", "subject", "timers")  # fmt: skip
 
     def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
         self.config = config
@@ -54,6 +91,15 @@ class Context:
         self._next_ticket = 1
         self._spis: deque[int] = deque()
         self._is_asking_spis = False
+        self.subject: Subject | None = None
+        """What an exception ends that comes up now; None while nothing is known to be authentic."""
+        self._turn = Turn(self)
+
+    def at(self, now: float) -> Turn:
+        """A call of the `Endpoint` at this time."""
+        self.now = now
+        self.subject = None
+        return self._turn
 
     def emit(self, output: Output) -> None:
         """Put it at the end of the one ordered queue."""
@@ -76,10 +122,14 @@ class Context:
     # Questions.
 
     def ask(self, make: Callable[[Ticket], Question], on_answer: Callable[[Answer], None]) -> Ticket:
-        """Emit the question that `make` builds for a fresh ticket; its answer goes to `on_answer`, once."""
+        """Emit the question that `make` builds for a fresh ticket; its answer goes to `on_answer`, once.
+
+        Without an answer after `IkeConfig.question_life` seconds it is `Unanswerable`.
+        """
         ticket = self._next_ticket
         self._next_ticket += 1
         self._handlers[ticket] = on_answer
+        self.timers.set((Timer.QUESTION, ticket), self.now + self.config.question_life)
         self.emit(make(ticket))
         return ticket
 
@@ -87,6 +137,16 @@ class Context:
         """Nobody waits for this answer any more."""
         if ticket is not None:
             self._handlers.pop(ticket, None)
+            self.timers.stop((Timer.QUESTION, ticket))
+
+    def give_up(self, ticket: Ticket) -> None:
+        """No answer has come in time."""
+        self.deliver(Unanswerable(ticket, f"no answer within {self.config.question_life:g} s"))
+
+    @property
+    def open_questions(self) -> int:
+        """Questions that wait for an answer."""
+        return len(self._handlers)
 
     def deliver(self, answer: Answer) -> None:
         """Give the answer to who asked; one that comes too late, or twice, is counted."""
@@ -94,6 +154,7 @@ class Context:
         if handler is None:
             self.counts[Count.LATE_ANSWER] += 1
         else:
+            self.timers.stop((Timer.QUESTION, answer.ticket))
             handler(answer)
 
     # Inbound ESP SPIs.

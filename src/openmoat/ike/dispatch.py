@@ -11,7 +11,7 @@ from openmoat.ike.errors import (
     ProtocolError,
 )
 from openmoat.ike.events import DownReason
-from openmoat.ike.exchanges import auth, create_child, informational, rekey_ike, sa_init
+from openmoat.ike.exchanges import answer_child, auth, create_child, informational, rekey_ike, sa_init
 from openmoat.ike.exchanges.exchange import Exchange
 from openmoat.ike.states import (
     Authorizing,
@@ -73,7 +73,7 @@ def on_request(sa: "IkeSa", message: Message) -> None:
         if _is_for_ike(message):
             rekey_ike.on_request(sa, message)
         else:
-            create_child.on_request(sa, message)
+            answer_child.on_request(sa, message)
     elif exchange is ExchangeType.INFORMATIONAL:
         informational.on_request(sa, check(message))
     else:
@@ -83,7 +83,7 @@ def on_request(sa: "IkeSa", message: Message) -> None:
 def _ignore(sa: "IkeSa") -> None:
     """Give no answer: the message may be meant for a state that we have yet to reach."""
     sa.context.counts[Count.UNEXPECTED_REQUEST] += 1
-    sa.window.abandon_answer()
+    sa.channel.window.abandon_answer()
 
 
 def _is_for_ike(message: Message) -> bool:
@@ -108,7 +108,7 @@ def on_silence(sa: "IkeSa") -> None:
     if isinstance(sa.state, InitSent):
         sa_init.on_silence(sa, sa.state)
         return
-    text = f"{open_exchange(sa).name} request: no response from {sa.path.remote}"
+    text = f"{open_exchange(sa).name} request: no response from {sa.channel.path.remote}"
     if isinstance(sa.state, AuthSent):
         sa.report_failure(ExchangeType.IKE_AUTH, None, notify_sent=False, reason=DownReason.PEER_SILENT, text=text)
     sa.forget(DownReason.PEER_SILENT, text)

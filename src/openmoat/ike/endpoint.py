@@ -44,7 +44,8 @@ class Endpoint:
     """All IKE SAs of one host. Call handle_* or a verb, then poll until each gives None.
 
     No sockets, no clock, no tasks: `now` is seconds of any steady clock, `random` gives n octets. Never raises on what
-    comes from outside; a verb that names what is not there raises `KeyError` or `ValueError`.
+    comes from outside; a verb that names what is not there raises `KeyError` or `ValueError`. Any other exception is an
+    error in the core: it ends the one IKE SA in whose handler it came up, and goes on to the caller, who logs it.
     """
 
     def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
@@ -63,7 +64,48 @@ class Endpoint:
 
     def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
         """An IKE message, without non-ESP marker, that came in on `path`."""
-        self._context.now = now
+        with self._context.at(now):
+            self._sort(datagram, path)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due, `MAX_DUE` at a time; the deadline stays in the past as long as there is more."""
+        with self._context.at(now):
+            for _ in range(MAX_DUE):
+                key = self._context.timers.pop_due(now)
+                if key is None:
+                    break
+                self._fire(key)
+
+    def handle_answer(self, answer: Answer, now: float) -> None:
+        """The answer to a question; late ones are ignored."""
+        with self._context.at(now):
+            self._context.deliver(answer)
+
+    def handle_first_packet(self, local_spi: int, now: float) -> None:
+        """An authenticated packet has come in on a Child SA: its peer can receive on the other half (RFC 7296 2.8)."""
+        with self._context.at(now):
+            lineage = self._registry.children.get(local_spi)
+            child = lineage.children.get(local_spi) if lineage is not None else None
+            if lineage is not None and child is not None and not child.is_closing:
+                lineage.activate(child)
+
+    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
+        """A Child SA has carried as much as it should, or as it may."""
+        with self._context.at(now):
+            if is_hard:
+                self._upkeep.expire_child(local_spi, "hard limit of packets or octets")
+            else:
+                self._upkeep.rekey_child(local_spi)
+
+    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
+        """The newest authenticated packet of a Child SA came from elsewhere than we send to (RFC 7296 2.23)."""
+        with self._context.at(now):
+            lineage = self._registry.children.get(local_spi)
+            if lineage is not None and lineage.carrier.channel.uses_udp:
+                lineage.carrier.follow(path)
+
+    def _sort(self, datagram: bytes, path: Path) -> None:
+        """Find out which IKE SA a datagram is for."""
         try:
             header = Header.parse(datagram)
         except MalformedMessage:
@@ -80,81 +122,44 @@ class Endpoint:
             self._handle_init_request(header, datagram, path)
             return
         sa = self._registry.sas.get(own)
-        if sa is None or (sa.peer_spi != peer and not isinstance(sa.state, (InitSent, DerivingKeys))):
+        if sa is None or (sa.channel.peer_spi != peer and not isinstance(sa.state, (InitSent, DerivingKeys))):
             self._handle_stray(header, path)
             return
         sa.receive(header, datagram, path)
         if header.is_response and header.exchange is not ExchangeType.IKE_SA_INIT:
             self._heed_hint(sa, header, datagram, path)
 
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due, `MAX_DUE` at a time; the deadline stays in the past as long as there is more."""
-        self._context.now = now
-        for _ in range(MAX_DUE):
-            key = self._context.timers.pop_due(now)
-            if key is None:
-                break
-            self._fire(key)
-
-    def handle_answer(self, answer: Answer, now: float) -> None:
-        """The answer to a question; late ones are ignored."""
-        self._context.now = now
-        self._context.deliver(answer)
-
-    def handle_first_packet(self, local_spi: int, now: float) -> None:
-        """An authenticated packet has come in on a Child SA: its peer can receive on the other half (RFC 7296 2.8)."""
-        self._context.now = now
-        lineage = self._registry.children.get(local_spi)
-        child = lineage.children.get(local_spi) if lineage is not None else None
-        if lineage is not None and child is not None and not child.is_closing:
-            lineage.activate(child)
-
-    def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
-        """A Child SA has carried as much as it should, or as it may."""
-        self._context.now = now
-        if is_hard:
-            self._upkeep.end_child(local_spi, DownReason.EXPIRED, "hard limit of packets or octets")
-        else:
-            self._upkeep.rekey_child(local_spi)
-
-    def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
-        """The newest authenticated packet of a Child SA came from elsewhere than we send to (RFC 7296 2.23)."""
-        self._context.now = now
-        lineage = self._registry.children.get(local_spi)
-        if lineage is not None and lineage.carrier.uses_udp:
-            lineage.carrier.follow(path)
-
     # What the daemon wants.
 
     def load(self, connections: Iterable[Connection], now: float) -> None:
         """Add connections, or exchange those of the same name: an exchanged one is negotiated anew."""
-        self._context.now = now
-        for connection in connections:
-            if connection.name in self._connections:
-                self._upkeep.unload(connection.name)
-            self._upkeep.load(connection)
+        with self._context.at(now):
+            for connection in connections:
+                if connection.name in self._connections:
+                    self._upkeep.unload(connection.name)
+                self._upkeep.load(connection)
 
     def update(self, connections: Iterable[Connection], now: float) -> None:
         """Exchange connections for those of the same name whose SAs may stay; new lifetimes hold from the next rekey on."""
-        self._context.now = now
-        for connection in connections:
-            self._upkeep.update(connection)
+        with self._context.at(now):
+            for connection in connections:
+                self._upkeep.update(connection)
 
     def unload(self, names: Iterable[str], now: float) -> None:
         """Forget connections and delete their SAs."""
-        self._context.now = now
-        for name in names:
-            self._upkeep.unload(name)
+        with self._context.at(now):
+            for name in names:
+                self._upkeep.unload(name)
 
-    def initiate(self, connection: str, child: str | None = None, now: float = 0.0) -> None:
-        """Bring a connection up, or one child of it; ends a `take_down`."""
-        self._context.now = now
-        self._upkeep.initiate(connection, child)
+    def initiate(self, connection: str, child: str | None, now: float) -> None:
+        """Bring a connection up, or one child of it; ends a `take_down`, and begins anew what is still unanswered."""
+        with self._context.at(now):
+            self._upkeep.initiate(connection, child)
 
     def handle_acquire(self, connection: str, child: str, now: float) -> None:
         """A packet met a trapping policy that no SA serves. May come for every such packet."""
-        self._context.now = now
-        self._upkeep.acquire(connection, child)
+        with self._context.at(now):
+            self._upkeep.acquire(connection, child)
 
     def reveal_keys(self, is_wanted: bool) -> None:
         """Emit `IkeSaKeys` for the IKE SAs of from now on, or no more."""
@@ -162,58 +167,58 @@ class Endpoint:
 
     def take_down(self, connection: str, now: float, peer: Identity | None = None) -> None:
         """Delete its SAs, and keep it down until `initiate` or a change of it; of a template perhaps one peer only."""
-        self._context.now = now
-        self._upkeep.take_down(connection, peer)
+        with self._context.at(now):
+            self._upkeep.take_down(connection, peer)
 
     def rekey_child(self, local_spi: int, now: float) -> None:
         """Replace a Child SA."""
-        self._context.now = now
-        self._upkeep.rekey_child(local_spi)
+        with self._context.at(now):
+            self._upkeep.rekey_child(local_spi)
 
     def rekey_ike(self, ike: int, now: float) -> None:
         """Replace an IKE SA."""
-        self._context.now = now
-        self._upkeep.rekey_ike(self._registry.sas[ike])
+        with self._context.at(now):
+            self._upkeep.rekey_ike(self._registry.sas[ike])
 
     def delete_child(self, local_spi: int, now: float) -> None:
         """Delete a Child SA. What is kept up comes back."""
-        self._context.now = now
-        self._upkeep.end_child(local_spi, DownReason.ASKED)
+        with self._context.at(now):
+            self._upkeep.end_child(local_spi, DownReason.ASKED)
 
     def delete_ike(self, ike: int, now: float) -> None:
         """Delete an IKE SA with its children. What is kept up comes back."""
-        self._context.now = now
-        self._upkeep.end(self._registry.sas[ike], DownReason.ASKED)
+        with self._context.at(now):
+            self._upkeep.end(self._registry.sas[ike], DownReason.ASKED)
 
     def probe(self, ike: int, now: float) -> None:
         """Ask the peer for a sign of life."""
-        self._context.now = now
-        sa = self._registry.sas[ike]
-        if sa.is_carrier:
-            sa.want(Probe())
+        with self._context.at(now):
+            sa = self._registry.sas[ike]
+            if sa.is_carrier:
+                sa.want(Probe())
 
     def probe_size(self, ike: int, size: int, now: float) -> None:
         """Find out whether outer IP packets of `size` octets reach the peer; `SizeProbed` tells, if the IKE SA lives on."""
-        self._context.now = now
-        sa = self._registry.sas.get(ike)
-        if sa is not None and sa.is_carrier:
-            sa.want(SizeProbe(size))
+        with self._context.at(now):
+            sa = self._registry.sas.get(ike)
+            if sa is not None and sa.is_carrier:
+                sa.want(SizeProbe(size))
 
     def probe_fragments(self, ike: int, now: float) -> None:
         """Find out whether IP fragments reach the peer; `FragmentsProbed` tells, if the IKE SA lives on."""
-        self._context.now = now
-        sa = self._registry.sas.get(ike)
-        if sa is not None and sa.is_carrier:
-            sa.want(FragmentProbe())
+        with self._context.at(now):
+            sa = self._registry.sas.get(ike)
+            if sa is not None and sa.is_carrier:
+                sa.want(FragmentProbe())
 
     def close(self, now: float) -> None:
         """Delete everything, and be silent to strangers. Poll on until `is_idle`, or as long as there is patience."""
-        self._context.now = now
-        self._is_closing = True
-        for name in self._connections.names():
-            self._upkeep.unload(name)
-        for sa in list(self._registry.sas.values()):
-            self._upkeep.end(sa, DownReason.ASKED)
+        with self._context.at(now):
+            self._is_closing = True
+            for name in self._connections.names():
+                self._upkeep.unload(name)
+            for sa in list(self._registry.sas.values()):
+                self._upkeep.end(sa, DownReason.ASKED)
 
     # What to do now.
 
@@ -230,7 +235,17 @@ class Endpoint:
     @property
     def is_idle(self) -> bool:
         """Nothing is established or on its way."""
-        return all(sa.is_over and sa.window.sent is None for sa in self._registry.sas.values())
+        return all(sa.is_over and sa.channel.window.sent is None for sa in self._registry.sas.values())
+
+    @property
+    def open_questions(self) -> int:
+        """Questions that wait for an answer; none waits longer than `IkeConfig.question_life`."""
+        return self._context.open_questions
+
+    @property
+    def lingering(self) -> int:
+        """IKE SAs that are over, and kept for a short time to answer a repeated last request."""
+        return sum(sa.is_over for sa in self._registry.sas.values())
 
     def counts(self) -> Counts:
         """What was dropped or refused, by name."""
@@ -272,13 +287,13 @@ class Endpoint:
         deadline = self._context.timers.deadline
         return IkeSaStatus(
             ike=sa.own_spi,
-            peer_spi=sa.peer_spi,
+            peer_spi=sa.channel.peer_spi,
             state=type(sa.state).__name__,
             connection=sa.connection.name if sa.connection else None,
             peer=sa.lineage.peer if sa.lineage else None,
-            is_initiator=sa.is_initiator,
-            path=sa.path,
-            suite=sa.suite,
+            is_initiator=sa.channel.is_initiator,
+            path=sa.channel.path,
+            suite=sa.channel.suite,
             since=sa.created,
             heard=sa.heard,
             rekey_at=deadline((Timer.REKEY_IKE, sa.own_spi)),
@@ -310,35 +325,39 @@ class Endpoint:
 
     def _fire(self, key: TimerKey) -> None:
         kind, number = key
+        self._context.subject = None
         if isinstance(number, str):
-            self._upkeep.look(number)
-            return
-        if kind is Timer.REKEY_CHILD:
+            self._upkeep.look_again(number)
+        elif kind is Timer.QUESTION:
+            self._context.give_up(number)
+        elif kind is Timer.REKEY_CHILD:
             self._upkeep.rekey_child(number)
         elif kind is Timer.HARD_CHILD:
-            self._upkeep.end_child(number, DownReason.EXPIRED)
+            self._upkeep.expire_child(number)
         elif (sa := self._registry.sas.get(number)) is not None:
             self._fire_ike(kind, sa)
 
     def _fire_ike(self, kind: Timer, sa: IkeSa) -> None:
+        self._context.subject = sa
         match kind:
             case Timer.RETRANSMIT:
                 sa.retransmit()
-            case Timer.HALF_OPEN if isinstance(sa.state, InitSent):
+            case Timer.REFUSAL if isinstance(sa.state, InitSent):
                 sa_init.on_silence(sa, sa.state)
-            case Timer.HALF_OPEN:
-                self._context.counts[Count.HALF_OPEN_EXPIRED] += 1
-                sa.forget(DownReason.PEER_SILENT)
+            case Timer.HANDSHAKE:
+                sa.expire_handshake()
             case Timer.REKEY_IKE:
                 self._upkeep.rekey_ike(sa)
             case Timer.HARD_IKE:
-                self._upkeep.end(sa, DownReason.EXPIRED)
+                self._upkeep.expire_ike(sa)
             case Timer.LIVENESS:
                 self._upkeep.check_liveness(sa)
             case Timer.RESUME:
                 sa.pump()
-            case _:
+            case Timer.LINGER:
                 sa.forget(DownReason.REKEYED)
+            case _:
+                pass
 
     # Strangers.
 
@@ -368,7 +387,7 @@ class Endpoint:
     def _repeat_init(self, sa: IkeSa, path: Path) -> None:
         """2.1: the same response again, or nothing where IKE_AUTH has begun."""
         self._context.counts[Count.REPEATED_REQUEST] += 1
-        kept = sa.window.kept
+        kept = sa.channel.window.kept
         if isinstance(sa.state, InitAnswered) and kept is not None:
             self._context.transmit_all(kept.datagrams, path)
 
@@ -412,6 +431,7 @@ class Endpoint:
             state=state,
         )
         self._registry.open_half(sa, key)
+        self._context.subject = sa
         sa_init.answer_request(sa, state)
 
     def _read_init(self, message: Message, datagram: bytes, path: Path) -> InitReceived:
@@ -444,13 +464,13 @@ class Endpoint:
         anybody may have sent it; but it is a reason to ask, and only if nothing was heard of the peer lately.
         """
         quiet_until = sa.heard + HINT_QUIET
-        if datagram[NEXT_PAYLOAD] != PayloadType.NOTIFY or path.remote != sa.path.remote or not sa.is_carrier:
+        if datagram[NEXT_PAYLOAD] != PayloadType.NOTIFY or path.remote != sa.channel.path.remote or not sa.is_carrier:
             return
         try:
             is_hint = Message.parse(datagram, header).notify(NotifyType.INVALID_IKE_SPI) is not None
         except MalformedMessage:
             return
-        if is_hint and header.is_initiator is not sa.is_initiator and self._context.now >= quiet_until:
+        if is_hint and header.is_initiator is not sa.channel.is_initiator and self._context.now >= quiet_until:
             self._context.counts[Count.UNAUTHENTICATED_ERROR] += 1
             sa.want(Probe())
 

@@ -54,6 +54,7 @@ __all__ = [
     "SharedSecret",
     "SizeProbed",
     "Spis",
+    "StopOutbound",
     "Ticket",
     "Transmit",
     "Unanswerable",
@@ -110,6 +111,8 @@ class ChildSa:
     """With or without AGGFRAG, unlike the Child SA that it rekeys."""
     remarks: tuple[str, ...] = ()
     """What we put up with in what the peer said, for people."""
+    hard_at: float | None = None
+    """End of its hard lifetime, by the clock of the core: from then on nothing is sent with it. None: there is none."""
 
 
 class ChildKeys(msgspec.Struct, frozen=True, gc=False):
@@ -339,6 +342,15 @@ class DownReason(Enum):
     REPLACED = "replaced by a newer SA of the same peer"
     COLLISION = "lost a simultaneous exchange"
     LOCAL = "refused on this side"
+    ERROR = "internal error"
+    """A handler raised an exception. The log of the daemon has its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopOutbound:
+    """Send nothing more with this Child SA: it has reached a hard lifetime (RFC 4301 4.4.2.1). Its removal follows."""
+
+    local_spi: int
 
 
 class RemoveChildSa(msgspec.Struct, frozen=True, gc=False):
@@ -458,6 +470,7 @@ class IkeSaKeys(msgspec.Struct, frozen=True, gc=False):
 
 Event = (
     ActivateOutbound
+    | StopOutbound
     | RemoveChildSa
     | IkeSaUp
     | IkeSaDown

@@ -5,26 +5,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from openmoat.crypto.keymat import IkeKeymat
-from openmoat.crypto.protection import SkProtection
-from openmoat.crypto.suites import Aead, IkeSuite
-from openmoat.errors import BadIcv
+from openmoat.crypto.suites import IkeSuite
 from openmoat.ike import dispatch
+from openmoat.ike.channel import Channel
 from openmoat.ike.config import Count
 from openmoat.ike.context import Context, Timer
 from openmoat.ike.errors import MalformedMessage, ProtocolError
-from openmoat.ike.events import Answer, DownReason, IkeSaKeys, PeerMoved, Question
+from openmoat.ike.events import Answer, DownReason, PeerMoved, Question
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.lineage import Lineage
-from openmoat.ike.natt import NatView, esp_path
-from openmoat.ike.opening import open_message
 from openmoat.ike.reports import failure_of
 from openmoat.ike.scopes import Scope, scope_of
 from openmoat.ike.states import Closed, Dead, Deleting, Established, State, Superseded, check_step
-from openmoat.ike.window import Arrival, Window
-from openmoat.ike.wire.fragments import Reassembly, message_size, seal_fragments
+from openmoat.ike.window import Arrival
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType
-from openmoat.ike.wire.payloads import EncryptedFragment, Notify, Payload
+from openmoat.ike.wire.payloads import Notify, Payload
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
@@ -35,6 +31,8 @@ __all__ = ["LINGER_SECONDS", "MAX_QUEUED_EXCHANGES", "IkeSa"]
 
 MAX_QUEUED_EXCHANGES = 64
 """Exchanges of ours that wait for their turn on one IKE SA."""
+DELETE_SECONDS = 60.0
+"""A deleted IKE SA is forgotten after this time, whether its Delete could be sent or not."""
 LINGER_SECONDS = 20.0
 """A closed IKE SA answers a repeated last request for so long; one that was replaced waits so long for its Delete."""
 
@@ -45,36 +43,25 @@ class IkeSa:
     """One IKE SA, from its first message to its end."""
 
     __slots__ = (
-        "_iv",
         "_tickets",
         "activity",
         "answering",
         "asked",
+        "channel",
         "connection",
         "context",
         "created",
         "end_wanted",
         "exchange",
         "heard",
-        "incoming",
-        "is_initiator",
         "is_kin",
         "is_owed",
         "keymat",
         "lineage",
-        "nat",
         "nonces",
-        "outgoing",
-        "own_spi",
-        "path",
-        "peer_fragments",
-        "peer_spi",
         "queue",
-        "reassembly",
         "registry",
         "state",
-        "suite",
-        "window",
     )
 
     def __init__(
@@ -91,23 +78,13 @@ class IkeSa:
     ) -> None:
         self.context = context
         self.registry = registry
-        self.own_spi = own_spi
-        self.peer_spi = peer_spi
-        self.is_initiator = is_initiator
-        """We sent the first message: our SPI is the initiator's in every header."""
-        self.path = path
+        self.channel = Channel(context, own_spi, peer_spi, path, is_initiator=is_initiator)
         self.state: State = state
         self.connection = connection
         self.lineage: Lineage | None = None
         """From authentication on."""
-        self.window = Window()
-        self.nat = NatView()
-        self.suite: IkeSuite | None = None
         self.keymat: IkeKeymat | None = None
-        self.outgoing: SkProtection | None = None
-        self.incoming: SkProtection | None = None
         self.nonces: tuple[bytes, bytes] = (b"", b"")
-        self.peer_fragments = False
         self.is_kin = False
         """The peer is of our make, by its vendor ID."""
         self.exchange: Exchange | None = None
@@ -123,34 +100,22 @@ class IkeSa:
         """Packets in and out of its children, as last told."""
         self.is_owed = False
         """We have sent packets since anything came in."""
-        self._iv = 0
         self._tickets: list[int] = []
         """Of questions that are open: one or two."""
-        self.reassembly: Reassembly | None = None
-        """Fragments of the message that is coming in."""
+        self.channel.forces_udp = connection is not None and connection.force_encapsulation
         registry.add(self)
 
     # What others ask about it.
 
     @property
-    def initiator_spi(self) -> int:
-        """SPIi of the header."""
-        return self.own_spi if self.is_initiator else self.peer_spi
-
-    @property
-    def responder_spi(self) -> int:
-        """SPIr of the header."""
-        return self.peer_spi if self.is_initiator else self.own_spi
+    def own_spi(self) -> int:
+        """Its handle on this host."""
+        return self.channel.own_spi
 
     @property
     def is_over(self) -> bool:
         """Nothing is negotiated here any more."""
         return isinstance(self.state, (Superseded, Deleting, Closed, Dead))
-
-    @property
-    def uses_udp(self) -> bool:
-        """Whether ESP goes in UDP (RFC 7296 2.23)."""
-        return self.nat.is_found or (self.connection is not None and self.connection.force_encapsulation)
 
     @property
     def is_carrier(self) -> bool:
@@ -162,11 +127,14 @@ class IkeSa:
     def step(self, following: State) -> None:
         """Go over to the next state, if it may come next."""
         self.state = check_step(self.state, following)
+        if type(following) in _PAST_HANDSHAKE:
+            self.context.timers.stop((Timer.HANDSHAKE, self.own_spi))
 
     def ask(self, make: Callable[[int], Question], on_answer: Callable[[Answer], None], *, for_peer: bool) -> None:
         """Put a question for the request of the peer that we work on, or for an exchange of ours."""
 
         def handle(answer: Answer) -> None:
+            self.context.subject = self
             if answer.ticket in self._tickets:
                 self._tickets.remove(answer.ticket)
             try:
@@ -183,23 +151,8 @@ class IkeSa:
 
     def set_keys(self, suite: IkeSuite, keymat: IkeKeymat) -> None:
         """From now on messages are protected."""
-        self.suite = suite
         self.keymat = keymat
-        ours = SkProtection(suite.encryption, suite.integrity, keymat.sk_ei, keymat.sk_ai)
-        theirs = SkProtection(suite.encryption, suite.integrity, keymat.sk_er, keymat.sk_ar)
-        self.outgoing, self.incoming = (ours, theirs) if self.is_initiator else (theirs, ours)
-        if self.context.config.reveal_keys:
-            self.context.emit(
-                IkeSaKeys(
-                    self.initiator_spi,
-                    self.responder_spi,
-                    suite,
-                    keymat.sk_ei,
-                    keymat.sk_er,
-                    keymat.sk_ai,
-                    keymat.sk_ar,
-                )
-            )
+        self.channel.protect(suite, keymat)
 
     # Sending.
 
@@ -207,79 +160,30 @@ class IkeSa:
         """Send a protected request of ours and keep it until its response comes."""
         if self.exchange is not None:
             self.exchange.is_sent = True
-        self.window.send(exchange, self._seal(exchange, self.window.next_id, payloads, is_response=False))
-        self._transmit_request()
+        self.channel.request(exchange, payloads)
+        self._await_response()
 
     def request_whole(self, exchange: ExchangeType, payloads: Sequence[Payload], *, df: bool = False) -> None:
-        """Send a protected request in one message, whatever its size.
-
-        While one is open it takes the place of that one under its Message ID, from its next transmission on: for requests
-        that have the same effect and response, as a peer that has had the first answers to that one.
-        """
-        open_request = self.window.sent
-        if open_request is not None:
-            message_id = open_request.message_id
-            open_request.datagrams = (self._seal_whole(exchange, message_id, payloads, is_response=False),)
-            open_request.df = df
-            return
+        """Send a protected request in one message, whatever its size."""
         if self.exchange is not None:
             self.exchange.is_sent = True
-        whole = self._seal_whole(exchange, self.window.next_id, payloads, is_response=False)
-        self.window.send(exchange, (whole,), df=df)
-        self._transmit_request()
+        self.channel.request_whole(exchange, payloads, df=df)
+        self._await_response()
 
-    def request_in_clear(self, message: bytes, *, again: bool) -> None:
+    def request_init(self, message: bytes, *, again: bool) -> None:
         """Send an IKE_SA_INIT request, in place of the one before it where `again`."""
-        if again:
-            self.window.replace((message,))
-        else:
-            self.window.send(ExchangeType.IKE_SA_INIT, (message,))
-        self._transmit_request()
+        self.channel.request_init(message, again=again)
+        self._await_response()
 
     def respond(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
         """Answer the peer's request that we work on, protected."""
+        self.channel.respond(exchange, payloads)
         self.answering = None
         self.asked = None
-        datagrams = self._seal(exchange, self.window.expected_id, payloads, is_response=True)
-        self.context.transmit_all(datagrams, self.window.answer(datagrams))
 
-    def respond_in_clear(self, message: bytes) -> None:
-        """Answer the peer's IKE_SA_INIT request."""
-        self.context.transmit_all((message,), self.window.answer((message,)))
-
-    def header(self, exchange: ExchangeType, message_id: int, *, is_response: bool) -> Header:
-        """The header of a message of ours."""
-        return Header(self.initiator_spi, self.responder_spi, exchange, self.is_initiator, is_response, message_id)
-
-    def _seal(
-        self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
-    ) -> tuple[bytes, ...]:
-        whole = self._seal_whole(exchange, message_id, payloads, is_response=is_response)
-        size = message_size(self.path, self.context.config.fragment_size)
-        if len(whole) <= size or not self.peer_fragments or self.outgoing is None:
-            return (whole,)
-        message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
-        return seal_fragments(message, self.outgoing, self._next_iv, size)
-
-    def _seal_whole(
-        self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
-    ) -> bytes:
-        if self.outgoing is None:
-            raise ValueError("IKE SA: nothing can be protected before there are keys")
-        message = Message(self.header(exchange, message_id, is_response=is_response), tuple(payloads))
-        return message.seal(self.outgoing, self._next_iv())
-
-    def _next_iv(self) -> bytes:
-        """Never the same for an AEAD, not to be foreseen for CBC (RFC 7296 3.14, RFC 5282 3.1)."""
-        if self.suite is None or not isinstance(self.suite.encryption, Aead):
-            return self.context.random(self.suite.encryption.iv if self.suite else 0)
-        self._iv += 1
-        return self._iv.to_bytes(self.suite.encryption.iv, "big")
-
-    def _transmit_request(self) -> None:
-        sent = self.window.sent
+    def _await_response(self) -> None:
+        sent = self.channel.window.sent
         if sent is not None:
-            self.context.transmit_all(sent.datagrams, self.path, df=sent.df)
             wait = self.exchange.wait(sent.sent) if self.exchange is not None else None
             if wait is None:
                 wait = self.context.config.retransmission.wait(sent.sent)
@@ -287,7 +191,8 @@ class IkeSa:
 
     def retransmit(self) -> None:
         """No response has come in time: send the same octets again, or conclude that the peer is silent."""
-        sent = self.window.sent
+        self.context.subject = self
+        sent = self.channel.window.sent
         if sent is None:
             return
         if sent.sent >= self.context.config.retransmission.tries:
@@ -297,13 +202,14 @@ class IkeSa:
         if self.exchange is not None:
             self.exchange.on_again(self, sent.sent)
         self.context.counts[Count.RETRANSMITTED] += 1
-        self._transmit_request()
+        self.channel.transmit_request()
+        self._await_response()
 
     # Receiving.
 
     def receive(self, header: Header, datagram: bytes, path: Path) -> None:
         """A datagram whose SPIs name this IKE SA. Nothing changes before it is found to be authentic."""
-        if header.is_initiator is self.is_initiator:
+        if header.is_initiator is self.channel.is_initiator:
             self.context.counts[Count.WRONG_ROLE_FLAG] += 1
         elif header.is_response:
             self._receive_response(header, datagram, path)
@@ -311,14 +217,14 @@ class IkeSa:
             self._receive_request(header, datagram, path)
 
     def _receive_response(self, header: Header, datagram: bytes, path: Path) -> None:
-        if not self.window.is_response_expected(header.message_id, header.exchange):
+        if not self.channel.window.is_response_expected(header.message_id, header.exchange):
             self.context.counts[Count.UNEXPECTED_RESPONSE] += 1
             return
         if header.exchange is ExchangeType.IKE_SA_INIT:
             dispatch.on_init_response(self, header, datagram)
             return
         try:
-            message = open_message(self, header, datagram)
+            message = self.channel.open(header, datagram)
             if message is None:
                 return
         except MalformedMessage as error:
@@ -332,27 +238,28 @@ class IkeSa:
             self.fail_response(error)
 
     def _accept_response(self, path: Path) -> None:
+        self.context.subject = self
         self.complete_request()
         self.hear(path)
 
     def complete_request(self) -> None:
         """The response to our open request is accepted."""
-        self.window.complete()
+        self.channel.window.complete()
         self.context.timers.stop((Timer.RETRANSMIT, self.own_spi))
 
     def _receive_request(self, header: Header, datagram: bytes, path: Path) -> None:
-        arrival = self.window.classify(header.message_id)
+        arrival = self.channel.window.classify(header.message_id)
         if arrival in _DROPPED:
             self.context.counts[_DROPPED[arrival]] += 1
             return
-        if self.incoming is None:
+        if not self.channel.is_protected:
             dispatch.on_early_request(self, header, datagram, path)
             return
         if arrival is Arrival.REPEATED:
-            self._answer_again(header, datagram, path)
+            self.channel.answer_again(header, datagram, path)
             return
         try:
-            message = open_message(self, header, datagram)
+            message = self.channel.open(header, datagram)
         except MalformedMessage as error:
             self._accept_request(path)
             self.fail_request(error, header.exchange)
@@ -367,48 +274,29 @@ class IkeSa:
             self.fail_request(error, header.exchange)
 
     def _accept_request(self, path: Path) -> None:
-        self.window.accept(path)
+        self.context.subject = self
+        self.channel.window.accept(path)
         self.hear(path)
-
-    def _answer_again(self, header: Header, datagram: bytes, path: Path) -> None:
-        """The kept response, to a request that is authentic; of a fragmented one the first fragment is enough."""
-        self.context.counts[Count.REPEATED_REQUEST] += 1
-        kept = self.window.kept
-        try:
-            message = Message.parse(datagram, header)
-            sealed = message.sealed
-            if kept is None or sealed is None or self.incoming is None:
-                return
-            if isinstance(sealed, EncryptedFragment) and sealed.number != 1:
-                return  # RFC 7383 2.6.1
-            self.incoming.open(datagram[: sealed.offset], sealed.body)
-        except BadIcv:
-            self.context.counts[Count.BAD_ICV] += 1
-            return
-        except MalformedMessage:
-            self.context.counts[Count.MALFORMED] += 1
-            return
-        self.context.transmit_all(kept.datagrams, path)
 
     def hear(self, path: Path) -> None:
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
         self.heard = self.context.now
         if self.lineage is None:
-            self.path = path  # an initiator goes over to port 4500 with IKE_AUTH
+            self.channel.path = path  # an initiator goes over to port 4500 with IKE_AUTH
         elif not self.is_over:
             self.follow(path)
 
     def follow(self, path: Path) -> None:
         """Use another path where a NAT stands before the peer; without one its address is what it is (RFC 7296 2.23)."""
-        if path == self.path or not self.nat.peer:
+        channel = self.channel
+        if path == channel.path or not channel.nat.peer:
             return
-        self.path = path
+        channel.path = path
         if self.is_carrier and self.lineage is not None:
-            new = esp_path(path, udp=self.uses_udp)
             for child in self.lineage.children.values():
-                child.sa = replace(child.sa, path=new)
+                child.sa = replace(child.sa, path=channel.esp_path)
             children = tuple(self.lineage.children)
-            self.context.emit(PeerMoved(self.own_spi, new, self.uses_udp, children))
+            self.context.emit(PeerMoved(self.own_spi, channel.esp_path, channel.uses_udp, children))
 
     # Errors.
 
@@ -416,7 +304,7 @@ class IkeSa:
         """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
         self.context.count_malformed(error)
         if isinstance(self.state, Closed):
-            self.window.abandon_answer()  # nothing that is asked of it is done, so nothing can fail
+            self.channel.window.abandon_answer()  # nothing that is asked of it is done, so nothing can fail
             return
         exchange = exchange or dispatch.answered_exchange(self)
         scope = scope_of(error, exchange, is_response=False)
@@ -425,7 +313,7 @@ class IkeSa:
         self.report(error, exchange, notify_sent=True)
         if error.notify is None:
             self.answering = None
-            self.window.abandon_answer()
+            self.channel.window.abandon_answer()
             return
         self.respond(exchange, [Notify(error.notify, error.data)])
         if scope is Scope.CLOSE:
@@ -469,7 +357,7 @@ class IkeSa:
         waiting = [*self.queue] if self.exchange is None else [self.exchange, *self.queue]
         if any(other.is_same(exchange) for other in waiting):
             return
-        if len(self.queue) >= MAX_QUEUED_EXCHANGES:
+        if exchange.is_bounded and len(self.queue) >= MAX_QUEUED_EXCHANGES:
             self.context.counts[Count.EXCHANGE_QUEUE_LIMIT] += 1
             return
         if first:
@@ -480,7 +368,7 @@ class IkeSa:
 
     def pump(self) -> None:
         """Start the next exchange, if nothing stands in its way."""
-        if self.window.is_used_up and self.queue:
+        if self.channel.window.is_used_up and self.queue:
             self.forget(DownReason.EXPIRED, "the Message IDs are used up")
             return
         while self.exchange is None and self.queue and self._may_start():
@@ -488,7 +376,7 @@ class IkeSa:
             self.exchange.start(self)
 
     def _may_start(self) -> bool:
-        if not self.window.is_open or (Timer.RESUME, self.own_spi) in self.context.timers:
+        if not self.channel.window.is_open or (Timer.RESUME, self.own_spi) in self.context.timers:
             return False
         if self.answering is not None and self.answering.delays_ours:
             return False
@@ -518,6 +406,7 @@ class IkeSa:
             return
         self._release(reason, text)
         self.step(Deleting())
+        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + DELETE_SECONDS)
         self.queue.append(dispatch.farewell(error))
         self.pump()
 
@@ -538,6 +427,33 @@ class IkeSa:
         self.context.timers.stop((Timer.LINGER, self.own_spi))
         self.registry.remove(self)
 
+    def expire_handshake(self) -> None:
+        """It is not established in time: give it up, whoever is waited for."""
+        self.context.subject = self
+        if not self.channel.is_initiator:
+            self.context.counts[Count.HALF_OPEN_EXPIRED] += 1
+            self.forget(DownReason.PEER_SILENT)
+            return
+        reason = DownReason.PEER_SILENT if self.channel.window.sent is not None else DownReason.LOCAL
+        text = f"no IKE SA within {self.context.config.handshake_life:g} s"
+        self.report_failure(dispatch.open_exchange(self), None, notify_sent=False, reason=reason, text=text)
+        self.forget(reason, text)
+
+    def break_off(self) -> None:
+        """A handler has raised an exception: the peer is told that this IKE SA is over, if that still works."""
+        text = "an error in moatd; its log has the traceback"
+        try:
+            if self.lineage is not None and isinstance(self.state, Established):
+                exchange, self.exchange = self.exchange, None
+                if exchange is not None:
+                    exchange.on_end(self, DownReason.ERROR)
+                self.delete(DownReason.ERROR, text)
+            else:
+                self.forget(DownReason.ERROR, text)
+        except Exception:
+            self.registry.expel(self)
+            raise
+
     def expire(self) -> None:
         """It stands aside: forget it after a while even if nobody deletes it."""
         for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
@@ -552,13 +468,12 @@ class IkeSa:
             own_spi=own_spi,
             peer_spi=peer_spi,
             is_initiator=is_initiator,
-            path=self.path,
+            path=self.channel.path,
             state=Established(),
             connection=self.connection,
         )
         new.lineage = self.lineage
-        new.nat = self.nat
-        new.peer_fragments = self.peer_fragments
+        new.channel = self.channel.sibling(own_spi, peer_spi, is_initiator=is_initiator)
         new.is_kin = self.is_kin
         return new
 
@@ -580,7 +495,7 @@ class IkeSa:
         self.queue.clear()
         if answering is not None:
             answering.on_end(self)
-        self.window.abandon_answer()
+        self.channel.window.abandon_answer()
         for ticket in self._tickets:
             self.context.forget(ticket)
         self._tickets.clear()
@@ -591,9 +506,18 @@ class IkeSa:
             self.context.timers.stop((timer, self.own_spi))
 
 
+_PAST_HANDSHAKE = (Established, Deleting, Closed, Dead)
 _DROPPED = {
     Arrival.BUSY: Count.BUSY_REQUEST,
     Arrival.STALE: Count.STALE_REQUEST,
     Arrival.AHEAD: Count.REQUEST_AHEAD,
 }
-_OWN_TIMERS = (Timer.RETRANSMIT, Timer.HALF_OPEN, Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS, Timer.RESUME)
+_OWN_TIMERS = (
+    Timer.RETRANSMIT,
+    Timer.HANDSHAKE,
+    Timer.REFUSAL,
+    Timer.REKEY_IKE,
+    Timer.HARD_IKE,
+    Timer.LIVENESS,
+    Timer.RESUME,
+)

@@ -49,7 +49,7 @@ class Lineage:
         self.own_method = own_method
         self.peer_method = peer_method
         self.carrier = carrier
-        self.is_ours = carrier.is_initiator
+        self.is_ours = carrier.channel.is_initiator
         """We began the first exchange."""
         self.nonces = carrier.nonces
         """Of the first exchange; they decide between two IKE SAs that both sides began at once."""
@@ -78,8 +78,8 @@ class Lineage:
         if lifetimes.rekey_after:
             early = lifetimes.rekey_after * lifetimes.jitter * context.chance()
             context.timers.set((Timer.REKEY_CHILD, spi), context.now + lifetimes.rekey_after - early)
-        if lifetimes.hard:
-            context.timers.set((Timer.HARD_CHILD, spi), context.now + lifetimes.hard)
+        if child.sa.hard_at is not None:
+            context.timers.set((Timer.HARD_CHILD, spi), child.sa.hard_at)
         if child.sa.replaces in self.children:
             self.children[child.sa.replaces].is_replaced = True
 

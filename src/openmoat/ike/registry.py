@@ -11,7 +11,7 @@ from openmoat.ike.claims import Claims
 from openmoat.ike.config import Count
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Timer
-from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp
+from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp, RemoveChildSa
 from openmoat.ike.exchanges.collisions import is_lowest
 from openmoat.ike.lineage import Lineage
 from openmoat.ike.negotiate.child_sa import LiveChild
@@ -68,6 +68,18 @@ class Registry:
         self.sas.pop(sa.own_spi, None)
         self._lingering.pop(sa.own_spi, None)
 
+    def expel(self, sa: "IkeSa") -> None:
+        """Nothing of it is left in the tables, whatever its own end was hindered by."""
+        self.close_half(sa)
+        self._leave(sa)
+        self.remove(sa)
+        lineage = sa.lineage
+        for spi in tuple(lineage.children) if lineage is not None and lineage.carrier is sa else ():
+            self.children.pop(spi, None)
+            self.context.emit(RemoveChildSa(spi))
+        if sa.connection is not None:
+            self.context.timers.set((Timer.KEEP_UP, sa.connection.name), self.context.now + 1)
+
     def linger(self, sa: "IkeSa", seconds: float) -> None:
         """It is over, and kept a little longer. The oldest go when there are too many, whoever made them."""
         self.context.timers.set((Timer.LINGER, sa.own_spi), self.context.now + seconds)
@@ -84,7 +96,7 @@ class Registry:
         self.half_open_by_source[key[0]] += 1
         self._half_open_keys[sa.own_spi] = key
         life = self.context.config.half_open_life
-        self.context.timers.set((Timer.HALF_OPEN, sa.own_spi), self.context.now + life)
+        self.context.timers.set((Timer.HANDSHAKE, sa.own_spi), self.context.now + life)
 
     def close_half(self, sa: "IkeSa") -> None:
         """It is authenticated, or gone."""
@@ -95,7 +107,6 @@ class Registry:
         self.half_open_by_source[key[0]] -= 1
         if not self.half_open_by_source[key[0]]:
             del self.half_open_by_source[key[0]]
-        self.context.timers.stop((Timer.HALF_OPEN, sa.own_spi))
 
     # Authentication.
 
@@ -149,7 +160,7 @@ class Registry:
         self._is_up(new, old.own_spi)
 
     def _is_up(self, sa: "IkeSa", replaces: int | None) -> None:
-        lineage, suite = sa.lineage, sa.suite
+        lineage, suite = sa.lineage, sa.channel.suite
         if lineage is None or suite is None:
             raise ValueError("IKE SA: up without a peer or keys")
         sa.forget_proofs()
@@ -159,16 +170,16 @@ class Registry:
         self.context.emit(
             IkeSaUp(
                 ike=sa.own_spi,
-                peer_spi=sa.peer_spi,
+                peer_spi=sa.channel.peer_spi,
                 connection=name,
                 peer=lineage.peer,
-                is_initiator=sa.is_initiator,
-                path=sa.path,
+                is_initiator=sa.channel.is_initiator,
+                path=sa.channel.path,
                 suite=suite,
                 own_method=lineage.own_method,
                 peer_method=lineage.peer_method,
-                behind_nat=sa.nat.own,
-                peer_behind_nat=sa.nat.peer,
+                behind_nat=sa.channel.nat.own,
+                peer_behind_nat=sa.channel.nat.peer,
                 replaces=replaces,
             )
         )

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from openmoat.crypto.identities import Identity
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Timer
-from openmoat.ike.events import Activity, Answer, AskActivity, DownReason
+from openmoat.ike.events import Activity, Answer, AskActivity, DownReason, StopOutbound
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.exchanges.create_child import NewChild
 from openmoat.ike.exchanges.informational import DeleteChildren, Probe
@@ -74,6 +74,18 @@ class Record:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """A connection that is looked after: what an exception in that ends."""
+
+    upkeep: "Upkeep"
+    name: str
+
+    def break_off(self) -> None:
+        """See `context.Subject`."""
+        self.upkeep.broken_off(self.name)
+
+
 class Upkeep:
     """One record per connection; everything is set going by an event or by a timer of that connection."""
 
@@ -106,6 +118,7 @@ class Upkeep:
         self.connections.put(connection)
         for sa in self.all_of(connection.name):
             sa.connection = connection
+            sa.channel.forces_udp = connection.force_encapsulation
             if sa.lineage is not None:
                 sa.lineage.connection = connection
                 for child in sa.lineage.children.values():
@@ -158,7 +171,22 @@ class Upkeep:
             c.name for c in record.connection.children if c.start is Start.AUTO and record.connection.retry
         }
         self.context.timers.stop((Timer.KEEP_UP, name))
+        for sa in self.all_of(name):
+            # Whatever it waits for: who asks now wants an attempt that begins now.
+            if sa.lineage is None and sa.channel.is_initiator and isinstance(sa.state, BEFORE_AUTH):
+                sa.forget(DownReason.ASKED, "begun anew")
         self.look(name)
+
+    def look_again(self, name: str) -> None:
+        """The time to try a connection again has come."""
+        self.context.subject = Looking(self, name)
+        self.look(name)
+
+    def broken_off(self, name: str) -> None:
+        """An attempt could not even begin: it is tried again after the back-off."""
+        record = self.records.get(name)
+        if record is not None and not record.is_down:
+            self._later(record, DownReason.ERROR, "an error in moatd; its log has the traceback")
 
     def acquire(self, name: str, child: str) -> None:
         """A packet wants a child: not against a `take_down`, nor sooner after a failure than the back-off says."""
@@ -220,7 +248,7 @@ class Upkeep:
         if carriers:
             for spec in missing:
                 carriers[-1].want(NewChild(spec))
-        elif not any(sa.lineage is None and sa.is_initiator for sa in self.all_of(name)):
+        elif not any(sa.lineage is None and sa.channel.is_initiator for sa in self.all_of(name)):
             self._open(record, missing[0])
 
     def _open(self, record: Record, child: Child) -> None:
@@ -299,8 +327,10 @@ class Upkeep:
         if record is None or record.is_down:
             return
         if sa.lineage is None:
-            if sa.is_initiator and reason is not DownReason.COLLISION:
+            if sa.channel.is_initiator and reason not in {DownReason.COLLISION, DownReason.ASKED}:
                 self._later(record, reason, text)
+        elif record.wanted and reason is DownReason.ERROR:
+            self._later(record, reason, text)
         elif record.wanted:
             self._later(record, reason, text, wait=RECOVERY_SECONDS * self.context.chance())
         else:
@@ -330,6 +360,7 @@ class Upkeep:
         child = lineage.children.get(spi) if lineage is not None else None
         if lineage is None or child is None or child.is_closing or child.is_replaced:
             return
+        self.context.subject = lineage.carrier
         spec = self.connections.child(lineage.connection.name, child.spec.name) or child.spec
         lineage.carrier.want(NewChild(spec, replaces=spi))
 
@@ -339,8 +370,22 @@ class Upkeep:
         child = lineage.children.get(spi) if lineage is not None else None
         if lineage is None or child is None or child.is_closing:
             return
+        self.context.subject = lineage.carrier
         child.is_closing = True
         lineage.carrier.want(DeleteChildren((spi,), reason, text))
+
+    def expire_child(self, spi: int, text: str = "") -> None:
+        """A hard lifetime is over: nothing more is sent, whatever the peer says and whatever waits (RFC 4301 4.4.2.1)."""
+        if spi in self.registry.children:
+            self.context.emit(StopOutbound(spi))
+            self.end_child(spi, DownReason.EXPIRED, text)
+
+    def expire_ike(self, sa: IkeSa) -> None:
+        """The same for an IKE SA, and for all Child SAs that hang on it."""
+        if sa.is_carrier and sa.lineage is not None:
+            for spi in sa.lineage.children:
+                self.context.emit(StopOutbound(spi))
+        self.end(sa, DownReason.EXPIRED)
 
     def rekey_ike(self, sa: IkeSa) -> None:
         """A soft lifetime is over."""
@@ -353,7 +398,7 @@ class Upkeep:
             return
         half = sa.connection.lifetimes.liveness_after / 2
         self.context.timers.set((Timer.LIVENESS, sa.own_spi), self.context.now + half)
-        if sa.window.sent is not None:
+        if sa.channel.window.sent is not None:
             return  # whatever is asked now asks for a sign of life as well
         children = tuple(sa.lineage.children)
         sa.ask(lambda t: AskActivity(t, children), lambda a: self._on_activity(sa, a), for_peer=False)

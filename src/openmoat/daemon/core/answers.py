@@ -38,6 +38,9 @@ __all__ = ["CHEAP", "Answers", "Prover"]
 CHEAP = 4
 """Key exchanges up to this cost (`suites.KeyExchange.cost`) are made in the loop: a thread would cost more."""
 
+NO_ANSWER = "no answer to %s"
+OWN_ERROR = "an error in moatd; its log has the traceback"
+
 Asked = TypeVar("Asked", bound=Question)
 COSTS = {row.id: row.cost for row in KE_METHODS}
 log = logging.getLogger("openmoat.daemon.core.answers")
@@ -77,11 +80,11 @@ class Answers:
         """Answer through `reply`, before this returns or later."""
         match question:
             case AskSpis():
-                reply(self._installer.reserve(question))
+                self._do(True, self._installer.reserve, question, reply)
             case AskInstall():
-                reply(self._installer.install(question))
+                self._do(True, self._installer.install, question, reply)
             case AskActivity():
-                reply(self._installer.activity(question))
+                self._do(True, self._installer.activity, question, reply)
             case AskPath():
                 self._later(self._find_path(question), question, reply)
             case AskKeyPair(method=method):
@@ -116,6 +119,9 @@ class Answers:
             answer = call(question)
         except MoatError as error:
             answer = Unanswerable(question.ticket, str(error))
+        except Exception:
+            log.exception(NO_ANSWER, type(question).__name__)
+            answer = Unanswerable(question.ticket, OWN_ERROR)
         reply(answer)
 
     def _later(self, work: Coroutine[None, None, Answer], question: Question, reply: Callable[[Answer], None]) -> None:
@@ -126,8 +132,8 @@ class Answers:
                 answer = Unanswerable(question.ticket, str(error))
             except Exception:
                 # One question that cannot be answered must not end the daemon, nor wait for ever.
-                log.exception("no answer to %s", type(question).__name__)
-                answer = Unanswerable(question.ticket, "a fault in moatd; its log has the details")
+                log.exception(NO_ANSWER, type(question).__name__)
+                answer = Unanswerable(question.ticket, OWN_ERROR)
             reply(answer)
 
         task = asyncio.create_task(run())

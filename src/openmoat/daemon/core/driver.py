@@ -14,7 +14,16 @@ from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState, Spi
 from openmoat.dataplane.wire import Datagram, Wire
-from openmoat.ike.events import ActivateOutbound, Answer, Event, PeerMoved, Question, RemoveChildSa, Transmit
+from openmoat.ike.events import (
+    ActivateOutbound,
+    Answer,
+    Event,
+    PeerMoved,
+    Question,
+    RemoveChildSa,
+    StopOutbound,
+    Transmit,
+)
 from openmoat.net import Path
 
 __all__ = ["BATCH", "LONGEST_SLEEP", "TURN_SECONDS", "Asked", "Core", "Driver", "boottime"]
@@ -183,6 +192,8 @@ class Driver:
         match output:
             case ActivateOutbound():
                 self._installer.activate(output)
+            case StopOutbound():
+                self._installer.stop(output)
             case RemoveChildSa():
                 self._installer.remove(output)
             case PeerMoved():
@@ -243,9 +254,12 @@ class Driver:
         self.flush()
 
     def _guarded(self, step: Callable[Parameters, None], *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        """One step for one peer: whatever goes wrong in it is told with its traceback, and ends nothing else."""
+        """One step for one peer: whatever goes wrong in it is logged with its traceback, and ends nothing else.
+
+        Where it goes wrong in the core, the core has ended the IKE SA whose step it was, and says so by an event.
+        """
         try:
             step(*args, **kwargs)
         except Exception:
             self.faults += 1
-            log.exception("a fault of moatd; the exchange it happened in is lost")
+            log.exception("an error in moatd; the IKE SA in whose work it came up is ended and negotiated again")

@@ -35,6 +35,7 @@ from openmoat.ike.events import (
     Refused,
     RemoveChildSa,
     Spis,
+    StopOutbound,
 )
 from openmoat.model.connection import IcmpCheck
 from openmoat.mtu.plan import MtuPlan
@@ -116,6 +117,11 @@ class Installer:
     def activate(self, event: ActivateOutbound) -> None:
         """Send with this pair from now on."""
         self.backend.apply([Activate(event.local_spi)])
+
+    def stop(self, event: StopOutbound) -> None:
+        """Send nothing more with this pair: it is at the end of a hard lifetime."""
+        if event.local_spi in self._children:
+            self.backend.apply([Update(handle=event.local_spi, hard_at=0.0)])
 
     def remove(self, event: RemoveChildSa) -> None:
         """Take the pair out and keep its final counters."""
@@ -286,6 +292,7 @@ class Installer:
             limits=limits,
             copy_dscp=settings.copy_dscp,
             keepalive_seconds=KEEPALIVE_SECONDS if child.keepalive else 0.0,
+            hard_at=child.hard_at,
         )
         return [inbound, outbound] if changes is None else [changes, inbound, outbound]
 

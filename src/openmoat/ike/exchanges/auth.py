@@ -19,7 +19,7 @@ from openmoat.ike.events import (
     PeerRefused,
     Unanswerable,
 )
-from openmoat.ike.exchanges import create_child
+from openmoat.ike.exchanges import answer_child, create_child
 from openmoat.ike.negotiate.child_sa import offer_payloads
 from openmoat.ike.states import (
     Authorizing,
@@ -185,7 +185,8 @@ def _on_initiator_checked(sa: "IkeSa", answer: Answer) -> None:
         _ask_about_next(sa)
         return
     sa.connection = state.candidates[0]
-    sa.peer_fragments = sa.peer_fragments and sa.connection.fragmentation
+    sa.channel.forces_udp = sa.connection.force_encapsulation
+    sa.channel.has_fragments = sa.channel.has_fragments and sa.connection.fragmentation
     sa.step(ProvingBack(state.initials, state.request, state.identity, state.method))
     identity = IdResponder(sa.connection.local_identity)
     _ask_own_auth(sa, state.initials, identity, lambda a: _on_own_auth_back(sa, a), for_peer=True)
@@ -208,7 +209,7 @@ def _on_own_auth_back(sa: "IkeSa", answer: Answer) -> None:
         _answer(sa, payloads, [])
         sa.registry.settle(sa)
         return
-    create_child.answer_first(sa, message, nonces, lambda extra: _answer(sa, payloads, extra))
+    answer_child.answer_first(sa, message, nonces, lambda extra: _answer(sa, payloads, extra))
 
 
 def _answer(sa: "IkeSa", payloads: list[Payload], child: list[Payload]) -> None:
@@ -241,7 +242,7 @@ def _ask_own_auth(
     for_peer: bool = False,
 ) -> None:
     connection = connection_of(sa)
-    octets = _signed(sa, initials, identity, is_initiator=sa.is_initiator)
+    octets = _signed(sa, initials, identity, is_initiator=sa.channel.is_initiator)
     sa.ask(
         lambda t: AskOwnAuth(
             ticket=t,
@@ -268,7 +269,7 @@ def _ask_peer_auth(
     if auth is None:
         raise MalformedMessage("IKE_AUTH: AUTH must be there")
     method, proof = auth.method, auth.octets
-    octets = _signed(sa, initials, identity, is_initiator=not sa.is_initiator)
+    octets = _signed(sa, initials, identity, is_initiator=not sa.channel.is_initiator)
     certificates = tuple(Certificate(int(cert.encoding), cert.octets) for cert in message.every(Cert))
     sa.ask(
         lambda t: AskPeerAuth(
@@ -282,7 +283,7 @@ def _ask_peer_auth(
             certificates=certificates,
         ),
         on_answer,
-        for_peer=not sa.is_initiator,
+        for_peer=not sa.channel.is_initiator,
     )
 
 

@@ -20,6 +20,8 @@ class Exchange(ABC):
 
     delays_delete: ClassVar[bool] = False
     """An IKE SA is not deleted while it is open: what would be deleted is not known before it is over."""
+    is_bounded: ClassVar[bool] = True
+    """Counts against `MAX_QUEUED_EXCHANGES`. Deletes do not: there are no more of them than Child SAs."""
 
     def __init__(self) -> None:
         self.is_sent = False

@@ -8,8 +8,8 @@ from openmoat.ike.errors import ProtocolError
 from openmoat.ike.events import DownReason, Event, FragmentsProbed, SizeProbed
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.exchanges.exchange import Exchange
-from openmoat.ike.wire.fragments import datagram_size, message_size
-from openmoat.ike.wire.message import Message, message_room
+from openmoat.ike.wire.fragments import datagram_size
+from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
 from openmoat.net import Path
@@ -34,6 +34,7 @@ class DeleteChildren(Exchange):
     """Close Child SAs, named by our inbound SPIs (RFC 7296 1.4.1)."""
 
     __slots__ = ("reason", "spis", "text")
+    is_bounded = False
 
     def __init__(self, spis: Sequence[int], reason: DownReason = DownReason.ASKED, text: str = "") -> None:
         super().__init__()
@@ -141,13 +142,10 @@ class PaddedProbe(Exchange):
 
     def start(self, sa: "IkeSa") -> None:
         """See `Exchange.start`."""
-        if sa.outgoing is None:
-            raise ValueError("IKE SA: nothing can be probed before there are keys")
-        self._path = sa.path
-        room = message_room(sa.outgoing, message_size(sa.path, self.size))
-        sa.request_whole(ExchangeType.INFORMATIONAL, padding(room), df=self.df)
-        if sa.window.sent is not None:
-            self._tested = datagram_size(sa.path, max(map(len, sa.window.sent.datagrams)))
+        self._path = sa.channel.path
+        sa.request_whole(ExchangeType.INFORMATIONAL, padding(sa.channel.payload_room(self.size)), df=self.df)
+        if sa.channel.window.sent is not None:
+            self._tested = datagram_size(sa.channel.path, max(map(len, sa.channel.window.sent.datagrams)))
 
     def wait(self, times: int) -> float | None:
         """See `Exchange.wait`."""
@@ -155,15 +153,16 @@ class PaddedProbe(Exchange):
 
     def on_again(self, sa: "IkeSa", times: int) -> None:
         """See `Exchange.on_again`."""
-        self._has_moved |= sa.path != self._path
+        self._has_moved |= sa.channel.path != self._path
         if times > MAX_SIZE_PROBES and not self._has_shrunk:
             self._has_shrunk = True
-            sa.request_whole(ExchangeType.INFORMATIONAL, ())
+            if sa.channel.window.sent is not None:
+                sa.channel.exchange_request(sa.channel.window.sent, ())
 
     def on_response(self, sa: "IkeSa", message: Message) -> None:
         """See `Exchange.on_response`."""
         # After the change an answer may still be one to the padded request; that it counts as lost errs to the safe side.
-        proved = None if self._has_moved or sa.path != self._path else 0 if self._has_shrunk else self._tested
+        proved = None if self._has_moved or sa.channel.path != self._path else 0 if self._has_shrunk else self._tested
         sa.context.emit(self._outcome(sa.own_spi, proved))
         sa.finish(self)
 

@@ -10,11 +10,18 @@ from openmoat.errors import Secret
 from openmoat.ike.context import Timer
 from openmoat.ike.errors import Busy, MalformedMessage, PeerMisbehaved, WrongKeyExchange
 from openmoat.ike.events import Answer, AskKeyPair, AskSharedSecret, DownReason, KeyPair, SharedSecret
+from openmoat.ike.exchanges.answer_child import ours
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, is_lowest, judge
-from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES, NONCE_SIZE, ours
+from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES, NONCE_SIZE
 from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
 from openmoat.ike.exchanges.informational import DeleteIke
-from openmoat.ike.exchanges.installation import lineage_of, reason_of_notify, refusal_text, temporary_failure
+from openmoat.ike.exchanges.installation import (
+    lineage_of,
+    reason_of_notify,
+    refusal_text,
+    secret_error,
+    temporary_failure,
+)
 from openmoat.ike.negotiate.choice import IkeChoice, accept_ike, choose_ike, offer_ike
 from openmoat.ike.states import Closed, Dead, Deleting, Established, Superseded
 from openmoat.ike.wire.message import Message
@@ -104,8 +111,10 @@ class RekeyIke(Exchange):
         self, sa: "IkeSa", suite: IkeSuite, peer_spi: int, nonces: tuple[bytes, bytes], answer: Answer
     ) -> None:
         if not isinstance(answer, SharedSecret):
-            raise PeerMisbehaved(f"KE response: {refusal_text(answer)}")
-        new = successor(sa, self.new_spi, peer_spi, suite, nonces, answer.secret, is_initiator=True)
+            raise secret_error(answer, PeerMisbehaved)
+        spis = (self.new_spi, peer_spi)
+        keymat = successor_keys(sa, suite, spis, nonces, answer.secret)
+        new = successor(sa, spis, suite, keymat, nonces, is_initiator=True)
         rival = self.rival
         if rival is not None and is_lowest(nonces, rival.nonces):
             new.delete(DownReason.COLLISION)
@@ -248,10 +257,11 @@ def _on_secret(
     answer: Answer,
 ) -> None:
     if not isinstance(answer, SharedSecret):
-        raise PeerMisbehaved(f"KE request: {refusal_text(answer)}")
+        raise secret_error(answer)
     _refuse_if_replaced(sa)
-    new = successor(sa, spis[0], spis[1], choice.suite, nonces, answer.secret, is_initiator=False)
+    keymat = successor_keys(sa, choice.suite, (spis[1], spis[0]), nonces, answer.secret)
     sa.respond(ExchangeType.CREATE_CHILD_SA, [SecurityAssociation((choice.answer,)), Nonce(nonces[1]), own])
+    new = successor(sa, spis, choice.suite, keymat, nonces, is_initiator=False)
     exchange = sa.exchange
     if isinstance(exchange, RekeyIke) and exchange.is_sent:
         exchange.rival = new
@@ -265,23 +275,29 @@ def _refuse_if_replaced(sa: "IkeSa") -> None:
         raise Busy("CREATE_CHILD_SA: the IKE SA has been replaced meanwhile")
 
 
+def successor_keys(
+    sa: "IkeSa", suite: IkeSuite, spis: tuple[int, int], nonces: tuple[bytes, bytes], shared: Secret
+) -> IkeKeymat:
+    """Keys of the new IKE SA (RFC 7296 2.18). SPIs and nonces are those of the initiator of this exchange first."""
+    if sa.channel.suite is None or sa.keymat is None:
+        raise ValueError("IKE SA: no keys")
+    seed = rekeyed_skeyseed(sa.channel.suite.prf, sa.keymat.sk_d, nonces[0], nonces[1], shared)
+    return IkeKeymat.derive(suite, seed, nonces[0], nonces[1], *spis)
+
+
 def successor(
     sa: "IkeSa",
-    own_spi: int,
-    peer_spi: int,
+    spis: tuple[int, int],
     suite: IkeSuite,
+    keymat: IkeKeymat,
     nonces: tuple[bytes, bytes],
-    shared: Secret,
     *,
     is_initiator: bool,
 ) -> "IkeSa":
-    """The new IKE SA with its keys (RFC 7296 2.18). It carries nothing yet."""
-    if sa.suite is None or sa.keymat is None:
-        raise ValueError("IKE SA: no keys")
-    new = sa.sibling(own_spi, peer_spi, is_initiator=is_initiator)
-    seed = rekeyed_skeyseed(sa.suite.prf, sa.keymat.sk_d, nonces[0], nonces[1], shared)
+    """The new IKE SA, with our SPI and the peer's. It carries nothing yet."""
+    new = sa.sibling(*spis, is_initiator=is_initiator)
     new.nonces = nonces
-    new.set_keys(suite, IkeKeymat.derive(suite, seed, nonces[0], nonces[1], new.initiator_spi, new.responder_spi))
+    new.set_keys(suite, keymat)
     return new
 
 

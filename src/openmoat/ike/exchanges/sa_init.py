@@ -99,8 +99,14 @@ def opening_of(context: "Context", connection: Connection, child: Child | None, 
 
 def begin(sa: "IkeSa", state: FindingPath) -> None:
     """Ask where the peer is, and go on from there."""
+    _restart_clock(sa)
     name, opening = auth.connection_of(sa).name, state.opening
     sa.ask(lambda t: AskPath(t, name, opening.attempt), lambda a: _on_paths(sa, opening, a), for_peer=False)
+
+
+def _restart_clock(sa: "IkeSa") -> None:
+    """Each path has the time of a whole handshake."""
+    sa.context.timers.set((Timer.HANDSHAKE, sa.own_spi), sa.context.now + sa.context.config.handshake_life)
 
 
 def _on_paths(sa: "IkeSa", opening: Opening, answer: Answer) -> None:
@@ -108,7 +114,7 @@ def _on_paths(sa: "IkeSa", opening: Opening, answer: Answer) -> None:
         text = answer.reason if isinstance(answer, Paths) else _text(answer)
         _give_up(sa, DownReason.NO_ROUTE, text or "no address to try")
         return
-    sa.path = answer.paths[0]
+    sa.channel.path = answer.paths[0]
     _make_key_pair(sa, replace(opening, paths=answer.paths[1:]))
 
 
@@ -132,13 +138,13 @@ def _send(sa: "IkeSa", opening: Opening, public_value: bytes, private: Secret) -
         SecurityAssociation(offer_ike(connection.proposals)),
         KeyExchange(opening.method, public_value),
         Nonce(opening.nonce),
-        *natt.notifies(sa.own_spi, 0, sa.path, forced=connection.force_encapsulation),
+        *natt.notifies(sa.own_spi, 0, sa.channel.path, forced=connection.force_encapsulation),
         *_abilities(sa, fragmentation=connection.fragmentation),
     ]
     header = Header(sa.own_spi, 0, ExchangeType.IKE_SA_INIT, is_initiator=True, is_response=False, message_id=0)
     request = Message(header, tuple(payloads)).emit()
     sa.step(InitSent(opening, request, public_value, private))
-    sa.request_in_clear(request, again=sa.window.sent is not None)
+    sa.request_init(request, again=sa.channel.window.sent is not None)
 
 
 def _abilities(sa: "IkeSa", *, fragmentation: bool) -> list[Payload]:
@@ -203,7 +209,7 @@ def _note_refusal(sa: "IkeSa", state: InitSent, text: str, kind: int | None) -> 
     opening = replace(state.opening, refusal=text, refusal_type=kind)
     sa.step(replace(state, opening=opening))
     if not state.opening.refusal:
-        sa.context.timers.set((Timer.HALF_OPEN, sa.own_spi), sa.context.now + REFUSAL_SECONDS)
+        sa.context.timers.set((Timer.REFUSAL, sa.own_spi), sa.context.now + REFUSAL_SECONDS)
 
 
 def _derive(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> None:
@@ -224,7 +230,7 @@ def _derive(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> 
         nonce_r=nonce.octets,
         peer_hashes=_hashes(message),
         is_kin=_is_kin(message, sa.context.config.vendor_id),
-        nat=natt.detect(sa.own_spi, message.header.responder_spi, sa.path, notifies),
+        nat=natt.detect(sa.own_spi, message.header.responder_spi, sa.channel.path, notifies),
     )
     fragments = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
     sa.step(DerivingKeys(state, initials))
@@ -242,13 +248,13 @@ def _on_secret(sa: "IkeSa", sent: InitSent, initials: Initials, peer_spi: int, f
         _note_refusal(sa, sent, f"KE response: {_text(answer)}", None)
         return
     connection = auth.connection_of(sa)
-    sa.context.timers.stop((Timer.HALF_OPEN, sa.own_spi))
+    sa.context.timers.stop((Timer.REFUSAL, sa.own_spi))
     sa.complete_request()
-    sa.peer_spi = peer_spi
-    sa.nat = initials.nat
-    sa.peer_fragments = fragments and connection.fragmentation
-    if initials.nat.is_supported and sa.uses_udp:
-        sa.path = natt.on_natt_port(sa.path)
+    sa.channel.peer_spi = peer_spi
+    sa.channel.nat = initials.nat
+    sa.channel.has_fragments = fragments and connection.fragmentation
+    if initials.nat.is_supported and sa.channel.uses_udp:
+        sa.channel.path = natt.on_natt_port(sa.channel.path)
     _set_keys(sa, initials, answer.secret)
     sa.step(ProvingSelf(initials, sent.opening.child))
     auth.prove_self(sa, initials, sent.opening.child)
@@ -256,7 +262,7 @@ def _on_secret(sa: "IkeSa", sent: InitSent, initials: Initials, peer_spi: int, f
 
 def _set_keys(sa: "IkeSa", initials: Initials, secret: Secret) -> None:
     seed = skeyseed(initials.suite.prf, initials.nonce_i, initials.nonce_r, secret)
-    spis = (sa.initiator_spi, sa.responder_spi)
+    spis = (sa.channel.initiator_spi, sa.channel.responder_spi)
     keymat = IkeKeymat.derive(initials.suite, seed, initials.nonce_i, initials.nonce_r, *spis)
     sa.nonces = (initials.nonce_i, initials.nonce_r)
     sa.is_kin = initials.is_kin
@@ -273,14 +279,16 @@ def on_silence(sa: "IkeSa", state: InitSent) -> None:
     opening = state.opening
     if opening.paths:
         sa.complete_request()
-        sa.window.next_id = 0
-        sa.path = opening.paths[0]
+        sa.channel.window.next_id = 0
+        sa.channel.path = opening.paths[0]
+        sa.context.timers.stop((Timer.REFUSAL, sa.own_spi))
+        _restart_clock(sa)
         _make_key_pair(sa, replace(opening, paths=opening.paths[1:], cookie=b"", refusal="", refusal_type=None))
         return
     reason = DownReason.REFUSED if opening.refusal else DownReason.PEER_SILENT
     if opening.refusal_type == NotifyType.NO_PROPOSAL_CHOSEN:
         reason = DownReason.NO_COMMON_GROUND
-    text = opening.refusal or f"IKE_SA_INIT request: no response from {sa.path.remote}"
+    text = opening.refusal or f"IKE_SA_INIT request: no response from {sa.channel.path.remote}"
     sa.report_failure(ExchangeType.IKE_SA_INIT, opening.refusal_type, notify_sent=False, reason=reason, text=text)
     sa.forget(reason, text)
 
@@ -316,9 +324,9 @@ def read_request(
 
 def answer_request(sa: "IkeSa", state: InitReceived) -> None:
     """Make our key pair for an accepted request; the response follows."""
-    sa.nat = state.nat
-    sa.peer_fragments = state.has_fragments
-    sa.window.accept(sa.path)
+    sa.channel.nat = state.nat
+    sa.channel.has_fragments = state.has_fragments
+    sa.channel.window.accept(sa.channel.path)
     method = state.suite.key_exchange.id
     seed = Secret(sa.context.random(seed_size(method)))
     sa.ask(lambda t: AskKeyPair(t, method, seed), lambda a: _answer(sa, state, a), for_peer=False)
@@ -335,9 +343,9 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
         Nonce(nonce),
     ]
     if state.nat.is_supported:
-        payloads += natt.notifies(sa.peer_spi, sa.own_spi, sa.path)
-    payloads += _abilities(sa, fragmentation=sa.peer_fragments)
-    header = sa.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
+        payloads += natt.notifies(sa.channel.peer_spi, sa.own_spi, sa.channel.path)
+    payloads += _abilities(sa, fragmentation=sa.channel.has_fragments)
+    header = sa.channel.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
     response = Message(header, tuple(payloads)).emit()
     room = AMPLIFICATION * len(state.request) - len(response) - CERTREQ_HEADER
     authorities = sa.registry.connections.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
@@ -356,7 +364,7 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
         nat=state.nat,
     )
     sa.step(InitAnswered(initials, answer.private, state.peer_value))
-    sa.respond_in_clear(response)
+    sa.channel.respond_init(response)
 
 
 def hold(sa: "IkeSa", datagram: bytes, path: Path) -> None:

@@ -128,7 +128,17 @@ def test_a_signature_is_judged_beside_the_loop() -> None:
 def test_a_fault_of_ours_beside_the_loop_leaves_no_question_open() -> None:
     result, _ = answer(ask_peer("broken", AuthMethod.SIGNATURE))
     assert isinstance(result, Unanswerable)
-    assert "fault in moatd" in result.text
+    assert "error in moatd" in result.text
+
+
+def test_an_error_of_the_data_plane_leaves_no_question_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(backend: MemoryBackend, count: int) -> list[int]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MemoryBackend, "reserve_spis", fail)
+    result, is_at_once = answer(AskSpis(1, 4))
+    assert is_at_once
+    assert isinstance(result, Unanswerable)
 
 
 def test_more_work_than_the_bound_is_refused() -> None:
