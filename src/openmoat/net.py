@@ -53,6 +53,12 @@ class OpenEnum(IntEnum):
         member._value_ = value
         return member
 
+    @classmethod
+    def of(cls, number: int) -> Self:
+        """The same as calling the class, and several times as fast for numbers that have a name."""
+        member = cls._value2member_map_.get(number)
+        return cls(number) if member is None else member  # type: ignore[return-value]
+
     @property
     def is_known(self) -> bool:
         """Whether the registry has a name for this number."""

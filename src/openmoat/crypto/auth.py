@@ -23,7 +23,16 @@ from openmoat.crypto.numbers import AuthMethod, HashAlgorithm
 from openmoat.crypto.suites import PrfRow
 from openmoat.errors import BadSignature, CryptoError, Secret
 
-__all__ = ["OWN_HASHES", "check_psk", "check_signature", "psk_octets", "sign"]
+__all__ = [
+    "OWN_HASHES",
+    "check_padded_psk",
+    "check_psk",
+    "check_signature",
+    "padded_psk",
+    "padded_psk_octets",
+    "psk_octets",
+    "sign",
+]
 
 OWN_HASHES = (HashAlgorithm.SHA2_256, HashAlgorithm.SHA2_384, HashAlgorithm.SHA2_512, HashAlgorithm.IDENTITY)
 """What we announce in SIGNATURE_HASH_ALGORITHMS: the hashes that `check_signature` takes (RFC 7427 4)."""
@@ -33,12 +42,27 @@ _KEY_PAD = b"Key Pad for IKEv2"
 
 def psk_octets(row: PrfRow, psk: Secret, signed: bytes) -> bytes:
     """AUTH of method PSK: prf(prf(shared secret, "Key Pad for IKEv2"), signed octets) (RFC 7296 2.15)."""
-    return bytes(prf(row, prf(row, psk, _KEY_PAD), signed))
+    return padded_psk_octets(row, padded_psk(row, psk), signed)
 
 
 def check_psk(row: PrfRow, psk: Secret, signed: bytes, octets: bytes) -> None:
     """`BadSignature` unless the peer knows the same shared secret; takes the same time wherever they differ."""
-    if not hmac.compare_digest(psk_octets(row, psk, signed), octets):
+    check_padded_psk(row, padded_psk(row, psk), signed, octets)
+
+
+def padded_psk(row: PrfRow, psk: Secret) -> Secret:
+    """prf(shared secret, "Key Pad for IKEv2"): all that is needed of a secret, whoever proves with it."""
+    return prf(row, psk, _KEY_PAD)
+
+
+def padded_psk_octets(row: PrfRow, padded: Secret, signed: bytes) -> bytes:
+    """`psk_octets` of a secret that was padded before."""
+    return bytes(prf(row, padded, signed))
+
+
+def check_padded_psk(row: PrfRow, padded: Secret, signed: bytes, octets: bytes) -> None:
+    """`check_psk` of a secret that was padded before."""
+    if not hmac.compare_digest(padded_psk_octets(row, padded, signed), octets):
         raise BadSignature("AUTH: the MAC does not fit: the pre-shared key differs")
 
 

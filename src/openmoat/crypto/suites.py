@@ -1,6 +1,7 @@
 """One row per algorithm: number, name, sizes, kernel name, status. Everybody else looks it up here.
 
-Status is that of RFC 8221 (ESP) and RFC 8247 (IKEv2). Sizes are octets unless the name says bits.
+Status is that of RFC 8221 (ESP) and RFC 8247 (IKEv2). Sizes are octets unless the name says bits. A row is equal to itself
+alone: each exists once, and suites and proposals made of rows are looked up in tables for every SA.
 """
 
 from collections.abc import Mapping
@@ -40,16 +41,10 @@ class Status(Enum):
     MUST_NOT = "must not"
 
 
-def _hash_of_name(row: "Aead | Cipher | Integrity | PrfRow | KeyExchange") -> int:
-    """Of a row: where two are equal, so are their names, and suites and proposals of rows are looked up for every SA."""
-    return hash(row.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Aead:
     """A combined-mode cipher: encrypts and authenticates in one pass (RFC 5282, RFC 4106, RFC 7634)."""
 
-    __hash__ = _hash_of_name
     name: str
     """Word of the configuration, and of every output."""
     id: Encr
@@ -78,11 +73,10 @@ class Aead:
         return self.key + self.salt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cipher:
     """A cipher that needs an integrity algorithm beside it."""
 
-    __hash__ = _hash_of_name
     name: str
     id: Encr
     key_bits: int
@@ -110,11 +104,10 @@ class Cipher:
 Encryption = Aead | Cipher
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Integrity:
     """A MAC over ciphertext (RFC 4868)."""
 
-    __hash__ = _hash_of_name
     name: str
     id: Integ
     hash: str
@@ -126,11 +119,10 @@ class Integrity:
     esp: Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrfRow:
     """A pseudorandom function: HMAC with a hash (RFC 7296 2.13). Key and output are of one size."""
 
-    __hash__ = _hash_of_name
     name: str
     id: Prf
     hash: str
@@ -138,11 +130,10 @@ class PrfRow:
     ike: Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KeyExchange:
     """A key exchange method and the sizes of what it puts on the wire."""
 
-    __hash__ = _hash_of_name
     name: str
     id: KeMethod
     public: int

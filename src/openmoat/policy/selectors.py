@@ -136,14 +136,23 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
         return (self.start_port, self.end_port) == (0, MAX_PORT)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether addresses alone decide, as with most selectors there are."""
+        return self.protocol == ANY_PROTOCOL and self.start_port == 0 and self.end_port == MAX_PORT
+
+    @property
     def is_empty(self) -> bool:
         """Whether no packet can match: ends swapped, families mixed, or ports without a protocol."""
+        if self.is_plain:
+            return int(self.start) > int(self.end) or self.start.version != self.end.version
         return self._box() is None
 
     def intersect(self, other: "TrafficSelector") -> "TrafficSelector | None":
         """What both select; None where that is nothing."""
         if self.start.version != other.start.version:
             return None
+        if self.is_plain and other.is_plain:
+            return self._meet_plain(other)
         mine, theirs = self._box(), other._box()
         common = _meet(mine, theirs) if mine and theirs else None
         if common is None:
@@ -152,9 +161,25 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
             return self
         return other if common == theirs else _selector(common, self.start.version)
 
+    def _meet_plain(self, other: "TrafficSelector") -> "TrafficSelector | None":
+        """`intersect` of two whose addresses alone decide."""
+        version = self.start.version
+        if self.end.version != version or other.end.version != version:
+            return None
+        mine, theirs = (int(self.start), int(self.end)), (int(other.start), int(other.end))
+        common = max(mine[0], theirs[0]), min(mine[1], theirs[1])
+        if common[0] > common[1]:  # also where the ends of either are swapped
+            return None
+        if common == mine:
+            return self
+        if common == theirs:
+            return other
+        return TrafficSelector(_address(common[0], version), _address(common[1], version))
+
     def covers(self, other: "TrafficSelector") -> bool:
         """Whether every packet of `other` is selected too."""
-        return other.is_empty or self.intersect(other) == other
+        common = self.intersect(other)
+        return common is other or common == other or other.is_empty
 
     def contains(self, address: Address, protocol: int, port: int | None) -> bool:
         """Whether a packet with these values on this side matches; `port` None where it shows none."""
@@ -166,7 +191,17 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def prefixes(self) -> list[Network]:
         """The fewest prefixes that make up its addresses."""
-        return [] if self.is_empty else list(ipaddress.summarize_address_range(self.start, self.end))
+        if self.is_empty:
+            return []
+        start, size = int(self.start), int(self.end) - int(self.start) + 1
+        if not size & (size - 1) and not start & (size - 1):
+            length = self.start.max_prefixlen - size.bit_length() + 1
+            return [
+                ipaddress.IPv4Network((start, length))
+                if self.start.version == 4
+                else ipaddress.IPv6Network((start, length))
+            ]
+        return list(ipaddress.summarize_address_range(self.start, self.end))
 
     def _box(self) -> _Box | None:
         start, end, protocol = int(self.start), int(self.end), self.protocol
@@ -200,6 +235,9 @@ Selectors = tuple[TrafficSelector, ...]
 
 def intersect(left: Selectors, right: Selectors) -> Selectors:
     """What both lists select, in the order of `left`; no member lies within another."""
+    if len(left) == 1 == len(right):
+        common = left[0].intersect(right[0])
+        return () if common is None else (common,)
     kept: list[TrafficSelector] = []
     for mine in left:
         for theirs in right:
@@ -313,6 +351,8 @@ def _address(value: int, version: int) -> Address:
 
 
 def _is_covered(selector: TrafficSelector, outer: Selectors) -> bool:
+    if any(other.covers(selector) for other in outer):
+        return True
     box = selector._box()
     left = [box] if box else []
     for other in outer:

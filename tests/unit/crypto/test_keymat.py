@@ -32,19 +32,18 @@ from openmoat.crypto.suites import (
 )
 from openmoat.errors import Secret
 
-HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
 NI, NR = b"i" * 32, b"r" * 48
 SK_D = Secret(b"d" * 32)
 
 
 @pytest.mark.parametrize("row", PRFS, ids=lambda row: row.name)
-def test_prf_plus_is_the_expand_step_of_hkdf(row: PrfRow) -> None:
-    theirs = HKDFExpand(HASHES[row.hash], 1000, b"seed").derive(b"k" * row.size)
-    assert prf_plus(row, b"k" * row.size, b"seed", 1000) == theirs
+def test_prf_plus_chains_its_blocks_as_the_rfc_writes_it(row: PrfRow) -> None:
+    key, block, stream = b"k" * row.size, b"", b""
+    for number in range(1, 32):
+        block = hmac.digest(key, block + b"seed" + bytes((number,)), row.hash)
+        stream += block
+    for size in (1, row.size, row.size + 1, 900):
+        assert prf_plus(row, key, b"seed", size) == stream[:size]
 
 
 def test_prf_plus_stops_where_its_counter_ends() -> None:

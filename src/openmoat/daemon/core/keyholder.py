@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from openmoat.crypto.auth import check_psk, check_signature, psk_octets, sign
+from openmoat.crypto.auth import check_padded_psk, check_signature, padded_psk, padded_psk_octets, sign
 from openmoat.crypto.keys import PrivateKeyObject, PublicKeyObject, fingerprint, load_private_key, public_key, spki_of
 from openmoat.crypto.numbers import AuthMethod
+from openmoat.crypto.suites import PrfRow
 from openmoat.crypto.x509 import check_chain
 from openmoat.errors import BadSignature, CryptoError, Secret
 from openmoat.ike.events import (
@@ -41,6 +42,8 @@ class Keyholder:
         self._find_connection = find_connection
         self._wall_clock = wall_clock
         self._psks: Mapping[str, Secret] = MappingProxyType({})
+        self._padded_psks: dict[tuple[str, PrfRow], Secret] = {}
+        """As many as there are secrets and PRFs at most."""
         self._private_keys: Mapping[str, PrivateKeyObject] = MappingProxyType({})
 
     def __repr__(self) -> str:
@@ -53,6 +56,7 @@ class Keyholder:
         """
         keys = {name: load_private_key(pem) for name, pem in private_keys.items()}
         self._psks, self._private_keys = MappingProxyType(dict(psks)), MappingProxyType(keys)
+        self._padded_psks = {}
 
     def prove(self, question: AskOwnAuth) -> Answer:
         """`OwnAuth`, or `Unanswerable` where no key is at hand or the peer takes none of its kind."""
@@ -62,7 +66,7 @@ class Keyholder:
         try:
             match connection.own:
                 case Psk(name=name):
-                    octets = psk_octets(question.prf, self._psk(name), question.signed_octets)
+                    octets = padded_psk_octets(question.prf, self._psk(name, question.prf), question.signed_octets)
                     return OwnAuth(question.ticket, AuthMethod.PSK, octets)
                 case PrivateKey(name=name, certificates=chain):
                     key = self._private_key(name)
@@ -93,7 +97,7 @@ class Keyholder:
             raise BadSignature(f"AUTH: {wanted} is wanted, method {question.method.name} came")
         match credential:
             case Psk(name=name):
-                check_psk(question.prf, self._psk(name), question.signed_octets, question.octets)
+                check_padded_psk(question.prf, self._psk(name, question.prf), question.signed_octets, question.octets)
             case RawKey(spki=spki):
                 self._check_raw_key(spki, question)
             case Authority(roots=roots):
@@ -113,10 +117,14 @@ class Keyholder:
             text = f"AUTH: key {fingerprint(spki)} is configured, the peer shows {', '.join(others)}"
             raise BadSignature(text) from error
 
-    def _psk(self, name: str) -> Secret:
-        if name not in self._psks:
-            raise CryptoError(f"shared secret {name}: is not loaded")
-        return self._psks[name]
+    def _psk(self, name: str, row: PrfRow) -> Secret:
+        """As `padded_psk` gives it: who authenticates thousands of peers by one secret pads it once."""
+        padded = self._padded_psks
+        if (name, row) not in padded:
+            if name not in self._psks:
+                raise CryptoError(f"shared secret {name}: is not loaded")
+            padded[name, row] = padded_psk(row, self._psks[name])
+        return padded[name, row]
 
     def _private_key(self, name: str) -> PrivateKeyObject:
         if name not in self._private_keys:

@@ -1,6 +1,7 @@
 """Choosing among proposals (RFC 7296 2.7, 3.3.6): from the model to the wire, and back to a suite, with the nearest miss named."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -23,6 +24,8 @@ from openmoat.ike.wire.proposals import Proposal, Transform
 from openmoat.model.connection import EspProposal, IkeProposal
 
 __all__ = [
+    "MAX_REMEMBERED_CHOICES",
+    "MAX_REMEMBERED_TRANSFORMS",
     "EspChoice",
     "IkeChoice",
     "Miss",
@@ -35,6 +38,11 @@ __all__ = [
     "offer_ike",
     "transform_name",
 ]
+
+MAX_REMEMBERED_CHOICES = 256
+"""Lists of proposals, each with what we answer, that are remembered."""
+MAX_REMEMBERED_TRANSFORMS = 64
+"""Proposals and transforms of a list that is remembered; longer ones are unusual."""
 
 T = TransformType
 Wants = Mapping[TransformType, tuple[Transform, ...]]
@@ -253,10 +261,10 @@ def choose_ike(
     received: Sequence[Proposal], ours: Sequence[IkeProposal], spi: bytes = b"", method: KeMethod | None = None
 ) -> IkeChoice:
     """The IKE suite, as responder. `method` is that of the KE payload: where we accept it, it spares a round trip."""
-    rows = [prefer(wants_of_ike(row), method) for row in ours]
-    proposal, transforms = choose(received, ProtocolId.IKE, rows, frozenset())
-    answer = Proposal(proposal.number, ProtocolId.IKE, spi, transforms)
-    return IkeChoice(answer, ike_suite(transforms))
+    offers = without_spis(received)
+    look = look_for_ike if is_short(offers) else look_for_ike.__wrapped__
+    number, transforms, suite = look(offers, tuple(ours), method)
+    return IkeChoice(Proposal(number, ProtocolId.IKE, spi, transforms), suite)
 
 
 def choose_esp(
@@ -267,11 +275,44 @@ def choose_esp(
     method: KeMethod | None = None,
 ) -> EspChoice:
     """The ESP suite, as responder. In IKE_AUTH a key exchange that is offered all the same is passed over."""
+    offers = without_spis(received)
+    look = look_for_esp if is_short(offers) else look_for_esp.__wrapped__
+    number, transforms, suite = look(offers, tuple(ours), with_key_exchange, method)
+    return EspChoice(Proposal(number, ProtocolId.ESP, spi, transforms), suite, key_exchange(transforms))
+
+
+# A fleet offers the same again and again, and is answered the same.
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_CHOICES)
+def look_for_ike(
+    offers: tuple[Proposal, ...], ours: tuple[IkeProposal, ...], method: KeMethod | None
+) -> tuple[int, tuple[Transform, ...], IkeSuite]:
+    """Number of the proposal to answer, what to answer it with, and what that means."""
+    rows = [prefer(wants_of_ike(row), method) for row in ours]
+    proposal, transforms = choose(offers, ProtocolId.IKE, rows, frozenset())
+    return proposal.number, transforms, ike_suite(transforms)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_CHOICES)
+def look_for_esp(
+    offers: tuple[Proposal, ...], ours: tuple[EspProposal, ...], with_key_exchange: bool, method: KeMethod | None
+) -> tuple[int, tuple[Transform, ...], EspSuite]:
+    """The same of ESP."""
     rows = [prefer(wants_of_esp(row, with_key_exchange), method) for row in ours]
     ignored = frozenset() if with_key_exchange else frozenset({T.KE})
-    proposal, transforms = choose(received, ProtocolId.ESP, rows, ignored)
-    answer = Proposal(proposal.number, ProtocolId.ESP, spi, transforms)
-    return EspChoice(answer, esp_suite(transforms), key_exchange(transforms))
+    proposal, transforms = choose(offers, ProtocolId.ESP, rows, ignored)
+    return proposal.number, transforms, esp_suite(transforms)
+
+
+def without_spis(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
+    """Proposals of which two are equal where what they offer is."""
+    return tuple(Proposal(row.number, row.protocol, b"", row.transforms) if row.spi else row for row in proposals)
+
+
+def is_short(offers: tuple[Proposal, ...]) -> bool:
+    """Whether they may be remembered: a stranger's list can be long."""
+    return sum(len(row.transforms) + 1 for row in offers) <= MAX_REMEMBERED_TRANSFORMS
 
 
 def prefer(wants: Wants, method: KeMethod | None) -> Wants:

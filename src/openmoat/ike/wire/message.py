@@ -102,7 +102,7 @@ class Header(msgspec.Struct, frozen=True, gc=False):
         return cls(
             initiator,
             responder,
-            ExchangeType(exchange),
+            ExchangeType.of(exchange),
             bool(flags & FLAG_INITIATOR),
             bool(flags & FLAG_RESPONSE),
             message_id,
@@ -229,7 +229,7 @@ def parse_chain(
         if length < 4 or position + length > end:
             raise MalformedMessage(f"{name(kind)}: length says {length} octets, {end - position} left")
         if kind in {SK, SKF}:
-            return tuple(payloads), parse_sealed(kind, buffer, position, length, PayloadType(following))
+            return tuple(payloads), parse_sealed(kind, buffer, position, length, PayloadType.of(following))
         payloads.append(parse_payload(kind, bool(flags & CRITICAL), buffer, position + 4, position + length))
         kind = following
         position += length

@@ -1,6 +1,9 @@
 """One dataclass per payload, parse and emit side by side (RFC 7296 3.3 to 3.16). Knows nothing of order, state or keys."""
 
 import ipaddress
+from collections.abc import Mapping
+from functools import lru_cache
+from struct import Struct
 from typing import ClassVar, Self
 
 import msgspec
@@ -18,7 +21,7 @@ from openmoat.ike.wire.numbers import (
     TsType,
 )
 from openmoat.ike.wire.proposals import Proposal, emit_proposals, parse_proposals
-from openmoat.ike.wire.reader import Reader, Writer
+from openmoat.ike.wire.reader import Layout, Reader, Writer
 from openmoat.policy.selectors import Selectors, TrafficSelector
 
 __all__ = [
@@ -69,7 +72,23 @@ MAX_TS_SELECTORS = 128
 MAX_CONFIG_ATTRIBUTES = 128
 """Attributes one configuration payload may carry."""
 
+MAX_REMEMBERED_BODY = 128
+"""Octets of a payload that is remembered; longer ones are unusual."""
+MAX_REMEMBERED_BODIES = 1024
+"""Payloads that are remembered."""
+
 IKE_SPI_SIZE, ESP_SPI_SIZE = 8, 4
+
+KE = Layout("HH", "method", "reserved")
+NOTIFY = Layout("BBH", "protocol", "SPI size", "type")
+SELECTOR = Layout("BBH", "selector type", "IP protocol", "selector length")
+PORTS = Layout("HH", "start port", "end port")
+NOTIFY_HEAD, SELECTOR_HEAD = Struct(">BBH"), Struct(">BBHHH")
+FAMILIES: Mapping[int, tuple[type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address], int]] = {
+    TsType.IPV4_ADDR_RANGE: (ipaddress.IPv4Address, 4),
+    TsType.IPV6_ADDR_RANGE: (ipaddress.IPv6Address, 16),
+}
+"""Kinds of selector that we know, and octets of an address."""
 
 
 class SecurityAssociation(msgspec.Struct, frozen=True, gc=False):
@@ -98,9 +117,8 @@ class KeyExchange(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Method, two reserved octets, value."""
-        method = KeMethod(body.u16("method"))
-        body.skip("reserved", 2)
-        return cls(method, body.rest())
+        method, _ = body.unpack(KE)
+        return cls(KeMethod.of(method), body.rest())
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
@@ -116,7 +134,7 @@ class Identification(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Type, three reserved octets, identity; what is well-formed is known to `crypto.identities`."""
-        kind = IdType(body.u8("identity type"))
+        kind = IdType.of(body.u8("identity type"))
         reserved = body.octets("reserved", 3)
         try:
             return cls(Identity.from_wire(kind, body.rest()), reserved)
@@ -150,7 +168,7 @@ class Cert(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Encoding and octets."""
-        return cls(CertEncoding(body.u8("encoding")), body.rest())
+        return cls(CertEncoding.of(body.u8("encoding")), body.rest())
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
@@ -167,7 +185,7 @@ class CertRequest(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Encoding and authorities."""
-        return cls(CertEncoding(body.u8("encoding")), body.rest())
+        return cls(CertEncoding.of(body.u8("encoding")), body.rest())
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
@@ -184,7 +202,7 @@ class Auth(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Method, three reserved octets, data."""
-        method = AuthMethod(body.u8("method"))
+        method = AuthMethod.of(body.u8("method"))
         body.skip("reserved", 3)
         return cls(method, body.rest())
 
@@ -224,18 +242,15 @@ class Notify(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """Protocol, SPI size, type, SPI, data. What an unknown type carries is nobody's business here."""
-        protocol = ProtocolId(body.u8("protocol"))
-        spi_size = body.u8("SPI size")
-        kind = NotifyType(body.u16("type"))
-        spi = body.octets("SPI", spi_size)
+        protocol, spi_size, kind = body.unpack(NOTIFY)
+        spi = body.octets("SPI", spi_size) if spi_size else b""
         if body.left > MAX_NOTIFY_DATA:
             raise body.fault(f"data: at most {MAX_NOTIFY_DATA} octets, {body.left} came")
-        return cls(kind, body.rest(), protocol, spi)
+        return cls(NotifyType.of(kind), body.rest(), ProtocolId.of(protocol), spi)
 
     def emit(self) -> bytes:
         """Octets after the generic header."""
-        head = bytes((self.protocol, len(self.spi))) + self.type.to_bytes(2, "big")
-        return head + self.spi + self.data
+        return NOTIFY_HEAD.pack(self.protocol, len(self.spi), self.type) + self.spi + self.data
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
@@ -331,33 +346,30 @@ class TsResponder(TsPayload, frozen=True, gc=False):
 
 def parse_selector(body: Reader) -> TrafficSelector | None:
     """One traffic selector (RFC 7296 3.13.1); None for a kind we do not know."""
-    kind = body.u8("selector type")
-    protocol = body.u8("IP protocol")
-    length = body.u16("selector length")
+    kind, protocol, length = body.unpack(SELECTOR)
     if length < 4:
         raise body.fault(f"selector length: at least 4, {length} came")
     inside = body.within("selector", length - 4, "TS: selector")
-    if kind not in {TsType.IPV4_ADDR_RANGE, TsType.IPV6_ADDR_RANGE}:
+    if kind not in FAMILIES:
         return None
-    start_port, end_port = inside.u16("start port"), inside.u16("end port")
+    start_port, end_port = inside.unpack(PORTS)
     # OPAQUE is the one range that runs backwards (RFC 7296 3.13.1).
     if start_port > end_port and (start_port, end_port) != (65535, 0):
         raise inside.fault(f"ports run from {start_port} to {end_port}")
-    size = 4 if kind == TsType.IPV4_ADDR_RANGE else 16
-    family = ipaddress.IPv4Address if size == 4 else ipaddress.IPv6Address
+    family, size = FAMILIES[kind]
     first, last = inside.octets("start address", size), inside.octets("end address", size)
     inside.end()
     if first > last:
         raise inside.fault(f"addresses run from {family(first)} to {family(last)}")
-    return TrafficSelector(family(first), family(last), protocol, start_port, end_port)
+    start = family(first)
+    return TrafficSelector(start, start if first == last else family(last), protocol, start_port, end_port)
 
 
 def emit_selector(selector: TrafficSelector) -> bytes:
     """One traffic selector (RFC 7296 3.13.1)."""
     kind = TsType.IPV4_ADDR_RANGE if selector.start.version == 4 else TsType.IPV6_ADDR_RANGE
-    writer = Writer().octets(bytes((kind, selector.protocol))).uint(2, 8 + 2 * len(selector.start.packed))
-    writer.uint(2, selector.start_port).uint(2, selector.end_port)
-    return writer.octets(selector.start.packed).octets(selector.end.packed).join()
+    ends = selector.start.packed + selector.end.packed
+    return SELECTOR_HEAD.pack(kind, selector.protocol, 8 + len(ends), selector.start_port, selector.end_port) + ends
 
 
 class ConfigAttribute(msgspec.Struct, frozen=True, gc=False):
@@ -489,6 +501,10 @@ CLASSES: dict[int, type[Clear]] = {
     )
 }
 NAMES = {number: cls.TYPE.name for number, cls in CLASSES.items()}
+COMMON = frozenset(
+    map(int, (PayloadType.SA, PayloadType.ID_R, PayloadType.CERTREQ, PayloadType.TS_I, PayloadType.TS_R))
+)
+"""What many peers say in the same words: their algorithms, whom they want, our networks."""
 
 
 def parse_payload(number: int, is_critical: bool, buffer: bytes, start: int, end: int) -> Payload:
@@ -496,4 +512,12 @@ def parse_payload(number: int, is_critical: bool, buffer: bytes, start: int, end
     cls = CLASSES.get(number)
     if cls is None:
         return Unknown(PayloadType(number), is_critical, buffer[start:end])
+    if number in COMMON and end - start <= MAX_REMEMBERED_BODY:
+        return parse_common(number, buffer[start:end])
     return cls.parse(Reader(buffer, NAMES[number], start, end))
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_BODIES)
+def parse_common(number: int, body: bytes) -> Clear:
+    """The payload of a known type with these octets: one object, however many peers send it."""
+    return CLASSES[number].parse(Reader(body, NAMES[number]))

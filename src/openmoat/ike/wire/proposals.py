@@ -1,13 +1,14 @@
 """Proposals and transforms on the wire (RFC 7296 3.3)."""
 
 from functools import lru_cache
+from struct import Struct
 from typing import Self
 
 import msgspec
 
 from openmoat.ike.errors import MalformedMessage
 from openmoat.ike.wire.numbers import ProtocolId, TransformType
-from openmoat.ike.wire.reader import Reader, Writer
+from openmoat.ike.wire.reader import Layout, Reader
 
 __all__ = [
     "MAX_ATTRIBUTES",
@@ -35,6 +36,11 @@ MAX_REMEMBERED_LISTS = 256
 KEY_LENGTH = 14
 SHORT_ATTRIBUTE = 0x8000
 LAST, MORE_PROPOSALS, MORE_TRANSFORMS = 0, 2, 3
+HEAD = Struct(">BxH")
+PROPOSAL_HEAD = Layout("BBH", "last proposal", "reserved", "proposal length")
+TRANSFORM_HEAD = Layout("BBH", "last transform", "reserved", "transform length")
+PROPOSAL = Layout("BBBB", "proposal number", "protocol", "SPI size", "number of transforms")
+TRANSFORM = Layout("BBH", "transform type", "reserved", "transform id")
 
 SPI_SIZES = {ProtocolId.IKE: (0, 8), ProtocolId.AH: (4,), ProtocolId.ESP: (4,)}
 """SPI octets a proposal may carry; an IKE SA has none in IKE_SA_INIT (RFC 7296 3.3.1)."""
@@ -53,9 +59,8 @@ class Transform(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """From the octets after the transform length."""
-        kind = TransformType(body.u8("transform type"))
-        body.skip("reserved", 1)
-        number = body.u16("transform id")
+        kind_number, _, number = body.unpack(TRANSFORM)
+        kind = TransformType.of(kind_number)
         if not body.left:
             return cls(kind, number)
         key_bits: int | None = None
@@ -96,10 +101,8 @@ class Proposal(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, body: Reader) -> Self:
         """From the octets after the proposal length."""
-        number = body.u8("proposal number")
-        protocol = ProtocolId(body.u8("protocol"))
-        spi_size = body.u8("SPI size")
-        count = body.u8("number of transforms")
+        number, protocol_number, spi_size, count = body.unpack(PROPOSAL)
+        protocol = ProtocolId.of(protocol_number)
         if protocol in SPI_SIZES and spi_size not in SPI_SIZES[protocol]:
             raise body.fault(f"SPI of {protocol.name}: {SPI_SIZES[protocol]} octets, {spi_size} came")
         spi = body.octets("SPI", spi_size)
@@ -111,9 +114,8 @@ class Proposal(msgspec.Struct, frozen=True, gc=False):
         """Octets after the proposal length."""
         if len(self.transforms) > MAX_TRANSFORMS:
             raise ValueError(f"a proposal holds at most {MAX_TRANSFORMS} transforms, not {len(self.transforms)}")
-        writer = Writer().octets(bytes((self.number, self.protocol, len(self.spi), len(self.transforms))))
-        writer.octets(self.spi)
-        return writer.octets(emit_transforms(self.transforms)).join()
+        head = bytes((self.number, self.protocol, len(self.spi), len(self.transforms)))
+        return head + self.spi + emit_transforms(self.transforms)
 
 
 def parse_transforms(octets: bytes, count: int) -> tuple[Transform, ...]:
@@ -121,10 +123,10 @@ def parse_transforms(octets: bytes, count: int) -> tuple[Transform, ...]:
     body = Reader(octets, "SA: proposal")
     transforms: list[Transform] = []
     for index in range(count):
-        marker = body.u8("last transform")
+        marker, _, length = body.unpack(TRANSFORM_HEAD)
         if marker != (LAST if index == count - 1 else MORE_TRANSFORMS):
             raise body.fault(f"transform {index + 1} of {count}: last-substructure is {marker}")
-        transforms.append(Transform.parse(substructure(body, "transform")))
+        transforms.append(Transform.parse(substructure(body, "transform", length)))
     body.end()
     return tuple(transforms)
 
@@ -137,25 +139,20 @@ parse_transforms_again = lru_cache(maxsize=MAX_REMEMBERED_LISTS)(parse_transform
 @lru_cache(maxsize=MAX_REMEMBERED_LISTS)
 def emit_transforms(transforms: tuple[Transform, ...]) -> bytes:
     """What follows the SPI of a proposal."""
-    writer = Writer()
-    emit_substructures(writer, [transform.emit() for transform in transforms], MORE_TRANSFORMS)
-    return writer.join()
+    return emit_substructures([transform.emit() for transform in transforms], MORE_TRANSFORMS)
 
 
-def substructure(body: Reader, what: str) -> Reader:
-    """The inside of a proposal or transform whose length, counted from its first octet, comes next."""
-    body.skip("reserved", 1)
-    length = body.u16(f"{what} length")
+def substructure(body: Reader, what: str, length: int) -> Reader:
+    """The inside of a proposal or transform of that length, which is counted from its first octet."""
     if length < 4:
         raise body.fault(f"{what} length: at least 4, {length} came")
     return body.within(what, length - 4, f"SA: {what}")
 
 
-def emit_substructures(writer: Writer, bodies: list[bytes], more: int) -> None:
+def emit_substructures(bodies: list[bytes], more: int) -> bytes:
     """Bodies with their headers: more-follows octet, reserved, length."""
-    for index, body in enumerate(bodies):
-        marker = LAST if index == len(bodies) - 1 else more
-        writer.octets(bytes((marker, 0))).uint(2, len(body) + 4).octets(body)
+    markers = ([more] * len(bodies))[1:] + [LAST] * bool(bodies)
+    return b"".join(HEAD.pack(marker, len(body) + 4) + body for marker, body in zip(markers, bodies, strict=True))
 
 
 def parse_proposals(body: Reader) -> tuple[Proposal, ...]:
@@ -165,10 +162,10 @@ def parse_proposals(body: Reader) -> tuple[Proposal, ...]:
     while marker == MORE_PROPOSALS:
         if len(proposals) == MAX_PROPOSALS:
             raise body.fault(f"at most {MAX_PROPOSALS} proposals, more came")
-        marker = body.u8("last proposal")
+        marker, _, length = body.unpack(PROPOSAL_HEAD)
         if marker not in {LAST, MORE_PROPOSALS}:
             raise body.fault(f"last-substructure of a proposal is 0 or 2, {marker} came")
-        proposal = Proposal.parse(substructure(body, "proposal"))
+        proposal = Proposal.parse(substructure(body, "proposal", length))
         if proposals and proposal.number != proposals[-1].number + 1:
             raise MalformedMessage(f"SA: proposal {proposal.number} cannot follow proposal {proposals[-1].number}")
         proposals.append(proposal)
@@ -178,6 +175,4 @@ def parse_proposals(body: Reader) -> tuple[Proposal, ...]:
 
 def emit_proposals(proposals: tuple[Proposal, ...]) -> bytes:
     """The body of an SA payload."""
-    writer = Writer()
-    emit_substructures(writer, [proposal.emit() for proposal in proposals], MORE_PROPOSALS)
-    return writer.join()
+    return emit_substructures([proposal.emit() for proposal in proposals], MORE_PROPOSALS)

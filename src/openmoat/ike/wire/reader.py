@@ -7,10 +7,31 @@ from struct import Struct
 
 from openmoat.ike.errors import MalformedMessage
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["Layout", "Reader", "Writer"]
 
 U16 = Struct(">H")
 U32 = Struct(">I")
+
+
+class Layout:
+    """Consecutive numbers of fixed sizes, big-endian: `format` as `struct` writes it, and a name for each field."""
+
+    __slots__ = ("fields", "size", "unpack_from")
+
+    def __init__(self, format: str, *fields: str) -> None:
+        layout = Struct(f">{format}")
+        self.unpack_from = layout.unpack_from
+        self.size = layout.size
+        sizes = [Struct(f">{code}").size for code in format]
+        self.fields = tuple(zip(fields, sizes, strict=True))
+
+    def missing(self, left: int) -> tuple[str, int, int]:
+        """The first field that does not lie in so many octets, its size, and what is left for it."""
+        for field, size in self.fields:
+            if size > left:
+                return field, size, left
+            left -= size
+        raise ValueError(f"{self.fields}: {left} octets are enough")
 
 
 class Reader:
@@ -53,6 +74,16 @@ class Reader:
         """Four octets, big-endian."""
         value: int = U32.unpack_from(self._buffer, self._advance(field, 4))[0]
         return value
+
+    def unpack(self, layout: Layout) -> tuple[int, ...]:
+        """Several numbers at once."""
+        position = self._position
+        after = position + layout.size
+        if after > self._end:
+            field, size, left = layout.missing(self._end - position)
+            raise MalformedMessage(f"{self._where}: {field} needs {size} octets, {left} left")
+        self._position = after
+        return layout.unpack_from(self._buffer, position)
 
     def octets(self, field: str, count: int) -> bytes:
         """Exactly `count` octets."""

@@ -7,6 +7,8 @@ from openmoat.ike.wire.payloads import (
     MAX_DELETED_SPIS,
     MAX_NONCE,
     MAX_NOTIFY_DATA,
+    MAX_REMEMBERED_BODIES,
+    MAX_REMEMBERED_BODY,
     MAX_TS_SELECTORS,
     MAX_VENDOR_ID,
     Delete,
@@ -14,6 +16,7 @@ from openmoat.ike.wire.payloads import (
     Notify,
     Payload,
     TsInitiator,
+    parse_common,
     parse_payload,
 )
 from openmoat.policy.selectors import TrafficSelector
@@ -144,3 +147,25 @@ def test_a_payload_may_be_as_long_as_its_bound_and_not_one_longer(
     assert parse(kind, body).emit() == body
     with pytest.raises(MalformedMessage, match=fault):
         parse(kind, body + unit)
+
+
+def test_what_many_peers_say_in_the_same_octets_is_read_once() -> None:
+    name = b"\x02\0\0\0portal.example"
+    assert parse(PayloadType.ID_R, name) is parse(PayloadType.ID_R, bytes(bytearray(name)))
+    assert parse(PayloadType.ID_I, name) is not parse(PayloadType.ID_I, name)
+    assert parse(PayloadType.ID_I, name) != parse(PayloadType.ID_R, name)
+
+
+def test_peers_that_never_say_the_same_twice_take_no_more_memory_than_the_bound() -> None:
+    for number in range(MAX_REMEMBERED_BODIES + 10):
+        parse(PayloadType.ID_R, b"\x02\0\0\0" + f"n{number}.example".encode())
+    long = b"\x02\0\0\0" + b"n" * (MAX_REMEMBERED_BODY - 3)
+    misses = parse_common.cache_info().misses
+    assert parse(PayloadType.ID_R, long) is not parse(PayloadType.ID_R, long)
+    assert (parse_common.cache_info().misses, parse_common.cache_info().currsize) == (misses, MAX_REMEMBERED_BODIES)
+
+
+def test_a_payload_that_is_refused_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(MalformedMessage, match="start port needs 2 octets"):
+            parse(PayloadType.TS_I, bytes.fromhex("01000000 07000005 00"))
