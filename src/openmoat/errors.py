@@ -4,7 +4,6 @@ The family says whose fault it is; the class says what can be done about it; the
 *where: what: bound or choice, what came*. The IKE protocol errors, which carry a notify to send, are in `ike.errors`.
 """
 
-import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,7 +40,9 @@ class Secret(bytes):
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, (bytes, bytearray)) and hmac.compare_digest(bytes(self), bytes(other))
+        from hmac import compare_digest  # loads OpenSSL, which a command that only asks moatd never needs
+
+        return isinstance(other, (bytes, bytearray)) and compare_digest(bytes(self), bytes(other))
 
     def __ne__(self, other: object) -> bool:
         return not self == other

@@ -7,9 +7,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import typer
-from typer.core import TyperGroup
 
 from openmoat.cli.common import ExitCode
 from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS
@@ -58,8 +57,8 @@ def test_every_request_of_the_control_socket_is_documented() -> None:
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Each command that does something, by its whole name."""
-    if isinstance(command, TyperGroup):
-        context = typer.Context(command)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
         for word in command.list_commands(context):
             yield from commands(command.get_command(context, word), f"{name} {word}")
     else:
@@ -68,7 +67,7 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def all_commands() -> Iterator[tuple[str, Any]]:
     """Of the product, then of the laboratory: of its entry points as they are declared, whether it is installed or not."""
-    yield from commands(typer.main.get_command(app), "moat")
+    yield from commands(app, "moat")
     for name, value in entry_points().items():
         yield from commands(EntryPoint(name, value, EXTENSIONS).load()(), f"moat {name}")
 

@@ -75,6 +75,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "system": frozenset(),
     "control": frozenset({"h11", "msgspec"}),
     "daemon": frozenset({"dns", "h11", "msgspec"}),
+    "cli": frozenset({"click", "msgspec"}),
 }
 
 

@@ -1,32 +1,38 @@
-"""What the commands share: exit codes, options, a client, and how replies and errors are shown."""
+"""What the commands share: the form of their help, exit codes, options, a client, and how replies and errors are shown."""
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+import click
 
 from openmoat.errors import ControlError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from openmoat.control.client import Client
     from openmoat.control.messages import Message
 
 __all__ = [
     "EXIT_HELP",
     "Call",
+    "Command",
+    "ConnectionName",
     "ExitCode",
-    "Json",
-    "Name",
+    "Group",
     "asking",
     "become_root",
     "complete_connection",
     "daemon_answers",
     "default_socket",
+    "end",
     "fail",
+    "json_option",
     "print_json_or_text",
     "show",
 ]
@@ -43,21 +49,90 @@ class ExitCode(IntEnum):
     NO_DAEMON = 3
     """Nobody answers on the control socket."""
     FAULTY = 4
-    """The configuration has faults."""
+    """The configuration has errors."""
     NOT_UP = 5
     """The connection that was asked for is not up."""
 
 
 EXIT_HELP = (
-    "Exit codes: 0 done; 1 refused; 2 wrong command line; 3 no moatd answers; 4 faults in the configuration;"
-    " 5 the connection asked for is not up."
+    "Exit codes: 0 done; 1 refused; 2 wrong command line; 3 no moatd answers; 4 errors in the configuration;"
+    " 5 the connection is not up."
 )
+INTERRUPTED = 130
+"""As the shell says of a command ended by Ctrl-C."""
+
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+"""Of each command: `--help` shows defaults."""
+
+
+class Command(click.Command):
+    """Its help ends with examples and the exit codes."""
+
+    def __init__(self, name: str | None, *, examples: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**SETTINGS, **kwargs.get("context_settings", {})}
+        super().__init__(name, **kwargs)
+        self.examples = examples or {}
+        """Command line to what it does."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Below the options."""
+        write_examples(self.examples, formatter)
+        formatter.write_paragraph()
+        formatter.write_text(self.epilog or EXIT_HELP)
+
+
+class Group(click.Group):
+    """Shows its commands in the order of the file."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**SETTINGS, **kwargs.get("context_settings", {})}
+        super().__init__(name, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command that there is not is refused with the nearest of those that there are."""
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not ctx.resilient_parsing and not name.startswith("-"):
+            raise click.exceptions.NoSuchCommand(name, possibilities=self.list_commands(ctx), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+def write_examples(examples: Mapping[str, str], formatter: click.HelpFormatter) -> None:
+    """One line each."""
+    rows: Sequence[tuple[str, str]] = list(examples.items())
+    if rows:
+        with formatter.section("Examples"):
+            formatter.write_dl(rows)
 
 
 class Call:
     """Options of every command, kept for the command that runs."""
 
     socket = ""
+
+
+class ConnectionName(click.ParamType[str]):
+    """The name of a connection, which the shell completes."""
+
+    name = "connection"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem[Any]]":
+        """Those that begin so, of the daemon whose socket the command line names."""
+        from click.shell_completion import CompletionItem
+
+        Call.socket = ctx.find_root().params.get("socket") or default_socket()
+        return [CompletionItem(name) for name in complete_connection(incomplete)]
 
 
 def complete_connection(incomplete: str) -> list[str]:
@@ -72,8 +147,9 @@ def complete_connection(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-Name = Annotated[str, typer.Argument(help="Name of a connection.", autocompletion=complete_connection)]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")]
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, with the name of its schema."
+)
 
 
 def become_root() -> str:
@@ -98,7 +174,7 @@ def asking(*, as_json: bool) -> "Iterator[Client]":
         codes = {"no-daemon": ExitCode.NO_DAEMON, "bad-reply": ExitCode.NO_DAEMON, "configuration": ExitCode.FAULTY}
         fail(codes.get(error.code, ExitCode.REFUSED), error, as_json=as_json)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None  # as the shell says of a command ended by Ctrl-C
+        end(INTERRUPTED)
 
 
 def show(message: "Message", text: str, *, as_json: bool) -> None:
@@ -124,10 +200,16 @@ def daemon_answers() -> str | None:
 
 
 def fail(code: ExitCode, error: ControlError, *, as_json: bool) -> NoReturn:
-    """End with an error: what, and what to do."""
+    """End with an error: what, and what to do. A hint that asks something belongs to the sentence: did you mean ...?"""
     if as_json:
         fields = {"schema": "moat.error/1", "code": error.code, "text": str(error), "hint": error.hint}
         print(json.dumps(fields))
     else:
-        typer.echo(f"moat: {error}" + (f"\nnext: {error.hint}" if error.hint else ""), err=True)
-    raise typer.Exit(code)
+        hint = f". {error.hint}" if error.hint.endswith("?") else f"\nnext: {error.hint}" if error.hint else ""
+        print(f"moat: {error}{hint}", file=sys.stderr)
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """End the command with this exit code."""
+    raise click.exceptions.Exit(code)

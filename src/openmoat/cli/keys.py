@@ -6,11 +6,11 @@ import os
 import secrets
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import typer
+import click
 
-from openmoat.cli.common import ExitCode, fail
+from openmoat.cli.common import ExitCode, Group, fail, json_option
 from openmoat.crypto.keys import (
     MAX_KEY_FILE,
     KeyKind,
@@ -30,7 +30,7 @@ from openmoat.errors import ControlError, CryptoError
 
 __all__ = ["PSK_SIZE", "Kind", "app"]
 
-app = typer.Typer(name="keys", help="Keys and shared secrets of this side.", no_args_is_help=True)
+app = Group(name="keys", help="Make and show keys and pre-shared keys.", no_args_is_help=True)
 
 PSK_SIZE = 32
 """Octets of chance in a shared secret; its file holds them in base64."""
@@ -45,17 +45,27 @@ class Kind(Enum):
     PSK = "psk"
 
 
-@app.command("generate")
-def generate_key(
-    file: Annotated[Path, typer.Argument(help="File to make; it must not exist yet.")],
-    kind: Annotated[Kind, typer.Option(help="Kind of key; psk makes a shared secret.")] = Kind.ED25519,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
+@app.command(
+    name="generate",
+    examples={
+        "moat keys generate moat.key": "a private key; prints its public half",
+        "moat keys generate office.psk --kind psk": "a pre-shared key, for both sides",
+    },
+)
+@click.argument("file", type=click.Path(path_type=Path), help="File to make; it must not exist yet.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    default=Kind.ED25519.value,
+    help="Kind of key; psk makes a pre-shared key.",
+)
+@json_option
+def generate_key(file: Path, kind: str, as_json: bool) -> None:
     """Make a private key, or a shared secret.
 
     Only its owner can read the file.
     """
-    if kind is Kind.PSK:
+    if kind == Kind.PSK.value:
         _write(file, base64.b64encode(secrets.token_bytes(PSK_SIZE)) + b"\n", as_json=as_json)
         if as_json:
             print(json.dumps({"schema": "moat.key/1", "file": str(file), "kind": "psk"}))
@@ -63,17 +73,22 @@ def generate_key(
             print(f"{file}: a shared secret")
             print("copy it to the other side where nobody can read along; both name it with: psk")
         return
-    key = generate(KeyKind(kind.value))
+    key = generate(KeyKind(kind))
     _write(file, private_pem(key), as_json=as_json)
     _show(file, spki_of(key), as_json=as_json)
 
 
-@app.command("show")
-def show_key(
-    file: Annotated[Path, typer.Argument(help="Private key, public key or certificate.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    pem: Annotated[bool, typer.Option("--pem", help="The public key in PEM and nothing else.")] = False,
-) -> None:
+@app.command(
+    name="show",
+    examples={
+        "moat keys show moat.key": "the line for the other side",
+        "moat keys show moat.key --pem": "for a router that takes PEM",
+    },
+)
+@click.argument("file", type=click.Path(path_type=Path), help="Private key, public key or certificate.")
+@json_option
+@click.option("--pem", is_flag=True, help="Print the public key in PEM and nothing else.")
+def show_key(file: Path, as_json: bool, pem: bool) -> None:
     """Show the public half of a key.
 
     Its kind, its fingerprint, and the line that the other side needs.

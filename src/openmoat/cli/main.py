@@ -8,22 +8,21 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from openmoat.cli.common import (
-    EXIT_HELP,
     Call,
+    ConnectionName,
     ExitCode,
-    Json,
-    Name,
     asking,
     become_root,
-    complete_connection,
     daemon_answers,
     default_socket,
+    end,
     fail,
+    json_option,
     print_json_or_text,
     show,
 )
@@ -40,34 +39,35 @@ POLL_SECONDS = 0.25
 UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What may happen to output where it is sent."""
 
-app = typer.Typer(
-    name="moat",
-    cls=MoatGroup,
-    help="IPsec tunnels of this host: what is, why, and what to do next.",
-    epilog=EXIT_HELP,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+connection_argument = click.argument("connection", type=ConnectionName(), help="Name of a connection.")
 
 
-@app.callback()
-def common(
-    socket: Annotated[
-        str, typer.Option(envvar="MOAT_SOCKET", help="Control socket of moatd.", show_default=False)
-    ] = "",
-) -> None:
-    """Keep what all commands share."""
+@click.group(name="moat", cls=MoatGroup, no_args_is_help=True)
+@click.option("--socket", envvar="MOAT_SOCKET", show_envvar=True, help="Control socket of moatd.", metavar="PATH")
+@click.option("--version", "shows_version", is_flag=True, help="Show the version of moat and exit.")
+def app(socket: str | None, shows_version: bool) -> None:
+    """Set up, watch and repair the IPsec tunnels of this host."""
     Call.socket = socket or default_socket()
+    if shows_version:
+        from openmoat import __version__
+
+        print(f"moat {__version__}")
+        end(ExitCode.OK)
 
 
-@app.command(epilog=EXIT_HELP)
-def up(
-    connection: Name,
-    wait: Annotated[float, typer.Option(help="Seconds to wait until it is up; 0 does not wait.", min=0.0)] = 30.0,
-    as_json: Json = False,
-) -> None:
-    """Begin a connection, and say what came of it."""
+@app.command(
+    examples={
+        "moat up office": "start it and wait until it is up",
+        "moat up office --wait 0": "start it and return at once",
+    }
+)
+@connection_argument
+@click.option(
+    "--wait", default=30.0, type=click.FloatRange(min=0), metavar="SECONDS", help="Seconds to wait; 0 does not wait."
+)
+@json_option
+def up(connection: str, wait: float, as_json: bool) -> None:
+    """Start a connection and report the result."""
     began = time.time()
     with asking(as_json=as_json) as client:
         done = client.up(connection)
@@ -78,27 +78,32 @@ def up(
     show_connection(status, as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def down(connection: Name, as_json: Json = False) -> None:
-    """End a connection and keep it down.
+@app.command(examples={"moat down office": "stop it"})
+@connection_argument
+@json_option
+def down(connection: str, as_json: bool) -> None:
+    """Stop a connection and keep it down.
 
-    It stays down over reloads, until `moat up` or until its configuration changes.
+    It stays down, also after a reload, until `moat up` or until its configuration changes.
     """
     with asking(as_json=as_json) as client:
         done = client.down(connection)
     show(done, done.text, as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def status(
-    connection: Annotated[
-        str | None, typer.Argument(help="One connection, in detail.", autocompletion=complete_connection)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """What is, since when, why, and the next command.
+@app.command(
+    examples={
+        "moat status": "all connections; those with a problem come first",
+        "moat status office": "one connection, and why its last negotiation failed",
+        "moat status office --json": "the same for a script; exit code 5: not up",
+    }
+)
+@click.argument("connection", type=ConnectionName(), required=False, help="Show this connection in detail.")
+@json_option
+def status(connection: str | None, as_json: bool) -> None:
+    """Show what is up, what is not, why, and what to do.
 
-    Of one connection also why its last negotiation failed: what came, and the nearest connections.
+    For one connection also why its last negotiation failed: what was received, and which connection came closest.
     """
     from openmoat.cli.screens import status_screen
 
@@ -113,9 +118,10 @@ def status(
         show(whole, status_screen(whole), as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def connections(as_json: Json = False) -> None:
-    """All connections, one line each."""
+@app.command(examples={"moat connections --json | jq '.connections[].state'": "for a script"})
+@json_option
+def connections(as_json: bool) -> None:
+    """List all connections, one line each."""
     from openmoat.cli.screens import connections_screen
 
     with asking(as_json=as_json) as client:
@@ -123,11 +129,12 @@ def connections(as_json: Json = False) -> None:
     show(found, connections_screen(found, time.time()), as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def events(as_json: Json = False) -> None:
-    """Follow what happens, until you end it.
+@app.command(examples={"moat events": "follow until Ctrl-C", "moat events --json": "one object a line"})
+@json_option
+def events(as_json: bool) -> None:
+    """Print log entries as they are made.
 
-    With --json one object a line.
+    It goes on until it is interrupted or moatd stops.
     """
     from openmoat.cli.screens import entry_line
 
@@ -136,14 +143,13 @@ def events(as_json: Json = False) -> None:
             print(entry.to_json().decode() if as_json else entry_line(entry), flush=True)
 
 
-@app.command(epilog=EXIT_HELP)
-def log(
-    last: Annotated[int, typer.Option(help="How many of the newest lines.", min=1, max=1000)] = 50,
-    as_json: Json = False,
-) -> None:
-    """What happened lately.
+@app.command(examples={"moat log --last 200": "the 200 newest entries"})
+@click.option("--last", default=50, type=click.IntRange(1, 1000), metavar="N", help="How many entries.")
+@json_option
+def log(last: int, as_json: bool) -> None:
+    """Show recent log entries.
 
-    Older lines are in the journal of the system.
+    Older ones are in the journal of the system: journalctl --unit moatd.
     """
     from openmoat.cli.screens import entry_line
 
@@ -152,11 +158,12 @@ def log(
     show(found, "\n".join(entry_line(entry) for entry in found.entries), as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def reload(as_json: Json = False) -> None:
+@app.command(name="reload", examples={"moat check && moat reload": "check the configuration, then use it"})
+@json_option
+def reload_(as_json: bool) -> None:
     """Read the configuration again.
 
-    What did not change is not touched.
+    What has not changed is not touched. Where the configuration has an error, nothing is changed.
     """
     from openmoat.cli.screens import reloaded_screen
 
@@ -165,13 +172,13 @@ def reload(as_json: Json = False) -> None:
     show(reloaded, reloaded_screen(reloaded), as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def cleanup(
-    force: Annotated[bool, typer.Option("--force", help="Also while moatd answers.")] = False, as_json: Json = False
-) -> None:
-    """Remove what a stopped moatd left behind.
+@app.command(examples={"systemctl stop moatd; moat cleanup": "let protected traffic leave unencrypted again"})
+@click.option("--force", is_flag=True, help="Also while moatd is running.")
+@json_option
+def cleanup(force: bool, as_json: bool) -> None:
+    """Remove what a stopped moatd left behind (root).
 
-    Routes, rules and firewall entries that keep protected traffic from leaving in clear stay until then.
+    Its routes, rules and firewall entries keep protected traffic from leaving unencrypted until then.
     """
     from openmoat.system.reconcile import Reconciler
 
@@ -184,14 +191,15 @@ def cleanup(
         fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), become_root()), as_json=as_json)
     print_json_or_text(
         {"schema": "moat.cleanup/1", "written": done.written, "settings": list(done.settings)},
-        "\n".join([f"{done.written} changes; protected traffic is no longer held back", *done.settings]),
+        "\n".join([f"{done.written} changes; protected traffic is no longer blocked", *done.settings]),
         as_json=as_json,
     )
 
 
-@app.command(epilog=EXIT_HELP)
-def version(as_json: Json = False) -> None:
-    """Versions of moat and of the moatd that answers."""
+@app.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Show the versions of moat and of the running moatd."""
     from openmoat import __version__
 
     daemon = daemon_answers()
@@ -199,14 +207,18 @@ def version(as_json: Json = False) -> None:
     print_json_or_text(fields, f"moat {__version__}, moatd {daemon or 'does not answer'}", as_json=as_json)
 
 
-@app.command(epilog=EXIT_HELP)
-def check(
-    file: Annotated[str, typer.Argument(help="Configuration to read.")] = "/etc/openmoat/moat.toml",
-    as_json: Json = False,
-) -> None:
-    """Read a configuration and tell all its faults.
+@app.command(
+    examples={
+        "moat check": "the configuration of this host",
+        "moat check ./moat.toml": "another file",
+    }
+)
+@click.argument("file", default="/etc/openmoat/moat.toml", help="Configuration to read.")
+@json_option
+def check(file: str, as_json: bool) -> None:
+    """Check a configuration and report all errors.
 
-    It is read as moatd would, with all files that it names. Nothing is changed.
+    It is read as moatd would read it, with all files that it names. Nothing is changed.
     """
     from openmoat.cli.init import USER
     from openmoat.cli.reader import reading_as
@@ -218,31 +230,36 @@ def check(
     except ConfigError as error:
         faults = [{"file": fault.file, "line": fault.line, "text": fault.text} for fault in error.faults]
         number = len(faults)
-        text = f"{error}\n{number} fault{'s' if number > 1 else ''}"
+        text = f"{error}\n{number} error{'s' if number > 1 else ''}"
         print_json_or_text({"schema": "moat.check/1", "ok": False, "faults": faults}, text, as_json=as_json)
-        raise typer.Exit(ExitCode.FAULTY) from None
+        end(ExitCode.FAULTY)
     names = sorted(found.connections)
-    text = f"{file}: no faults; {len(names)} connection{'s' if len(names) != 1 else ''}"
+    text = f"{file}: no errors; {len(names)} connection{'s' if len(names) != 1 else ''}"
     print_json_or_text(
         {"schema": "moat.check/1", "ok": True, "faults": [], "connections": names}, text, as_json=as_json
     )
 
 
-@app.command(epilog=EXIT_HELP)
-def init(
-    directory: Annotated[Path, typer.Option(help="Where configuration and key go.", readable=False)] = Path(
-        "/etc/openmoat"
-    ),
-    identity: Annotated[str, typer.Option(help="Who this host says it is; its full name by default.")] = "",
-    unit: Annotated[str, typer.Option(help="Unit file for systemd; empty makes none.")] = (
-        "/etc/systemd/system/moatd.service"
-    ),
-    users: Annotated[bool, typer.Option(help="Make the user moatd and the group moat.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Make this host ready for moatd.
+@app.command(
+    examples={
+        "moat init": "with the full name of this host as its identity",
+        "moat init --identity gw.example": "with another identity",
+    }
+)
+@click.option(
+    "--directory",
+    default=Path("/etc/openmoat"),
+    type=click.Path(path_type=Path),
+    help="Where the configuration and the key go.",
+)
+@click.option("--identity", default="", help="Identity of this host; its full name by default.")
+@click.option("--unit", default="/etc/systemd/system/moatd.service", help="Unit file for systemd; empty makes none.")
+@click.option("--users/--no-users", default=True, help="Make the user moatd and the group moat.")
+@json_option
+def init(directory: Path, identity: str, unit: str, users: bool, as_json: bool) -> None:
+    """Prepare this host for moatd (root).
 
-    User and groups, a key, a first configuration and the systemd unit, where they are not there yet.
+    Makes the user and the groups, a key, a first configuration and the systemd unit, each only where it is missing.
     """
     from openmoat.cli.init import initialize
 
@@ -250,31 +267,59 @@ def init(
         done = initialize(directory, Path(unit) if unit else None, identity, with_users=users)
     except SystemFault as error:
         fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), become_root()), as_json=as_json)
+    start = "systemctl enable --now moatd" if unit else f"moatd --config {directory}/moat.toml"
     lines = [
         *(done.steps or ("everything was there already",)),
         *(f"warning: {warning}" for warning in done.warnings),
         f'the other side needs, as its peer: identity = "{done.identity}"',
         f'                                   key = "{done.public_key}"',
-        f"next: write a connection into {directory}/moat.toml, then: systemctl enable --now moatd",
+        f"next: write a connection into {directory}/moat.toml, then: {start}",
     ]
     fields = {"schema": "moat.init/1", "steps": done.steps, "identity": done.identity, "key": done.public_key}
     fields["warnings"] = done.warnings
     print_json_or_text(fields, "\n".join(lines), as_json=as_json)
 
 
+@app.command(
+    examples={
+        "moat completion bash > /etc/bash_completion.d/moat": "for all users of bash",
+        'eval "$(moat completion zsh)"': "for this zsh",
+    }
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), help="For which shell.")
+def completion(shell: str) -> None:
+    """Print a completion script for a shell.
+
+    It completes commands, options and the names of connections.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is not None:
+        print(found(app, {}, "moat", "_MOAT_COMPLETE").source())
+
+
+@app.command(name="help", examples={"moat help mtu probe": "the same as: moat mtu probe --help"})
+@click.argument("command", nargs=-1, help="Command to explain; none: all of them.")
+@click.pass_context
+def help_(context: click.Context, command: tuple[str, ...]) -> None:
+    """Explain a command."""
+    app.main([*command, "--help"], prog_name=context.find_root().info_name, standalone_mode=False)
+
+
 def main() -> None:
     """Entry point of the command `moat`."""
     try:
         try:
-            app()
+            app(prog_name="moat")
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        if error.errno != errno.EPIPE:  # whoever reads has seen enough
-            typer.echo(f"moat: output: {error.strerror}", err=True)
+        if error.errno != errno.EPIPE:  # a reader that is gone has seen enough
+            click.echo(f"moat: output: {error.strerror}", err=True)
         # What is left in the buffer cannot be written at the end either.
         os._exit(ExitCode.REFUSED)
 
@@ -284,7 +329,7 @@ def wait_until_up(client: "Client", name: str, began: float, wait: float) -> "Co
     while True:
         found = client.connection(name)
         has_failed = found.failure is not None and found.failure.at >= began
-        if found.state.value in {"up", "rekeying"} or has_failed or time.time() >= began + wait:
+        if found.is_up or has_failed or time.time() >= began + wait:
             return found
         time.sleep(POLL_SECONDS)
 
@@ -294,5 +339,5 @@ def show_connection(found: "ConnectionStatus", *, as_json: bool) -> None:
     from openmoat.cli.screens import connection_screen
 
     show(found, connection_screen(found, time.time()), as_json=as_json)
-    if found.state.value not in {"up", "rekeying"}:
-        raise typer.Exit(ExitCode.NOT_UP)
+    if not found.is_up:
+        end(ExitCode.NOT_UP)

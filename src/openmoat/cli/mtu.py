@@ -5,11 +5,11 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from openmoat.cli.common import ExitCode, asking, fail
+from openmoat.cli.common import ConnectionName, ExitCode, Group, asking, end, fail, json_option
 from openmoat.errors import ControlError
 from openmoat.mtu.explain import Explanation, Packet
 from openmoat.mtu.explain import explain as explain_packet
@@ -20,11 +20,8 @@ from openmoat.mtu.table import OUTER_SIZES, Row
 if TYPE_CHECKING:
     from openmoat.control.messages import ChildSizes, ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 
-app = typer.Typer(name="mtu", help="Sizes of packets in tunnels.")
-
 __all__ = ["app", "sizes_lines", "table_screen"]
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")]
 PASSAGE = {None: "IP fragments not tried", True: "IP fragments pass", False: "IP fragments are lost"}
 LEARNED = {
     "base": "assumed, as of every path",
@@ -40,16 +37,15 @@ MIN_OUTER = 576
 MAX_OUTER = 65_535
 
 
-@app.callback()
-def mtu() -> None:
-    """Sizes of packets in tunnels."""
+app = Group(name="mtu", help="Show and find out packet sizes.")
 
 
-@app.command("show")
-def show(
-    connection: Annotated[str | None, typer.Argument(help="One connection; otherwise all that are up.")] = None,
-    as_json: AsJson = False,
-) -> None:
+@app.command(
+    examples={"moat mtu": "all connections that are up", "moat mtu office": "one of them"},
+)
+@click.argument("connection", type=ConnectionName(), required=False, help="One connection; otherwise all that are up.")
+@json_option
+def show(connection: str | None, as_json: bool) -> None:
     """Sizes in use, and how they were learned.
 
     How large outer packets are, since when that is known, and what became of inner ones.
@@ -70,12 +66,13 @@ def show(
         _end_if_not_up(found[0])
 
 
-@app.command("probe")
-def probe(
-    connection: Annotated[str, typer.Argument(help="Name of a connection.")],
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the end.", min=0.0)] = 60.0,
-    as_json: AsJson = False,
-) -> None:
+@app.command(examples={"moat mtu probe office": "until the search is complete"})
+@click.argument("connection", type=ConnectionName(), help="Name of a connection.")
+@click.option(
+    "--wait", default=60.0, type=click.FloatRange(min=0), metavar="SECONDS", help="Seconds to wait for the end."
+)
+@json_option
+def probe(connection: str, wait: float, as_json: bool) -> None:
     """Find out now what the paths of a connection carry.
 
     Larger sizes than the one in use are tried, else that one is confirmed; then whether IP fragments pass.
@@ -171,21 +168,25 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
             yield f"           {title}: {', '.join(f'{word} {number}' for word, number in sorted(counts.items()))}"
 
 
-@app.command("explain")
-def explain(
-    connection: Annotated[str, typer.Argument(help="Name of a connection that is up.")],
-    size: Annotated[int, typer.Argument(help="Octets of an inner IP packet.", min=IP_HEADER[4], max=MAX_PACKET)],
-    df: Annotated[bool, typer.Option("--df", help="Its sender forbids to fragment it.")] = False,
-    ipv6: Annotated[bool, typer.Option("--ipv6", help="An IPv6 packet, which only its sender fragments.")] = False,
-    as_json: AsJson = False,
-) -> None:
+@app.command(
+    examples={
+        "moat mtu explain office 1500": "an IPv4 packet that may be fragmented",
+        "moat mtu explain office 1500 --df": "one that may not",
+    }
+)
+@click.argument("connection", type=ConnectionName(), help="Name of a connection that is up.")
+@click.argument("size", type=click.IntRange(IP_HEADER[4], MAX_PACKET), help="Octets of an inner IP packet.")
+@click.option("--df", is_flag=True, help="The packet has DF set: it must not be fragmented.")
+@click.option("--ipv6", is_flag=True, help="An IPv6 packet, which only its sender fragments.")
+@json_option
+def explain(connection: str, size: int, df: bool, ipv6: bool, as_json: bool) -> None:
     """Tell what becomes of a packet of some size, and why.
 
     Shows each rung of the ladder, and which one acts.
     """
     packet = Packet(6 if ipv6 else 4, size, df or ipv6)
     if size < IP_HEADER[packet.version]:
-        raise typer.BadParameter(
+        raise click.BadParameter(
             f"the header of IPv6 alone has {IP_HEADER[6]} octets, {size} came", param_hint="'size'"
         )
     with asking(as_json=as_json) as client:
@@ -202,7 +203,7 @@ def explain(
 def _end_if_not_up(connection: "ConnectionStatus") -> None:
     """A template counts as up while any peer of it is here."""
     if not any(peer.ike is not None for peer in connection.peers):
-        raise typer.Exit(ExitCode.NOT_UP)
+        end(ExitCode.NOT_UP)
 
 
 def explanations(connection: "ConnectionStatus", packet: Packet) -> Iterator[tuple[str, str, Explanation]]:
@@ -240,19 +241,17 @@ def explanation_lines(connection: "ConnectionStatus", packet: Packet) -> Iterato
         yield f"and {len(connection.peers) - MAX_SHOWN} more peers"
 
 
-@app.command("table")
-def table(
-    outer: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Octets of the outer packet; give it again for more rows.",
-            min=MIN_OUTER,
-            max=MAX_OUTER,
-            show_default=", ".join(map(str, OUTER_SIZES)),
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@app.command(examples={"moat mtu table --outer 1492 --outer 1280": "for these two sizes of outer packets"})
+@click.option(
+    "--outer",
+    multiple=True,
+    type=click.IntRange(MIN_OUTER, MAX_OUTER),
+    metavar="OCTETS",
+    default=OUTER_SIZES,
+    help="Octets of the outer packet; give it again for more rows.",
+)
+@json_option
+def table(outer: tuple[int, ...], as_json: bool) -> None:
     """What each suite leaves of an outer packet, computed.
 
     Largest inner packet in plain tunnel mode, and the TCP segments (MSS) that fit into it.
@@ -262,21 +261,26 @@ def table(
 
     suites = [EspSuite(aead, None) for aead in AEADS]
     suites += [EspSuite(cipher, integrity) for cipher in CIPHERS for integrity in INTEGRITIES]
-    rows = list(overhead_table(suites, outer or OUTER_SIZES))
+    rows = list(overhead_table(suites, outer))
     if as_json:
         print(json.dumps({"schema": "moat.mtu-table/1", "rows": [asdict(row) for row in rows]}))
     else:
         print(table_screen(rows))
 
 
-@app.command("survey")
-def survey(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST", help="Servers, by name or IPv4 address.")],
-    port: Annotated[int, typer.Option(help="Of TCP; what answers there is asked by HTTP.", min=1, max=65_535)] = 80,
-    page: Annotated[str, typer.Option(help="What to ask for: the larger, the better.")] = "/",
-    size: Annotated[int, typer.Option(help="Octets of the largest packet that is let in.", min=576, max=1499)] = 1280,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
-) -> None:
+@app.command(examples={"moat mtu survey www.example.org": "ask one server for its largest packets"})
+@click.argument("hosts", metavar="HOST...", nargs=-1, required=True, help="Servers, by name or IPv4 address.")
+@click.option("--port", default=80, type=click.IntRange(1, 65_535), metavar="PORT", help="TCP port of an HTTP server.")
+@click.option("--page", default="/", help="Page to ask for: the larger, the better.")
+@click.option(
+    "--size",
+    default=1280,
+    type=click.IntRange(576, 1499),
+    metavar="OCTETS",
+    help="Octets of the largest packet that is let in.",
+)
+@json_option
+def survey(hosts: tuple[str, ...], port: int, page: str, size: int, as_json: bool) -> None:
     """Tell how servers deal with too large packets (root).
 
     It takes up to a minute. Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
@@ -285,7 +289,7 @@ def survey(
     from openmoat.diag.survey import survey_all
 
     try:
-        rows = survey_all(hosts, port, page, size)
+        rows = survey_all(list(hosts), port, page, size)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         denied = ControlError("not-permitted", text, "become root; a survey also needs nft")

@@ -290,6 +290,11 @@ class ConnectionStatus(Message, frozen=True, kw_only=True, tag="moat.connection/
     failure: Failure | None = None
     """The last failure; only where one connection was asked for."""
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it carries traffic now."""
+        return self.state in {ConnectionState.UP, ConnectionState.REKEYING}
+
 
 class Connections(Message, frozen=True, kw_only=True, tag="moat.connections/1"):
     """All connections, by name."""

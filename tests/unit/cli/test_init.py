@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from openmoat.cli.init import hidden_from_unit, initialize
 from openmoat.cli.main import app

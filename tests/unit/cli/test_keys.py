@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import Encoding
-from typer.testing import CliRunner
 
 from openmoat.cli.keys import app
 from openmoat.crypto.keys import (

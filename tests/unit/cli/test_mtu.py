@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from msgspec import convert
-from typer.testing import CliRunner
 
 from openmoat.cli.common import ExitCode
 from openmoat.cli.main import app

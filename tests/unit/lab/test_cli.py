@@ -3,21 +3,21 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
 from openmoat.cli.common import ExitCode
 from openmoat_lab.cli.bench import app as bench
 from openmoat_lab.cli.lab import app as lab
 
 
-def moat(app: typer.Typer, *arguments: str) -> Result:
+def moat(app: click.Command, *arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
 @pytest.mark.parametrize("app", [bench, lab], ids=["bench", "lab"])
-def test_help_tells_what_there_is(app: typer.Typer) -> None:
+def test_help_tells_what_there_is(app: click.Command) -> None:
     done = moat(app, "--help")
     assert done.exit_code == 0
     assert ("Exit codes: 0 done; 1 refused" in done.output) or ("Commands:" in done.output)

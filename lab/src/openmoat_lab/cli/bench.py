@@ -2,36 +2,44 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
 
-import typer
+import click
 
-from openmoat.cli.common import EXIT_HELP, ExitCode, Json, fail
+from openmoat.cli.common import Command, ExitCode, fail, json_option
 from openmoat.errors import ControlError
 
 __all__ = ["app", "command"]
 
-app = typer.Typer(name="bench", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-
-def command() -> Any:
+def command() -> click.Command:
     """The command, for the group `openmoat.commands` of entry points."""
-    return typer.main.get_command(app)
+    return app
 
 
-@app.command("bench", epilog=EXIT_HELP)
-def measure(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The main rows and some handshakes, in three minutes.")
-    ] = False,
-    work: Annotated[list[str] | None, typer.Option(help="What is done, by name or beginning: udp-64, tcp.")] = None,
-    subject: Annotated[
-        list[str] | None, typer.Option(help="Who is measured; everybody who is here by default.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="How often each takes its turn.", min=1)] = 3,
-    seconds: Annotated[int, typer.Option(help="Of one transfer.", min=1)] = 2,
-    svg: Annotated[Path | None, typer.Option(help="Draw the main rows into this file.")] = None,
-    as_json: Json = False,
+@click.command(
+    "bench",
+    cls=Command,
+    examples={
+        "moat bench --quick": "the main rows",
+        "moat bench --work handshakes --json": "one kind of work, for a script",
+    },
+)
+@click.option("--quick", is_flag=True, help="The main rows and some handshakes, in three minutes.")
+@click.option("--work", multiple=True, help="What is done, by name or beginning: udp-64, tcp.")
+@click.option("--subject", multiple=True, help="Who is measured; everybody who is here by default.")
+@click.option("--rounds", default=3, type=click.IntRange(1), help="How often each takes its turn.")
+@click.option("--seconds", default=2, type=click.IntRange(1), help="Of one transfer.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the main rows into this file.")
+@json_option
+def app(  # one parameter for each option
+    work: tuple[str, ...],
+    subject: tuple[str, ...],
+    rounds: int,
+    seconds: int,
+    *,
+    quick: bool,
+    svg: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure our tunnel beside those of others (root).
 
@@ -43,14 +51,12 @@ def measure(
     start = time.monotonic()
 
     def say(text: str) -> None:
-        typer.echo(f"{time.monotonic() - start:7.1f} s  {text}", err=True)
+        click.echo(f"{time.monotonic() - start:7.1f} s  {text}", err=True)
 
     if svg and not svg.parent.is_dir():
         missing = ControlError("bad-request", f"{svg}: there is no directory {svg.parent}", "moat bench --help")
         fail(ExitCode.USAGE, missing, as_json=as_json)
-    options = Options(
-        works=tuple(work or ()), subjects=tuple(subject or ()), rounds=rounds, seconds=seconds, is_quick=quick
-    )
+    options = Options(works=work, subjects=subject, rounds=rounds, seconds=seconds, is_quick=quick)
     try:
         report = bench(options, say)
         if svg:

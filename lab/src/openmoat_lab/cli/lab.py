@@ -2,37 +2,33 @@
 
 import json
 import time
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
-import typer
+import click
 
-from openmoat.cli.common import ExitCode, fail
+from openmoat.cli.common import ExitCode, Group, end, fail, json_option
 from openmoat.errors import ControlError
 
 __all__ = ["app", "command"]
 
-app = typer.Typer(
-    name="lab",
-    help="Networks in namespaces on this machine (root).",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-Names = Annotated[list[str] | None, typer.Option(help="Only this; again for more. A wrong name shows all.")]
+app = Group(name="lab", help="Networks in namespaces on this machine (root).", no_args_is_help=True)
 
 
-def command() -> Any:
+def only(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that names what is taken of a list; without it everything is."""
+    return click.option(f"--{name}", multiple=True, help="Only this; again for more. A wrong name shows all.")
+
+
+def command() -> click.Command:
     """The group of commands, for the group `openmoat.commands` of entry points."""
-    return typer.main.get_command(app)
+    return app
 
 
-@app.command("up")
-def up(
-    network: Annotated[str, typer.Argument(help="Which network; `moat lab list` names them.")] = "homes",
-    name: Annotated[str | None, typer.Option(help="Name of the lab: up to 12 lower case letters and digits.")] = None,
-) -> None:
+@app.command(examples={"moat lab up homes": "raise one network", "moat lab down": "take it down again"})
+@click.argument("network", default="homes", help="Which network; `moat lab list` names them.")
+@click.option("--name", help="Name of the lab: up to 12 lower case letters and digits.")
+def up(network: str, name: str | None) -> None:
     """Raise a network and leave it up."""
     from openmoat_lab.namespaces import Lab
     from openmoat_lab.networks import NETWORKS
@@ -51,8 +47,9 @@ def up(
     print(f"end it:      moat lab down {lab.name}")
 
 
-@app.command("list")
-def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+@app.command(name="list")
+@json_option
+def show(as_json: bool) -> None:
     """Show labs that are up, and networks to raise."""
     from openmoat_lab.namespaces import labs
     from openmoat_lab.networks import NETWORKS
@@ -73,26 +70,24 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="One JSON object."
     print(f"networks: {', '.join(NETWORKS)}; raise one: moat lab up NETWORK")
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True})
-def execute(
-    name: Annotated[str, typer.Argument(help="Name of the lab.")],
-    host: Annotated[str, typer.Argument(help="Host of it.")],
-    command: Annotated[list[str] | None, typer.Argument(help="Command; a shell where none is given.")] = None,
-) -> None:
+@app.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("name", help="Name of the lab.")
+@click.argument("host", help="Host of it.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, help="Command; a shell where none is given.")
+def execute(name: str, host: str, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on a host of a lab."""
     from openmoat_lab.namespaces import enter
     from openmoat_lab.processes import LabError
 
     try:
-        enter(name, host, command or [])
+        enter(name, host, list(command))
     except LabError as error:
         _end(str(error))
 
 
-@app.command("down")
-def down(
-    name: Annotated[str | None, typer.Argument(help="Name of the lab; none: every lab whose raiser is gone.")] = None,
-) -> None:
+@app.command()
+@click.argument("name", required=False, help="Name of the lab; none: every lab whose raiser is gone.")
+def down(name: str | None) -> None:
     """Take a lab down: its processes, namespaces and files."""
     from openmoat_lab.namespaces import labs, remove, remove_stale
     from openmoat_lab.processes import LabError
@@ -109,18 +104,17 @@ def down(
         _end(str(error))
 
 
-@app.command("zoo")
-def zoo(
-    path: Names = None,
-    policy: Names = None,
-    server: Annotated[list[str] | None, typer.Option("--class", help="Kind of server; again for more.")] = None,
-    inner: Names = None,
-    outer: Names = None,
-    peer: Names = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The least that shows whether the promise is kept.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the name of its schema.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="The tables as the guide has them.")] = False,
-) -> None:
+@app.command()
+@only("path")
+@only("policy")
+@click.option("--class", "server", multiple=True, help="Kind of server; again for more.")
+@only("inner")
+@only("outer")
+@only("peer")
+@click.option("--quick", is_flag=True, help="The least that shows whether the promise is kept.")
+@json_option
+@click.option("--markdown", "as_markdown", is_flag=True, help="The tables as the guide has them.")
+def zoo(*, quick: bool, as_json: bool, as_markdown: bool, **chosen: tuple[str, ...]) -> None:
     """See which servers are reached through the tunnel.
 
     Kinds of servers, our policies, bad paths outside. Needs root. Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
@@ -132,16 +126,16 @@ def zoo(
     start = time.monotonic()
 
     def say(text: str) -> None:
-        typer.echo(f"{time.monotonic() - start:6.1f} s  {text}", err=True)
+        click.echo(f"{time.monotonic() - start:6.1f} s  {text}", err=True)
 
     try:
         options = Options(
-            paths=path or (),
-            policies=policy or (),
-            servers=server or (),
-            inners=inner or (),
-            outers=outer or (),
-            peers=peer or (),
+            paths=chosen["path"],
+            policies=chosen["policy"],
+            servers=chosen["server"],
+            inners=chosen["inner"],
+            outers=chosen["outer"],
+            peers=chosen["peer"],
             is_quick=quick,
         )
         rows = run(options, say)
@@ -151,7 +145,7 @@ def zoo(
         fail(ExitCode.REFUSED, ControlError("not-permitted", str(error)), as_json=as_json)
     print((to_json if as_json else to_markdown if as_markdown else to_text)(rows))
     if broken(rows):
-        raise typer.Exit(1)
+        end(1)
 
 
 def _end(text: str) -> NoReturn:
