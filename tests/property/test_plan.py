@@ -11,7 +11,7 @@ from msgspec import structs
 
 from openmoat.daemon.host.policies import MAX_TOUCHED, Policies, Protected
 from openmoat.daemon.host.state import host_state, state_change
-from openmoat.mtu.plan import MtuPlan
+from openmoat.mtu.plan import BASE, MtuPlan, Outside
 from openmoat.net import Network
 from openmoat.policy.selectors import Selectors, TrafficSelector
 from openmoat.system import ranges
@@ -119,7 +119,7 @@ def follow(routes: set[Route], sets: dict[str, set[ranges.Range]], todo: PlanCha
 def test_what_comes_goes_and_changes_its_size_gives_the_plan_of_the_whole(
     steps: list[tuple[object, ...]], has_ipv6: bool
 ) -> None:
-    policies = Policies(frozenset())
+    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
     planner = whole(whole_state(policies), has_ipv6)
     for step in (*steps, ("take",)):
         take_step(policies, step)
@@ -141,7 +141,7 @@ def test_what_comes_goes_and_changes_its_size_gives_the_plan_of_the_whole(
 
 @given(STEPS)
 def test_the_touched_prefixes_give_the_state_of_the_whole(steps: list[tuple[object, ...]]) -> None:
-    policies = Policies(frozenset())
+    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
     state = whole_state(policies)
     for step in steps:
         take_step(policies, step)
@@ -161,7 +161,7 @@ def test_the_touched_prefixes_give_the_state_of_the_whole(steps: list[tuple[obje
 
 def portal(sites: int) -> tuple[Policies, Planner]:
     """A template with a wide reserve, and the sites that are here."""
-    policies = Policies(frozenset())
+    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
     policies._reserve("sites", [(selectors("192.0.2.0/24"), selectors("10.0.0.0/12"))])
     for site in range(sites):
         far = selectors(f"10.{site // 250}.{site % 250}.0/25", f"172.{16 + site // 250}.{site % 250}.0/25")
@@ -215,7 +215,7 @@ def test_one_peer_among_many_is_the_work_of_one(step: str, monkeypatch: pytest.M
 
 
 def test_more_than_the_bound_of_touched_prefixes_is_a_matter_for_the_whole() -> None:
-    policies = Policies(frozenset())
+    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
     for site in range(MAX_TOUCHED):
         policies._protect(f"{site}", Protected(selectors("192.0.2.0/24"), selectors(f"10.0.{site}.0/24"), PLAN))
     assert policies.take_touched() is None

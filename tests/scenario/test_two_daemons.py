@@ -44,7 +44,7 @@ class Host:
         await self.daemon.start(configuration)
 
     def state(self) -> ConnectionState:
-        return self.daemon.desk.connection(OTHER[self.name]).state
+        return self.daemon.handlers.connection(OTHER[self.name]).state
 
     def active(self) -> list[int]:
         return [handle for handle, pair in self.backend.pairs.items() if pair.is_active]
@@ -123,7 +123,7 @@ def test_two_daemons_bring_a_connection_up_and_stop_in_order(tmp_path: Path) -> 
             two.portal.backend.raise_flags(other, SaFlag.FIRST_PACKET)
             await two.until(lambda: two.portal.active() == [other])
             assert two.home.state() is two.portal.state() is ConnectionState.UP
-            status = next(two.home.daemon.desk.connections())
+            status = next(two.home.daemon.handlers.connections())
             assert status.peers[0].identity == "portal.example"
         assert two.home.backend.pairs == {}
         assert two.portal.backend.pairs == {}
@@ -135,12 +135,12 @@ def test_down_holds_until_up(tmp_path: Path) -> None:
     async def run() -> None:
         async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
             await two.until(lambda: bool(two.home.active()))
-            two.home.daemon.desk.down("portal")
+            two.home.daemon.handlers.down("portal")
             await two.until(lambda: not two.home.backend.pairs and not two.portal.backend.pairs)
             assert two.home.state() is ConnectionState.STOPPED
-            await two.home.daemon.desired.reload()
+            await two.home.daemon.reloader.reload()
             assert two.home.state() is ConnectionState.STOPPED
-            two.home.daemon.desk.up("portal")
+            two.home.daemon.handlers.up("portal")
             await two.until(lambda: bool(two.home.active()))
             assert two.home.state() is ConnectionState.UP
 
@@ -165,7 +165,7 @@ def test_a_packet_brings_a_trapping_connection_up(tmp_path: Path) -> None:
                 )
             )
             await two.until(lambda: bool(two.home.active()))
-            two.home.daemon.desk.down("portal")
+            two.home.daemon.handlers.down("portal")
             await two.until(lambda: not two.portal.backend.pairs)
             two.home.daemon.core.handle_acquire("portal", "lan", two.home.daemon.driver.clock())
             assert two.home.state() is ConnectionState.STOPPED
@@ -179,10 +179,10 @@ def test_a_key_log_begins_with_a_reload(tmp_path: Path) -> None:
             await two.until(lambda: bool(two.home.active()))
             keys = tmp_path / "keys"
             two.home.configure(f'[daemon]\nkey-log = "{keys}"\n' + record("home", tmp_path, esp="aes128gcm16-noesn"))
-            await two.home.daemon.desired.reload()
+            await two.home.daemon.reloader.reload()
             await two.until(lambda: (tmp_path / "keys.esp").read_text().count("\n") == 2)
-            two.home.daemon.desk.down("portal")
-            two.home.daemon.desk.up("portal")
+            two.home.daemon.handlers.down("portal")
+            two.home.daemon.handlers.up("portal")
             await two.until(lambda: keys.read_text().count("\n") == 1)
 
     asyncio.run(run())
@@ -196,11 +196,11 @@ def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
             extra = record("portal", tmp_path).replace("connections.home", "connections.other")
             extra = extra.replace("10.2.0.0/16", "10.7.0.0/16").replace("10.1.0.0/24", "10.8.0.0/16")
             two.home.configure(record("home", tmp_path) + extra)
-            reloaded = await two.home.daemon.desired.reload()
+            reloaded = await two.home.daemon.reloader.reload()
             assert (reloaded.added, reloaded.unchanged) == (("other",), 1)
             assert two.home.active() == before
             two.home.configure(extra)
-            assert (await two.home.daemon.desired.reload()).removed == ("portal",)
+            assert (await two.home.daemon.reloader.reload()).removed == ("portal",)
             await two.until(lambda: not two.portal.backend.pairs)
 
     asyncio.run(run())
@@ -212,7 +212,7 @@ def test_a_change_that_sas_can_bear_leaves_them_and_is_in_force(tmp_path: Path) 
             await two.until(lambda: bool(two.home.active()))
             [handle] = two.home.active()
             two.home.configure(record("home", tmp_path) + "path-mtu = 1400\nlifetimes.rekey-octets = 12345\n")
-            assert (await two.home.daemon.desired.reload()).changed == {"portal": "live"}
+            assert (await two.home.daemon.reloader.reload()).changed == {"portal": "live"}
             assert two.home.active() == [handle]
             outbound = two.home.backend.pairs[handle].outbound
             assert outbound is not None
@@ -230,7 +230,7 @@ def test_other_algorithms_come_by_a_rekey_without_a_gap(tmp_path: Path) -> None:
             await two.until(lambda: bool(two.home.active()))
             [before] = two.home.active()
             two.home.configure(record("home", tmp_path, esp="chacha20poly1305"))
-            assert (await two.home.daemon.desired.reload()).changed == {"portal": "rekey"}
+            assert (await two.home.daemon.reloader.reload()).changed == {"portal": "rekey"}
             assert before in two.home.backend.pairs
             await two.until(lambda: len(two.home.active()) == 1 and two.home.active() != [before])
             [after] = two.home.active()
@@ -245,7 +245,7 @@ def test_a_file_with_faults_changes_nothing(tmp_path: Path) -> None:
             await two.until(lambda: bool(two.home.active()))
             two.home.configure("[connections.portal]\nwrong = 1\n")
             with pytest.raises(ControlError) as caught:
-                await two.home.daemon.desired.reload()
+                await two.home.daemon.reloader.reload()
             assert caught.value.code == ErrorCode.CONFIGURATION
             assert two.home.state() is ConnectionState.UP
 
@@ -257,12 +257,12 @@ def test_algorithms_that_are_not_shared_are_explained_on_both_sides(tmp_path: Pa
         home = record("home", tmp_path, esp="aes128gcm16")
         portal = record("portal", tmp_path, start="none", esp="chacha20poly1305")
         async with pair(tmp_path, home, portal) as two:
-            await two.until(lambda: two.home.daemon.desk.connection("portal").failure is not None)
-            theirs = two.home.daemon.desk.connection("portal")
+            await two.until(lambda: two.home.daemon.handlers.connection("portal").failure is not None)
+            theirs = two.home.daemon.handlers.connection("portal")
             assert theirs.reason in {Reason.REFUSED, Reason.NO_COMMON_GROUND}
             assert theirs.failure is not None
             assert "the peer answers NO_PROPOSAL_CHOSEN" in theirs.failure.summary
-            ours = two.portal.daemon.desk.connection("home").failure
+            ours = two.portal.daemon.handlers.connection("home").failure
             assert ours is not None
             nearest = ours.candidates[0]
             assert (nearest.field, nearest.ours) == ("encryption", "chacha20poly1305")
@@ -279,10 +279,10 @@ def test_a_wrong_key_is_explained_on_both_sides(tmp_path: Path) -> None:
     async def run() -> None:
         home = record("home", tmp_path, psk="other.psk")
         async with pair(tmp_path, home, record("portal", tmp_path, start="none")) as two:
-            await two.until(lambda: two.home.daemon.desk.connection("portal").failure is not None)
-            status = two.home.daemon.desk.connection("portal")
+            await two.until(lambda: two.home.daemon.handlers.connection("portal").failure is not None)
+            status = two.home.daemon.handlers.connection("portal")
             assert status.reason is Reason.AUTHENTICATION_FAILED
-            ours = two.portal.daemon.desk.connection("home").failure
+            ours = two.portal.daemon.handlers.connection("home").failure
             assert ours is not None
             assert ours.candidates[0].field == "proof of identity"
 
@@ -311,7 +311,7 @@ def test_raw_keys_work_from_files(tmp_path: Path) -> None:
     async def run() -> None:
         async with pair(tmp_path, keyed("home", "auto"), keyed("portal", "none")) as two:
             await two.until(lambda: bool(two.home.active()))
-            ike = two.home.daemon.desk.connection("portal").peers[0].ike
+            ike = two.home.daemon.handlers.connection("portal").peers[0].ike
             assert ike is not None
             assert ike.own_method == ike.peer_method == "signature"
 
@@ -328,13 +328,13 @@ def test_a_template_serves_a_peer_while_it_is_here(tmp_path: Path) -> None:
             await two.until(lambda: bool(two.home.active()))
             (policy,) = two.portal.backend.policies.values()
             assert policy.name.startswith("home/lan@home.example, ")
-            status = two.portal.daemon.desk.connection("home")
-            assert (status.is_template, status.state) == (True, ConnectionState.WAITING)
+            status = two.portal.daemon.handlers.connection("home")
+            assert (status.is_template, status.state) == (True, ConnectionState.UP)
             assert [peer.identity for peer in status.peers] == ["home.example"]
             with pytest.raises(ControlError) as caught:
-                two.portal.daemon.desk.up("home")
+                two.portal.daemon.handlers.up("home")
             assert caught.value.code == ErrorCode.TEMPLATE
-            two.home.daemon.desk.down("portal")
+            two.home.daemon.handlers.down("portal")
             await two.until(lambda: not two.portal.backend.pairs)
             assert two.portal.backend.policies == {}
 
@@ -344,7 +344,7 @@ def test_a_template_serves_a_peer_while_it_is_here(tmp_path: Path) -> None:
 def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or_suspected(tmp_path: Path) -> None:
     async def run() -> None:
         async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:
-            desk = two.home.daemon.desk
+            desk = two.home.daemon.handlers
 
             def outside() -> OutsideSize | None:
                 peers = desk.connection("portal").peers
@@ -372,10 +372,10 @@ def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or
                 two.home.backend.raise_flags(handle, flag)
                 await two.until(lambda: (found := outside()) is not None and found.probing is not None)
                 await two.until(is_known)
-            installed = two.home.daemon.installer.child(handle)
+            installed = two.home.daemon.peers.child(handle)
             assert installed is not None
             assert installed.is_kin
-            two.home.daemon.desk.down("portal")
+            two.home.daemon.handlers.down("portal")
             await two.until(lambda: not two.home.backend.pairs)
             with pytest.raises(ControlError, match="nothing can be probed"):
                 desk.probe("portal")

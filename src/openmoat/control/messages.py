@@ -92,7 +92,7 @@ class ConnectionState(StrEnum):
     DOWN = "down"
     """Wanted, and not there."""
     WAITING = "waiting"
-    """For the peer, for traffic (`trap`), or for `moat up`; templates wait always."""
+    """For the peer, for traffic (`trap`), or for `moat up`; a template while none of its peers is up."""
     STOPPED = "stopped"
     """By `moat down`, until `moat up` or a change of the connection."""
 
@@ -120,7 +120,7 @@ class Message(Part, frozen=True, tag_field="schema"):
 
 
 class Counters(Part, frozen=True, kw_only=True):
-    """Inner packets since the daemon started, summed over all SAs a peer has had."""
+    """Inner packets since the daemon started, summed over all SAs of before and now."""
 
     inbound_packets: int = 0
     inbound_octets: int = 0
@@ -160,7 +160,9 @@ class OutsideSize(Part, frozen=True, kw_only=True):
 
 
 class ChildSizes(Part, frozen=True, kw_only=True):
-    """What is done about sizes on one Child SA, and what it came to. Only where one connection was asked for."""
+    """What is done about sizes on one child, and what it came to since the daemon started, over all its SAs. Only where one
+    connection was asked for.
+    """
 
     outer_size: int
     """Octets of the largest outer packet that leaves in one piece."""
@@ -226,7 +228,7 @@ class ChildStatus(Part, frozen=True, kw_only=True):
     since: float
     is_rekeying: bool = False
     counters: Counters = Counters()
-    """Of this SA alone."""
+    """Of all SAs that this child has had with the peer; while it is being rekeyed only with the newest."""
     sizes: ChildSizes | None = None
 
 
@@ -234,6 +236,16 @@ class PeerStatus(Part, frozen=True, kw_only=True):
     """One peer of a connection, by its authenticated identity; a template may have many."""
 
     identity: str
+    since: float = 0.0
+    """When it came, or where it has no IKE SA now, when it went."""
+    reason: Reason | None = None
+    """Why it has no IKE SA now; None while it has one."""
+    text: str = ""
+    """Detail of the reason."""
+    last_in: float | None = None
+    """When a packet from it was last counted. Counters are read every few seconds while packets flow."""
+    last_out: float | None = None
+    """The same of packets to it."""
     ike: IkeStatus | None = None
     children: tuple[ChildStatus, ...] = ()
     counters: Counters = Counters()

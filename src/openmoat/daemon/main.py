@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from openmoat import __version__
@@ -23,45 +23,33 @@ from openmoat.daemon.core.answers import Answers
 from openmoat.daemon.core.driver import Driver, boottime
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.core.keyholder import Keyholder
-from openmoat.daemon.core.keylog import KeyLog
+from openmoat.daemon.core.keylog import KeySink
+from openmoat.daemon.core.verbs import Verbs
+from openmoat.daemon.distribution import Distribution
 from openmoat.daemon.host.keeper import HostKeeper
 from openmoat.daemon.host.outer_icmp import OuterIcmpReader
 from openmoat.daemon.host.path_sizes import PathSizes
 from openmoat.daemon.host.policies import Policies
 from openmoat.daemon.names.paths import Names, PathFinder
 from openmoat.daemon.names.renewal import NameWatch
+from openmoat.daemon.peers import Peers
 from openmoat.daemon.reloader import Loaded, Reloader
-from openmoat.daemon.status.accounting import Accounting
-from openmoat.daemon.status.book import Book
 from openmoat.daemon.status.journal import Journal
+from openmoat.daemon.status.reports import Health, Reports
 from openmoat.daemon.status.turns import Turns, WatchedSelector, watch_collections
 from openmoat.daemon.watchdog import Watchdog
 from openmoat.daemon.worker_threads import WorkerThreads
-from openmoat.dataplane.backend import Acquire, Backend, Spi
+from openmoat.dataplane.backend import Backend
 from openmoat.dataplane.engine_wire import EngineWire
 from openmoat.dataplane.userspace import Offloads, UserspaceBackend, open_engine
 from openmoat.dataplane.wire import Wire
 from openmoat.errors import ConfigError, MoatError
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.endpoint import Endpoint
-from openmoat.ike.events import (
-    Answer,
-    AskInstall,
-    ChildSa,
-    ChildSaDown,
-    ChildSaUp,
-    Event,
-    IkeSaDown,
-    IkeSaKeys,
-    IkeSaUp,
-    Question,
-)
-from openmoat.model.connection import OuterIcmp
 from openmoat.model.settings import Settings
 from openmoat.mtu.plan import Framing
 from openmoat.net import Address
 from openmoat.system.capabilities import give_up_the_rest
-from openmoat.system.links import InterfaceAddress
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import OnStop, Reconciler
 from openmoat.system.reports import open_reports
@@ -69,7 +57,7 @@ from openmoat.system.routes import route_to
 from openmoat.system.sockets import open_all
 from openmoat.system.steering import suitable_workers
 
-__all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "main"]
+__all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "Options", "main"]
 
 DEFAULT_CONFIGURATION = Path("/etc/openmoat/moat.toml")
 STOP_SECONDS = 3.0
@@ -85,6 +73,19 @@ EXIT_CONFIGURATION = 2
 log = logging.getLogger("openmoat.daemon")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a daemon has of the host, of time and of randomness."""
+
+    reconciler: Reconciler | None = None
+    """None where nothing of the host is to be touched."""
+    reports: Sequence[tuple[int, int]] = ()
+    """Sockets that read ICMP errors: see `system.sockets.open_reports`."""
+    turns: Turns = field(default_factory=Turns)
+    clock: Callable[[], float] = boottime
+    random: Callable[[int], bytes] = os.urandom
+
+
 class Daemon:
     """Everything between a data plane and a control socket. Made in a running event loop."""
 
@@ -95,95 +96,112 @@ class Daemon:
         backend: Backend,
         wire: Wire,
         *,
-        reconciler: Reconciler | None = None,
         source_for: Callable[[Address], Address | None],
-        random: Callable[[int], bytes] = os.urandom,
-        turns: Turns | None = None,
-        clock: Callable[[], float] = boottime,
-        reports: Sequence[tuple[int, int]] = (),
+        options: Options | None = None,
     ) -> None:
-        """`reconciler` is None where nothing of the host is to be touched. `reports`: see `system.sockets.open_reports`."""
-        self.settings = settings
+        options = options or Options()
+        clock, later = options.clock, asyncio.get_running_loop().call_later
+        self._settings, self._wire = settings, wire
+        self._watchdog = Watchdog()
+        self._threads = WorkerThreads()
+        # What is known.
+        self.loaded = Loaded(file)
         self.journal = Journal(time.time)
-        self.book = Book(time.time)
-        self.loaded = Loaded()
-        self.watchdog = Watchdog()
-        self._beside = WorkerThreads()
-        self._wire = wire
-        self._key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
-        self.sizes = PathSizes(clock)
-        policies = Policies(backend.capabilities().rungs, self.sizes.outside)
-        self.installer = Installer(backend, policies, Accounting())
-        keyholder = Keyholder(self.loaded.find, time.time)
+        self.peers = Peers(time.time)
+        # The core, and what it asks.
+        self.core = Endpoint(ike_config(settings, backend), options.random)
+        self.verbs = Verbs(self.core, clock, self._flush)
+        self._policies = Policies(backend.capabilities().rungs, self.peers.outside)
+        self.installer = Installer(backend, self._policies, self.peers, later)
+        self._keys = KeySink(settings.key_log)
+        self._keyholder = Keyholder(self.loaded.find, time.time)
         names = Names(clock)
-        self._answers = Answers(
-            self.installer, PathFinder(names, source_for), keyholder, self.loaded.find, self._beside
+        finder = PathFinder(names, source_for)
+        self._answers = Answers(self.installer, finder, self._keyholder, self.loaded.find, self._threads, self._keys)
+        # What follows its events.
+        self._sizes = PathSizes(self.peers, self.verbs, self.installer, self._policies.discovers, clock, later)
+        self._renewal = NameWatch(names, self.loaded.find, self.peers, self.verbs.probe, self.journal, later)
+        distribution = self._distribution()
+        self.driver = Driver(self.core, wire, self.installer, self._answers.ask, distribution, clock)
+        # The host, and the ICMP errors that reach it.
+        self._host = self._keeper(options.reconciler, distribution)
+        self._outer_icmp = OuterIcmpReader(
+            options.reports, self.peers, self.installer, self.loaded.outer_icmp, self._sizes.handle_hint, clock
         )
-        self.renewal = NameWatch(names, self.loaded.find, self.journal, clock)
-        self.core = Endpoint(ike_config(settings, backend), random)
-        self.driver = Driver(self.core, wire, self.installer, self._ask, self.journal, clock)
-        self.host = (
-            HostKeeper(reconciler, settings.device, policies, self._beside, self.journal) if reconciler else None
-        )
-        self.outer_icmp = OuterIcmpReader(reports, self.installer, self._outer_icmp, self._hint_size, clock)
-        self._listen(policies)
-        self.desired = self._desired(file, policies, keyholder)
-        self.desk = self._desk(turns or Turns())
+        # What changes all of this, and tells of it.
+        self.reloader = self._reloader()
+        self.handlers = self._handlers(options.turns)
 
-    def _listen(self, policies: Policies) -> None:
-        """Have the parts call back."""
-        self.renewal.suspect = self._suspect
-        self.driver.on_event = self._hear
-        self.driver.on_acquire = self._acquire
-        self.driver.on_suspicion = self._suspect_size
-        self.driver.on_black_hole = self._shrink
-        self.sizes.discovers = policies.discovers
-        self.sizes.probe = self._probe_size
-        self.sizes.probe_fragments = self._probe_fragments
-        self.sizes.carried = self.installer.carried
-        self.sizes.proved = self.installer.proved
-        self.sizes.on_size = self._resize
-
-    def _desired(self, file: Path, policies: Policies, keyholder: Keyholder) -> Reloader:
-        return Reloader(
-            file,
-            self.loaded,
-            policies=policies,
+    def _distribution(self) -> Distribution:
+        return Distribution(
+            journal=self.journal,
+            peers=self.peers,
+            wire=self._wire,
+            sizes=self._sizes,
+            renewal=self._renewal,
+            keys=self._keys,
             installer=self.installer,
-            keyholder=keyholder,
-            book=self.book,
-            host=self.host,
-            driver=self.driver,
-            core=self.core,
-            beside=self._beside,
-            use_settings=self._use,
+            policies=self._policies,
+            verbs=self.verbs,
         )
 
-    def _desk(self, turns: Turns) -> Handlers:
-        return Handlers(
+    def _keeper(self, reconciler: Reconciler | None, distribution: Distribution) -> HostKeeper | None:
+        if reconciler is None:
+            return None
+        device = self._settings.device
+        return HostKeeper(reconciler, device, self._policies, self._threads, self.journal, distribution)
+
+    def _reloader(self) -> Reloader:
+        return Reloader(
+            self.loaded,
+            verbs=self.verbs,
+            installer=self.installer,
+            peers=self.peers,
+            host=self._host,
+            keyholder=self._keyholder,
+            keys=self._keys,
+            threads=self._threads,
+        )
+
+    def _handlers(self, turns: Turns) -> Handlers:
+        reports = Reports(
             core=self.core,
-            desired=self.desired,
-            driver=self.driver,
+            loaded=self.loaded,
+            peers=self.peers,
+            installer=self.installer,
+            device=self._settings.device,
+            clock=self.driver.clock,
+        )
+        health = Health(
             installer=self.installer,
             wire=self._wire,
             journal=self.journal,
-            book=self.book,
-            sizes=self.sizes,
-            outer_icmp=self.outer_icmp.counts,
-            host=self.host,
-            device=self.settings.device,
+            driver=self.driver,
+            outer_icmp=self._outer_icmp.counts,
+            host=self._host,
             turns=turns,
         )
+        return Handlers(
+            verbs=self.verbs,
+            reloader=self.reloader,
+            peers=self.peers,
+            sizes=self._sizes,
+            reports=reports,
+            health=health,
+            journal=self.journal,
+        )
+
+    def _flush(self) -> None:
+        """Verbs are made before the driver that carries out what comes of them."""
+        self.driver.flush()
 
     async def start(self, configuration: Configuration) -> None:
         """Guard first, then load, then listen: until then peers wait, instead of being told that nobody knows them."""
-        if self.host is not None:
-            self.host.on_addresses = self._heed_addresses
-            await self.host.start()
-        reloaded = await self.desired.bring_about(configuration)
-        self.sizes.later = self.renewal.later = self.installer.later = asyncio.get_running_loop().call_later
+        if self._host is not None:
+            await self._host.start()
+        reloaded = await self.reloader.bring_about(configuration)
         self.driver.start()
-        self.outer_icmp.start()
+        self._outer_icmp.start()
         for name, why in reloaded.refused.items():
             self.journal.note("connection-refused", logging.ERROR, why, {"conn": name})
         self.journal.note(
@@ -192,14 +210,15 @@ class Daemon:
 
     async def run(self, listener: socket.socket, should_stop: asyncio.Event) -> None:
         """Serve until `should_stop`, then end in good order: SAs are deleted, the host stays guarded."""
-        server = Server(self.desk, listener, Policy.of(self.settings.control_group, self.settings.control_read_group))
+        policy = Policy.of(self._settings.control_group, self._settings.control_read_group)
+        server = Server(self.handlers, listener, policy)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(server.run()), tasks.create_task(self.watchdog.run())]
-            if self.host is not None:
-                running.append(tasks.create_task(self.host.run()))
-            self.watchdog.tell("READY=1")
+            running = [tasks.create_task(server.run()), tasks.create_task(self._watchdog.run())]
+            if self._host is not None:
+                running.append(tasks.create_task(self._host.run()))
+            self._watchdog.tell("READY=1")
             await should_stop.wait()
-            self.watchdog.tell("STOPPING=1")
+            self._watchdog.tell("STOPPING=1")
             # Before the tasks are cancelled: what looks after the host must not be cut off while a thread works for it.
             await self.stop()
             for task in running:
@@ -208,123 +227,31 @@ class Daemon:
     async def stop(self) -> None:
         """Delete all SAs, with some patience; then close what was opened."""
         self.journal.note("stopping", logging.INFO, "moatd ends")
-        self.core.close(self.driver.clock())
-        self.driver.flush()
+        self.verbs.close()
         for _ in range(int(STOP_SECONDS / STOP_STEP)):
             if self.core.is_idle:
                 break
             await asyncio.sleep(STOP_STEP)
         self.driver.stop()
-        self.outer_icmp.stop()
+        self._outer_icmp.stop()
         self._answers.close()
-        self.renewal.close()
-        if self.host is not None:
-            await self.host.stop(OnStop(self.settings.on_stop.value))
+        self._renewal.close()
+        if self._host is not None:
+            await self._host.stop(OnStop(self._settings.on_stop.value))
         self.installer.close()
         self.installer.backend.close()
-        self._beside.close()
-        if self._key_log is not None:
-            self._key_log.close()
+        self._threads.close()
+        self._keys.close()
 
     async def reload(self) -> None:
-        """By SIGHUP: faults go to the journal."""
+        """By SIGHUP: errors go to the journal."""
         try:
-            reloaded = await self.desired.reload()
+            reloaded = await self.reloader.reload()
         except MoatError as error:
             self.journal.note("reload-refused", logging.ERROR, f"nothing was changed: {error}")
             return
         text = f"reload: {len(reloaded.added)} added, {len(reloaded.removed)} removed, {len(reloaded.changed)} changed"
         self.journal.note("reloaded", logging.INFO, text)
-
-    def _hear(self, event: Event) -> None:
-        self.book.hear(event)
-        match event:
-            case IkeSaUp(ike=ike, replaces=replaces):
-                self._wire.know_spis([ike], [])
-                if replaces is not None:
-                    self.installer.inherit(replaces, ike)
-            case IkeSaDown(ike=ike):
-                self._wire.know_spis([], [ike])
-            case ChildSaUp() | ChildSaDown() if self.host is not None:
-                self.host.refresh()
-            case IkeSaKeys() if self._key_log is not None:
-                self._key_log.write(event)
-            case _:
-                pass
-        self.sizes.hear(event)
-        self.renewal.hear(event)
-
-    def _suspect(self, ike: int) -> None:
-        self.core.probe(ike, self.driver.clock())
-        self.driver.flush()
-
-    def _probe_size(self, ike: int, size: int) -> None:
-        self.core.probe_size(ike, size, self.driver.clock())
-        self.driver.flush()
-
-    def _probe_fragments(self, ike: int) -> None:
-        self.core.probe_fragments(ike, self.driver.clock())
-        self.driver.flush()
-
-    def _suspect_size(self, handle: Spi) -> None:
-        """Large packets of a pair seem to be lost. With AGGFRAG smaller ones cost next to nothing."""
-        child = self.installer.child(handle)
-        if child is not None:
-            self.sizes.suspect(child.ike, shrinks=child.aggfrag)
-
-    def _outer_icmp(self, name: str) -> OuterIcmp:
-        """What a connection does about ICMP that says an outer packet was too large."""
-        connection = self.loaded.find(name)
-        return connection.outer_icmp if connection is not None else OuterIcmp.IGNORE
-
-    def _hint_size(self, child: ChildSa, told: int, trusts: bool) -> bool:
-        """Such ICMP quotes a packet that this pair has just sent."""
-        return self.sizes.hint(child.ike, told, shrinks=child.aggfrag, trusts=trusts)
-
-    def _shrink(self, handle: Spi) -> None:
-        """The peer of a pair gets small packets, and none as large as may be."""
-        child = self.installer.child(handle)
-        if child is not None:
-            self.sizes.black_hole(child.ike)
-
-    def _resize(self, ike: int) -> None:
-        """Packets of another size reach a peer: the engine and the routes learn it."""
-        self.installer.resize(ike)
-        if self.host is not None:
-            self.host.refresh()
-
-    def _heed_addresses(self, rows: tuple[InterfaceAddress, ...]) -> None:
-        """ICMP errors come from others than before, and IKE SAs cannot be reached where we are no more; what is kept up is
-        negotiated anew from where we are.
-        """
-        self.installer.readdress(rows)
-        addresses = {row.address for row in rows}
-        now = self.driver.clock()
-        for sa in self.core.ike_sas():
-            if sa.path.local.address not in addresses:
-                self.core.delete_ike(sa.ike, now)
-        self.driver.flush()
-
-    def _acquire(self, acquire: Acquire) -> None:
-        """The first packet of a trapping policy: its child is wanted now."""
-        place = self.desired.policy_child(acquire.policy)
-        if place is not None:
-            self.core.handle_acquire(*place, self.driver.clock())
-            self.driver.flush()
-
-    def _ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
-        if isinstance(question, AskInstall) and self._key_log is not None:
-            self._key_log.write_child(question.child, question.keys)
-        self._answers.ask(question, reply)
-
-    def _use(self, settings: Settings) -> None:
-        """Settings that need no restart."""
-        logging.getLogger("openmoat").setLevel(settings.log_level.upper())
-        key_log = KeyLog(Path(settings.key_log)) if settings.key_log else None
-        if self._key_log is not None:
-            self._key_log.close()
-        self._key_log = key_log
-        self.core.reveal_keys(bool(settings.key_log))
 
 
 def ike_config(settings: Settings, backend: Backend) -> IkeConfig:
@@ -371,9 +298,8 @@ async def serve(file: Path, configuration: Configuration, turns: Turns) -> None:
     settings = configuration.settings
     data_plane = open_data_plane(settings)
     reports = open_reports()
-    daemon = Daemon(
-        file, settings, *data_plane, reconciler=Reconciler(), source_for=source_for, turns=turns, reports=reports
-    )
+    options = Options(reconciler=Reconciler(), turns=turns, reports=reports)
+    daemon = Daemon(file, settings, *data_plane, source_for=source_for, options=options)
     should_stop = asyncio.Event()
     on_signals(daemon, should_stop)
     await daemon.start(configuration)

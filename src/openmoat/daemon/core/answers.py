@@ -1,4 +1,4 @@
-"""Replies to the core's questions: at once where that is cheap, beside the loop where it is not.
+"""Replies to the core's questions: at once where that is cheap, in a thread where it is not.
 
 Nothing a peer sends can make an answer hold the loop: costly key exchanges, signatures and look-ups run in `WorkerThreads`.
 """
@@ -12,6 +12,7 @@ from openmoat.crypto.kex import make_key_pair, shared_secret
 from openmoat.crypto.numbers import AuthMethod, KeMethod
 from openmoat.crypto.suites import KE_METHODS
 from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.core.keylog import KeySink
 from openmoat.daemon.names.paths import PathFinder
 from openmoat.daemon.worker_threads import WorkerThreads
 from openmoat.errors import BadPublicValue, MoatError
@@ -67,13 +68,15 @@ class Answers:
         finder: PathFinder,
         prover: Prover,
         find_connection: Callable[[str], Connection | None],
-        beside: WorkerThreads,
+        threads: WorkerThreads,
+        keys: KeySink,
     ) -> None:
         self._installer = installer
+        self._keys = keys
         self._finder = finder
         self._prover = prover
         self._find_connection = find_connection
-        self._beside = beside
+        self._threads = threads
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
@@ -82,6 +85,7 @@ class Answers:
             case AskSpis():
                 self._do(True, self._installer.reserve, question, reply)
             case AskInstall():
+                self._keys.write_child(question.child, question.keys)
                 self._do(True, self._installer.install, question, reply)
             case AskActivity():
                 self._do(True, self._installer.activity, question, reply)
@@ -113,7 +117,7 @@ class Answers:
         self, is_cheap: bool, call: Callable[[Asked], Answer], question: Asked, reply: Callable[[Answer], None]
     ) -> None:
         if not is_cheap:
-            self._later(self._beside.run(call, question), question, reply)
+            self._later(self._threads.run(call, question), question, reply)
             return
         try:
             answer = call(question)

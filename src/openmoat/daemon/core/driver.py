@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol
 
 from openmoat.daemon.core.installer import Installer
-from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState, Spi
 from openmoat.dataplane.wire import Datagram, Wire
 from openmoat.ike.events import (
@@ -26,7 +25,7 @@ from openmoat.ike.events import (
 )
 from openmoat.net import Path
 
-__all__ = ["BATCH", "LONGEST_SLEEP", "TURN_SECONDS", "Asked", "Core", "Driver", "boottime"]
+__all__ = ["BATCH", "LONGEST_SLEEP", "TURN_SECONDS", "Asked", "Core", "Driver", "Listener", "boottime"]
 
 BATCH = 64
 """Datagrams or backend events handled in one turn of the loop."""
@@ -84,8 +83,32 @@ class Core(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Follows what the core tells and what the backend notices: `daemon.distribution.Distribution`."""
+
+    def handle_event(self, event: Event) -> None:
+        """The core tells news."""
+        ...
+
+    def handle_acquire(self, acquire: Acquire) -> None:
+        """A packet met a trapping policy that no SA serves."""
+        ...
+
+    def handle_suspicion(self, handle: Spi) -> None:
+        """Large packets of a pair seem to be lost."""
+        ...
+
+    def handle_black_hole(self, handle: Spi) -> None:
+        """The peer of a pair gets small packets, and none as large as possible."""
+        ...
+
+    def handle_ignored_df(self, handle: Spi) -> None:
+        """A pair fragments packets although their senders forbid it."""
+        ...
+
+
 class Driver:
-    """Joins an `Endpoint` to its wire, its backend and whoever answers its questions. Lives in one event loop."""
+    """Joins an `Endpoint` to its wire, its backend and what answers its questions. Lives in one event loop."""
 
     def __init__(
         self,
@@ -93,7 +116,7 @@ class Driver:
         wire: Wire,
         installer: Installer,
         ask: Asked,
-        journal: Journal,
+        listener: Listener,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self.endpoint = endpoint
@@ -101,7 +124,7 @@ class Driver:
         self._wire = wire
         self._installer = installer
         self._ask = ask
-        self._journal = journal
+        self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: float | None = None
@@ -113,10 +136,6 @@ class Driver:
         """Datagrams wait for a next turn that is already asked for."""
         self.faults = 0
         """Exceptions that should not have been; each is in the log with its traceback."""
-        self.on_acquire: Callable[[Acquire], None] = lambda acquire: None
-        self.on_suspicion: Callable[[Spi], None] = lambda handle: None
-        self.on_black_hole: Callable[[Spi], None] = lambda handle: None
-        self.on_event: Callable[[Event], None] = lambda event: None
 
     def start(self) -> None:
         """Begin to listen; the running loop is ours from here on."""
@@ -198,15 +217,11 @@ class Driver:
                 self._installer.remove(output)
             case PeerMoved():
                 self._installer.move(output)
-                self._tell(output)
+                self._listener.handle_event(output)
             case _ if isinstance(output, Question):
                 self._ask(output, self.answer)
             case _:
-                self._tell(output)
-
-    def _tell(self, event: Event) -> None:
-        self._journal.tell(event)
-        self.on_event(event)
+                self._listener.handle_event(output)
 
     def _send_transmits(self) -> None:
         if self._transmits:
@@ -224,13 +239,13 @@ class Driver:
                 if SaFlag.NEW_PATH in flags and path is not None:
                     self.endpoint.handle_new_path(handle, path, now)
                 if SaFlag.SUSPECT in flags:
-                    self.on_suspicion(handle)
+                    self._listener.handle_suspicion(handle)
                 if SaFlag.BLACK_HOLE in flags:
-                    self.on_black_hole(handle)
-                if SaFlag.DF_IGNORED in flags and (child := self._installer.ignored_df(handle)) is not None:
-                    self._journal.df_ignored(child)
+                    self._listener.handle_black_hole(handle)
+                if SaFlag.DF_IGNORED in flags:
+                    self._listener.handle_ignored_df(handle)
             case Acquire():
-                self.on_acquire(event)
+                self._listener.handle_acquire(event)
             case _:
                 pass
 

@@ -1,14 +1,14 @@
 """Child SAs of the core become pairs of the backend: keys, policies, size plans, and their final counters."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from openmoat.daemon.host.path_sizes import Timer
 from openmoat.daemon.host.policies import Policies, UnknownChild, framing_of
-from openmoat.daemon.status.accounting import Accounting, Owner
+from openmoat.daemon.peers import Peers
+from openmoat.daemon.timers import Later, Timer
 from openmoat.dataplane.backend import (
     Activate,
     AddInbound,
@@ -37,9 +37,8 @@ from openmoat.ike.events import (
     Spis,
     StopOutbound,
 )
-from openmoat.model.connection import IcmpCheck
+from openmoat.model.connection import Connection, IcmpCheck
 from openmoat.mtu.plan import MtuPlan
-from openmoat.net import Address
 from openmoat.policy.spd import PolicyConflict
 from openmoat.system.links import InterfaceAddress
 
@@ -58,21 +57,15 @@ KEEPALIVE_SECONDS = 20.0
 class Installer:
     """Owns the backend. Not thread-safe: it lives in the daemon's event loop."""
 
-    def __init__(self, backend: Backend, policies: Policies, accounting: Accounting) -> None:
+    def __init__(self, backend: Backend, policies: Policies, peers: Peers, later: Later) -> None:
         self.backend = backend
-        self.accounting = accounting
         self._policies = policies
+        self._peers = peers
+        self._later = later
         self._max_replay_window = backend.capabilities().max_replay_window
-        self._children: dict[int, ChildSa] = {}
-        self._of_ike: dict[int, set[int]] = {}
-        """By IKE SA, its pairs."""
-        self._outer: dict[tuple[Address, Spi], Spi] = {}
-        """By the peer's address and its SPI, the pair that sends so."""
         self._ignored_df: set[tuple[str, str]] = set()
-        """Connections and children of which it was told that they fragment what must not be."""
+        """Connections and children of which it was told that they fragment packets despite Don't Fragment."""
         self._lingering: dict[int, Timer] = {}
-        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
-        """`call_later` of the loop; before it is there no pair lingers."""
 
     def fileno(self) -> int:
         """Readable while `drain` has something."""
@@ -82,6 +75,14 @@ class Installer:
         """What the backend has noticed."""
         return self.backend.drain(limit)
 
+    def load(self, put: Iterable[Connection], remove: Iterable[str]) -> Mapping[str, PolicyConflict]:
+        """Policies for connections that are new or changed, and none any more for those that are gone; packets that they
+        select go out protected or not at all from here on. Answers with the connections that could not be taken in.
+        """
+        changes, conflicts = self._policies.load(put, remove)
+        self.backend.apply([changes])
+        return conflicts
+
     def reserve(self, question: AskSpis) -> Spis:
         """Refill the core's stock of SPIs."""
         return Spis(question.ticket, tuple(self.backend.reserve_spis(question.count)))
@@ -89,6 +90,7 @@ class Installer:
     def activity(self, question: AskActivity) -> Activity:
         """What these children have carried; pairs that are gone count nothing."""
         rows = self.backend.read_counters(question.children)
+        self._peers.note_counters(rows)
         return Activity(
             question.ticket,
             inbound_packets=sum(row.inbound_packets for row in rows),
@@ -108,10 +110,7 @@ class Installer:
         except DataplaneError as error:
             self._undo(child)
             return Refused(question.ticket, str(error), is_temporary=True)
-        self._children[child.local_spi] = child
-        self._of_ike.setdefault(child.ike, set()).add(child.local_spi)
-        self._outer[_outer(child)] = child.local_spi
-        self.accounting.installed(child.local_spi, Owner(child.connection, child.peer))
+        self._peers.install(child)
         return Installed(question.ticket)
 
     def activate(self, event: ActivateOutbound) -> None:
@@ -120,23 +119,19 @@ class Installer:
 
     def stop(self, event: StopOutbound) -> None:
         """Send nothing more with this pair: it is at the end of a hard lifetime."""
-        if event.local_spi in self._children:
+        if self._peers.child(event.local_spi) is not None:
             self.backend.apply([Update(handle=event.local_spi, hard_at=0.0)])
 
     def remove(self, event: RemoveChildSa) -> None:
         """Take the pair out and keep its final counters."""
-        child = self._children.pop(event.local_spi, None)
+        child = self._peers.remove(event.local_spi)
         if child is None:
             return
-        self._forget_outer(child)
-        self._of_ike[child.ike].discard(child.local_spi)
-        if not self._of_ike[child.ike]:
-            del self._of_ike[child.ike]
-        if self.later is not None and self._is_replaced(child) and len(self._lingering) < MAX_LINGERING:
-            spi = child.local_spi
-            self._lingering[spi] = self.later(LINGER_SECONDS, lambda: self._take_out(spi))
+        spi = child.local_spi
+        if self._peers.is_replaced(child) and len(self._lingering) < MAX_LINGERING:
+            self._lingering[spi] = self._later(LINGER_SECONDS, lambda: self._take_out(spi))
         else:
-            self._take_out(child.local_spi)
+            self._take_out(spi)
         self._release_policy(child)
 
     def close(self) -> None:
@@ -145,50 +140,23 @@ class Installer:
             timer.cancel()
             self._take_out(spi)
 
-    def _is_replaced(self, child: ChildSa) -> bool:
-        """Whether packets go out by a successor: then this pair only receives what was on its way."""
-        successors = (self._children.get(spi) for spi in self._of_ike.get(child.ike, ()))
-        return any(one is not None and one.replaces == child.local_spi for one in successors)
-
     def _take_out(self, spi: int) -> None:
         self._lingering.pop(spi, None)
         for final in self.backend.apply([Remove(spi)]):
-            self.accounting.retire(final)
+            self._peers.retire(final)
 
     def move(self, event: PeerMoved) -> None:
         """Let the pairs of a peer that moved use its new path."""
-        for spi in event.children:
-            child = self._children.get(spi)
-            if child is not None:
-                self._forget_outer(child)
-                self._children[spi] = child = replace(child, path=event.path, udp=event.udp)
-                self._outer[_outer(child)] = spi
-                self.backend.apply([self._moved(child)])
-
-    def inherit(self, old: int, new: int) -> None:
-        """The pairs of an IKE SA hang on its successor from now on."""
-        pairs = self._of_ike.pop(old, set())
-        for spi in pairs:
-            self._children[spi] = replace(self._children[spi], ike=new)
-        if pairs:
-            self._of_ike[new] = pairs | self._of_ike.get(new, set())
+        for child in filter(None, map(self._peers.child, event.children)):
+            self.backend.apply([self._moved(replace(child, path=event.path, udp=event.udp))])
 
     def plans(self, handles: Iterable[Spi]) -> dict[Spi, MtuPlan]:
         """Sizes of live pairs, as they are now."""
         found = {}
-        for child in filter(None, map(self._children.get, handles)):
+        for child in filter(None, map(self._peers.child, handles)):
             with suppress(UnknownChild):
                 found[child.local_spi] = self._policies.plan(child, child.path, child.udp)
         return found
-
-    def child(self, handle: Spi) -> ChildSa | None:
-        """The pair with this handle."""
-        return self._children.get(handle)
-
-    def sender(self, address: Address, spi: Spi) -> ChildSa | None:
-        """The pair that sends to this address with this SPI, which is the peer's."""
-        handle = self._outer.get((address, spi))
-        return self._children.get(handle) if handle is not None else None
 
     def last_sent(self, handle: Spi) -> int:
         """The sequence number of the newest packet of a pair; 0 where there is none."""
@@ -196,17 +164,16 @@ class Installer:
 
     def resize(self, ike: int) -> None:
         """Larger or smaller packets reach this peer than before."""
-        for spi in self._of_ike.get(ike, ()):
-            child = self._children[spi]
+        for child in self._peers.children_of(ike):
             with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
                 # The routes are sized for what packets go out by, which may have another framing than what it replaced.
-                plans = self._policies.plan if self._is_replaced(child) else self._policies.resize
+                plans = self._policies.plan if self._peers.is_replaced(child) else self._policies.resize
                 plan = plans(child, child.path, child.udp)
-                self.backend.apply([Update(handle=spi, plan=plan)])
+                self.backend.apply([Update(handle=child.local_spi, plan=plan)])
 
     def ignored_df(self, handle: int) -> ChildSa | None:
-        """The child that this pair is of, the first time that one of its pairs did not heed Don't Fragment."""
-        child = self._children.get(handle)
+        """The child of this pair, the first time that one of its pairs fragments packets despite Don't Fragment."""
+        child = self._peers.child(handle)
         if child is None or (child.connection, child.child) in self._ignored_df:
             return None
         self._ignored_df.add((child.connection, child.child))
@@ -221,12 +188,12 @@ class Installer:
         return sum(row.outbound_proved for row in self._rows(ike))
 
     def _rows(self, ike: int) -> list[SaCounters]:
-        return self.backend.read_counters(tuple(self._of_ike.get(ike, ())))
+        return self.backend.read_counters(tuple(child.local_spi for child in self._peers.children_of(ike)))
 
     def refresh(self, connections: AbstractSet[str]) -> None:
         """Let the live pairs of these connections have the sizes and limits that are configured now."""
         self._ignored_df = {key for key in self._ignored_df if key[0] not in connections}
-        for spi, child in self._children.items():
+        for child in self._peers.children():
             if child.connection not in connections:
                 continue
             try:
@@ -234,28 +201,29 @@ class Installer:
                 limits = self._policies.limits(child)
             except UnknownChild:
                 continue  # its child was taken out of the configuration, and it is about to be deleted
-            self.backend.apply([Update(handle=spi, plan=plan, limits=limits)])
+            self.backend.apply([Update(handle=child.local_spi, plan=plan, limits=limits)])
 
     def readdress(self, addresses: Sequence[InterfaceAddress]) -> None:
         """The host has other addresses than before: ICMP errors come from others. A slice of the pairs in each turn."""
         self._policies.addresses = addresses
-        self._readdress(iter(list(self._children)))
+        self._readdress(iter([child.local_spi for child in self._peers.children()]))
 
     def _readdress(self, waiting: Iterator[int]) -> None:
         updates: list[Command] = []
         for spi in islice(waiting, PAIRS_A_TURN):
-            child = self._children.get(spi)
+            child = self._peers.child(spi)
             if child is not None:
                 with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
                     updates.append(Update(handle=spi, plan=self._policies.plan(child, child.path, child.udp)))
         if updates:
             self.backend.apply(updates)
-            if self.later is not None:
-                self.later(0.0, lambda: self._readdress(waiting))
+            self._later(0.0, lambda: self._readdress(waiting))
 
-    def counters(self) -> list[SaCounters]:
-        """Of all live pairs."""
-        return self.backend.read_counters()
+    def counters(self, handles: Sequence[Spi] | None = None) -> dict[Spi, SaCounters]:
+        """Of these pairs, or of all."""
+        rows = self.backend.read_counters(handles)
+        self._peers.note_counters(rows)
+        return {row.handle: row for row in rows}
 
     def _commands(self, question: AskInstall) -> list[Command]:
         child, keys = question.child, question.keys
@@ -304,10 +272,6 @@ class Installer:
             plan=self._policies.plan(child, child.path, child.udp),
         )
 
-    def _forget_outer(self, child: ChildSa) -> None:
-        if self._outer.get(_outer(child)) == child.local_spi:
-            del self._outer[_outer(child)]
-
     def _undo(self, child: ChildSa) -> None:
         """Leave nothing of a pair that could not be installed whole."""
         try:
@@ -320,7 +284,3 @@ class Installer:
         changes = self._policies.release(child)
         if changes is not None:
             self.backend.apply([changes])
-
-
-def _outer(child: ChildSa) -> tuple[Address, Spi]:
-    return child.path.remote.address, child.remote_spi

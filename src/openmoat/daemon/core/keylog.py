@@ -10,9 +10,9 @@ from pathlib import Path
 
 from openmoat.crypto.numbers import Encr, Integ
 from openmoat.errors import SystemFault
-from openmoat.ike.events import ChildKeys, ChildSa, IkeSaKeys
+from openmoat.ike.events import ChildKeys, ChildSa, Event, IkeSaKeys
 
-__all__ = ["KeyLog"]
+__all__ = ["KeyLog", "KeySink"]
 
 log = logging.getLogger("openmoat.daemon.core.keylog")
 
@@ -75,6 +75,36 @@ class KeyLog:
         """Write nothing more."""
         os.close(self._descriptor)
         os.close(self._esp_descriptor)
+
+
+class KeySink:
+    """The key log, where there is one: a reload may begin it and end it."""
+
+    def __init__(self, place: str) -> None:
+        """`place`: path of its file; empty where none is wanted. Raises `SystemFault`."""
+        self._log = KeyLog(Path(place)) if place else None
+
+    def use(self, place: str) -> None:
+        """From now on in this file, or nowhere."""
+        fresh = KeyLog(Path(place)) if place else None
+        self.close()
+        self._log = fresh
+
+    def handle_event(self, event: Event) -> None:
+        """Note the keys of an IKE SA."""
+        if self._log is not None and isinstance(event, IkeSaKeys):
+            self._log.write(event)
+
+    def write_child(self, child: ChildSa, keys: ChildKeys) -> None:
+        """Note the keys of a Child SA."""
+        if self._log is not None:
+            self._log.write_child(child, keys)
+
+    def close(self) -> None:
+        """Write nothing more."""
+        if self._log is not None:
+            self._log.close()
+        self._log = None
 
 
 def table_line(keys: IkeSaKeys) -> str:

@@ -5,8 +5,8 @@ The kernel's state outlives this process (see `system.reconcile`); here it is on
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from openmoat.daemon.host.policies import Policies, Protected
 from openmoat.daemon.host.state import host_state, state_change
@@ -21,7 +21,7 @@ from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import Applied, OnStop, Reconciler, StateChange
 from openmoat.system.watch import Change, EverythingChanged, Watch
 
-__all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "HostKeeper", "bounded"]
+__all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "AddressListener", "HostKeeper", "bounded"]
 
 PERIOD_SECONDS = 60.0
 """What is ours in the kernel is read afresh after so long, whether we heard of a change or not."""
@@ -29,9 +29,17 @@ RETRY_SECONDS = 10.0
 """The same, while the host is not as it should be."""
 SWARM_SECONDS = 0.1
 MAX_CHANGES = 256
-"""Changes that wait to be heeded; with more, everything is looked at again."""
+"""Changes that wait to be looked at; with more, everything is looked at again."""
 
 log = logging.getLogger("openmoat.daemon.host.keeper")
+
+
+class AddressListener(Protocol):
+    """Follows the addresses of this host: `daemon.distribution.Distribution`."""
+
+    def handle_addresses(self, rows: tuple[InterfaceAddress, ...]) -> None:
+        """All addresses of the host, whenever they are others than before."""
+        ...
 
 
 class HostKeeper:
@@ -42,8 +50,9 @@ class HostKeeper:
         reconciler: Reconciler,
         device: str,
         policies: Policies,
-        beside: WorkerThreads,
+        threads: WorkerThreads,
         journal: Journal,
+        listener: AddressListener,
         ports: tuple[int, ...] = (IKE_PORT, NATT_PORT),
     ) -> None:
         """`ports`: where IKE and encapsulated ESP come in on this host."""
@@ -51,9 +60,9 @@ class HostKeeper:
         self._device = device
         self._ports = ports
         self._policies = policies
-        self._beside = beside
+        self._threads = threads
         self._journal = journal
-        self._is_wanted = asyncio.Event()
+        self._listener = listener
         self._watch: Watch | None = None
         self._changes: list[Change] = []
         self._is_guarded = False
@@ -64,25 +73,19 @@ class HostKeeper:
         self._turn = asyncio.Lock()
         self._told: set[str] = set()
         self._addresses: tuple[InterfaceAddress, ...] = ()
-        self.on_addresses: Callable[[tuple[InterfaceAddress, ...]], None] = lambda _addresses: None
-        """Told all addresses of the host whenever they are others than before."""
         self.fault = ""
         """Why the host is not as it should be; empty while it is."""
         self.notes: tuple[str, ...] = ()
         """What of the host's own settings stands in the way, each with its remedy."""
 
-    def refresh(self) -> None:
-        """What is protected has changed."""
-        self._is_wanted.set()
-
     async def start(self) -> None:
-        """Adopt what is there, and hear of changes from now on.
+        """Adopt what is there, and follow changes from now on.
 
         Nothing is applied: as long as no connection is loaded, that would take down the guard that was adopted.
         """
         self._watch = Watch(is_own_process)
-        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._hear)
-        adopted = await self._beside.run(self._reconciler.adopt)
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._watch_readable)
+        adopted = await self._threads.run(self._reconciler.adopt)
         if adopted:
             self._journal.note("host-adopted", logging.INFO, f"adopted {adopted} routes, rules and ranges of before")
 
@@ -92,7 +95,7 @@ class HostKeeper:
             try:
                 # Not wait_for: in Python 3.11 it can swallow a cancellation that comes with the event.
                 async with asyncio.timeout(RETRY_SECONDS if self.fault else PERIOD_SECONDS):
-                    await self._is_wanted.wait()
+                    await self._policies.changed.wait()
                 # Changes come in swarms: an interface brings its addresses, and they their routes.
                 await asyncio.sleep(SWARM_SECONDS)
             except TimeoutError:
@@ -105,7 +108,7 @@ class HostKeeper:
         Raises `SystemFault` the first time: nothing is negotiated as long as there never was a guard.
         """
         async with self._turn:
-            self._is_wanted.clear()
+            self._policies.changed.clear()
             if self._is_ended:
                 return
             revision = self._policies.revision
@@ -119,10 +122,10 @@ class HostKeeper:
                 if self._is_guarded and not self.fault and not changes and touched is not None:
                     # A peer or a connection that comes or goes, or its sizes, are work for what they name, and no other.
                     change = state_change(self._policies, touched, self._addresses)
-                    applied = await self._beside.run(self._change, change)
+                    applied = await self._threads.run(self._change, change)
                 if applied is None:
                     wanted = self._policies.protected(), self._policies.reserved()
-                    applied = await self._beside.run(self._apply, changes, *wanted)
+                    applied = await self._threads.run(self._apply, changes, *wanted)
             except SystemFault as fault:
                 if not self._is_guarded:
                     raise
@@ -136,7 +139,7 @@ class HostKeeper:
             self._revision = revision
             self._tell(applied)
             if self._addresses != before:
-                self.on_addresses(self._addresses)
+                self._listener.handle_addresses(self._addresses)
 
     async def stop(self, on_stop: OnStop) -> None:
         """Leave the host guarded, or as if we had never been."""
@@ -146,16 +149,16 @@ class HostKeeper:
         async with self._turn:
             self._is_ended = True
             try:
-                await self._beside.run(self._reconciler.release, on_stop)
+                await self._threads.run(self._reconciler.release, on_stop)
             except SystemFault as fault:
                 self._journal.note("host-fault", logging.ERROR, str(fault))
 
-    def _hear(self) -> None:
+    def _watch_readable(self) -> None:
         if self._watch is None:
             return
         self._changes = bounded([*self._changes, *self._watch.drain()])
         if self._changes:
-            self._is_wanted.set()
+            self._policies.changed.set()
 
     def _change(self, change: StateChange) -> Applied | None:
         """In a thread."""

@@ -1,4 +1,4 @@
-"""ICMP about outer packets that were too large: read with a bound, and heeded only where it quotes what we have just sent.
+"""ICMP about outer packets that were too large: read with a bound, and used only where it quotes what we have just sent.
 
 Anybody can forge it, in any number. What passes the checks here is still no more than a hint (see `mtu.discovery`), but
 for connections that say `outer-icmp = "trust"`.
@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from openmoat.daemon.core.installer import Installer
-from openmoat.daemon.host.path_sizes import Timer
+from openmoat.daemon.peers import Peers
+from openmoat.daemon.timers import Timer
 from openmoat.dataplane.backend import Spi
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import OuterIcmp
@@ -48,18 +49,20 @@ class OuterIcmpReader:
     def __init__(
         self,
         sockets: Sequence[tuple[int, int]],
+        peers: Peers,
         installer: Installer,
         wanted: Callable[[str], OuterIcmp],
-        heed: Callable[[ChildSa, int, bool], bool],
+        hint: Callable[[ChildSa, int, bool], bool],
         clock: Callable[[], float],
     ) -> None:
-        """`sockets`: descriptors with the IP version of each. `heed` is given the pair, the size that is named, and whether
-        to trust it, and answers whether that was news.
+        """`sockets`: descriptors with the IP version of each. `wanted`: what a connection does about such ICMP. `hint` is
+        given the Child SA, the size that is named, and whether to trust it, and answers whether that was news.
         """
         self._sockets = sockets
+        self._peers = peers
         self._installer = installer
         self._wanted = wanted
-        self._heed = heed
+        self._hint = hint
         self._clock = clock
         self._watched: OrderedDict[Spi, _Watched] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,16 +98,16 @@ class OuterIcmpReader:
         with suppress(BlockingIOError):
             octets = os.read(descriptor, REPORT_OCTETS)
             self._read += 1
-            self.hear(octets, version)
+            self.handle_message(octets, version)
 
-    def hear(self, octets: bytes, version: int) -> None:
+    def handle_message(self, octets: bytes, version: int) -> None:
         """One message as the socket of this IP version reads it."""
         report = parse_v4(octets) if version == 4 else parse_v6(octets)
-        self.counts[self._judge(report) if report is not None else "not-esp"] += 1
+        self.counts[self._handle_report(report) if report is not None else "not-esp"] += 1
 
-    def _judge(self, report: Report) -> str:
+    def _handle_report(self, report: Report) -> str:
         """Do what is to be done, and say what that was."""
-        child = self._installer.sender(report.remote, report.spi)
+        child = self._peers.sender(report.remote, report.spi)
         if child is None:
             return "unknown-spi"
         ends = child.path.local.address, (child.path.local.port, child.path.remote.port) if child.udp else None
@@ -120,7 +123,7 @@ class OuterIcmpReader:
         if now - watched.heeded < HEED_SECONDS:
             return "too-soon"
         watched.heeded = now
-        return "heeded" if self._heed(child, report.mtu, wanted is OuterIcmp.TRUST) else "no-news"
+        return "heeded" if self._hint(child, report.mtu, wanted is OuterIcmp.TRUST) else "no-news"
 
     def _watch(self, handle: Spi, now: float) -> _Watched:
         """What a pair had sent at a moment of the last seconds; of a pair not watched yet that moment is now.

@@ -1,19 +1,22 @@
 """How large outer packets towards each peer may be: one search per IKE SA, whose probes that IKE SA carries.
 
-`mtu.discovery` decides what to probe, `ike` carries the probe, the installer gives the result to the backend.
+`mtu.discovery` decides what to probe, `ike` carries the probe, the installer gives the result to the backend. The searches
+stand in the table of peers.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from openmoat.ike.events import Event, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
+from openmoat.daemon.peers import LiveIkeSa, PathSearch, Peers
+from openmoat.daemon.timers import Later
+from openmoat.dataplane.backend import Spi
+from openmoat.ike.events import ChildSa, Event, FragmentsProbed, IkeSaUp, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import CONFIRM_SECONDS, Bounds, Discovery
-from openmoat.mtu.plan import BASE, Outside
+from openmoat.mtu.plan import Outside
 from openmoat.net import Path
 
-__all__ = ["MAX_OUTER_SIZE", "MOVE_SECONDS", "PathSizes", "Timer"]
+__all__ = ["MAX_OUTER_SIZE", "MOVE_SECONDS", "PathSizes", "Probes", "Resizer"]
 
 MAX_OUTER_SIZE = 1500
 """Octets up to which outer sizes are looked for."""
@@ -24,118 +27,116 @@ large: one that names others' addresses is not to have them flooded."""
 log = logging.getLogger("openmoat.daemon.host.path_sizes")
 
 
-class Timer(Protocol):
-    """What `call_later` of an event loop gives."""
+class Probes(Protocol):
+    """Carries probes on an IKE SA; an event tells what came of each."""
 
-    def cancel(self) -> None:
-        """It is not wanted any more."""
+    def probe_size(self, ike: int, size: int) -> None:
+        """Whether outer packets of `size` octets reach the peer: `SizeProbed`."""
+        ...
+
+    def probe_fragments(self, ike: int) -> None:
+        """Whether IP fragments reach it: `FragmentsProbed`."""
         ...
 
 
-@dataclass(slots=True)
-class _Search:
-    connection: str
-    discovery: Discovery
-    timer: Timer | None = None
-    asked: int | None = None
-    """The size that is being probed."""
-    asks_passage: bool = False
-    """Whether it is being found out if IP fragments pass."""
-    begins: float = 0.0
-    """When it begins: at once, but for a peer that moves again and again."""
-    carried: int = field(default=0)
-    """Packets sent by its children when it was last looked at."""
-    proved: int = field(default=0)
-    """Those of them that the peer has said to be as large as may be and to have come."""
+class Resizer(Protocol):
+    """Gives sizes to the data plane, and knows what it has carried."""
+
+    def resize(self, ike: int) -> None:
+        """Something else is known of the path to the peer of an IKE SA than before."""
+        ...
+
+    def carried(self, ike: int) -> int:
+        """Packets that its children have sent."""
+        ...
+
+    def proved(self, ike: int) -> int:
+        """Packets as large as possible that its peer has confirmed."""
+        ...
 
 
 class PathSizes:
-    """Lives in the daemon's event loop. Holds as much as there are IKE SAs."""
+    """Lives in the daemon's event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        probes: Probes,
+        resizer: Resizer,
+        discovers: Callable[[str], bool],
+        clock: Callable[[], float],
+        later: Later,
+    ) -> None:
+        """`discovers`: whether sizes of a connection are to be found out; where all are configured, nothing is probed."""
+        self._peers = peers
+        self._probes = probes
+        self._resizer = resizer
+        self._discovers = discovers
         self._clock = clock
-        self._searches: dict[int, _Search] = {}
-        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
-        """`call_later` of the loop; before it is there nothing is probed."""
-        self.probe: Callable[[int, int], None] = lambda _ike, _size: None
-        """Carries a probe of that size on that IKE SA; `SizeProbed` tells what came of it."""
-        self.probe_fragments: Callable[[int], None] = lambda _ike: None
-        """Finds out on that IKE SA whether IP fragments pass; `FragmentsProbed` tells what came of it."""
-        self.discovers: Callable[[str], bool] = lambda _connection: True
-        """Whether sizes of that connection are to be found out; where all are configured, nobody is asked."""
-        self.carried: Callable[[int], int] = lambda _ike: 0
-        """Packets that the children of that IKE SA have sent."""
-        self.proved: Callable[[int], int] = lambda _ike: 0
-        """Packets as large as may be that the peer of that IKE SA has said to have come."""
-        self.on_size: Callable[[int], None] = lambda _ike: None
-        """Told when something else is known of the way to the peer of an IKE SA than before."""
+        self._later = later
 
-    def outside(self, ike: int) -> Outside:
-        """What is known of the way to this peer."""
-        search = self._searches.get(ike)
-        return _outside(search.discovery) if search is not None else Outside(BASE)
+    def _search(self, ike: int) -> PathSearch | None:
+        live = self._peers.ike_sa(ike)
+        return live.search if live is not None else None
 
-    def found(self, ike: int) -> Discovery | None:
-        """What is known of the path of an IKE SA; None where nobody looks."""
-        search = self._searches.get(ike)
-        return search.discovery if search is not None else None
+    def _is_wanted(self, ike: int) -> bool:
+        live = self._peers.ike_sa(ike)
+        return live is not None and self._discovers(live.up.connection)
 
-    def suspect(self, ike: int, *, shrinks: bool) -> None:
-        """Large packets of an IKE SA's children seem to be lost. `shrinks`: it costs little to send smaller ones at once."""
-        search = self._searches.get(ike)
-        if search is None:
+    def handle_suspicion(self, handle: Spi) -> None:
+        """Large packets of a Child SA seem to be lost. With AGGFRAG smaller ones cost next to nothing."""
+        child = self._peers.child(handle)
+        search = self._search(child.ike) if child is not None else None
+        if child is None or search is None:
             return
-        before = _outside(search.discovery)
-        search.discovery.handle_suspicion(self._clock(), shrinks=shrinks)
-        self._tell(ike, search, before)
-        self._go_on(ike, search)
+        before = search.outside
+        search.discovery.handle_suspicion(self._clock(), shrinks=child.aggfrag)
+        self._tell(child.ike, search, before)
+        self._go_on(child.ike, search)
 
-    def hint(self, ike: int, told: int, *, shrinks: bool, trusts: bool) -> bool:
-        """ICMP quotes a packet of an IKE SA's children, and names a size; `trusts`: that is believed. `shrinks`: as with
-        `suspect`. False: nothing was done about it.
+    def handle_hint(self, child: ChildSa, told: int, trusts: bool) -> bool:
+        """ICMP quotes a packet that a Child SA has just sent, and names a size; `trusts`: that is believed. False: nothing
+        was done about it.
         """
-        search = self._searches.get(ike)
-        if search is None or not self.discovers(search.connection):
+        search = self._search(child.ike)
+        if search is None or not self._is_wanted(child.ike):
             return False
-        before, now = _outside(search.discovery), self._clock()
+        before, now = search.outside, self._clock()
         if trusts:
-            is_heeded = search.discovery.handle_trusted(told, now)
+            is_news = search.discovery.handle_trusted(told, now)
         else:
-            is_heeded = search.discovery.handle_hint(told, now, shrinks=shrinks)
-        self._tell(ike, search, before)
-        self._go_on(ike, search)
-        return is_heeded
+            is_news = search.discovery.handle_hint(told, now, shrinks=child.aggfrag)
+        self._tell(child.ike, search, before)
+        self._go_on(child.ike, search)
+        return is_news
 
-    def black_hole(self, ike: int) -> None:
-        """The peer of an IKE SA has said that packets as large as may be are lost on their way to it."""
-        search = self._searches.get(ike)
-        if search is None:
+    def handle_black_hole(self, handle: Spi) -> None:
+        """The peer has said that packets of a Child SA that are as large as possible are lost, and small ones are not."""
+        child = self._peers.child(handle)
+        search = self._search(child.ike) if child is not None else None
+        if child is None or search is None:
             return
-        before = _outside(search.discovery)
+        before = search.outside
         search.discovery.handle_black_hole(self._clock())
-        self._tell(ike, search, before)
-        self._go_on(ike, search)
+        self._tell(child.ike, search, before)
+        self._go_on(child.ike, search)
 
     def look(self, ike: int) -> bool:
         """Find out now what there is to know of the path of an IKE SA; False: nobody looks at it."""
-        search = self._searches.get(ike)
-        if search is None or not self.discovers(search.connection):
+        search = self._search(ike)
+        if search is None or not self._is_wanted(ike):
             return False
         search.discovery.handle_wish(self._clock())
         self._go_on(ike, search)
         return True
 
-    def hear(self, event: Event) -> None:
-        """Follow the IKE SAs, their paths, and what became of probes."""
+    def handle_event(self, event: Event) -> None:
+        """Follow the IKE SAs, their paths, and what became of probes. The table has been told before."""
         match event:
-            case IkeSaUp(ike=ike, path=path, replaces=replaces, connection=connection):
-                self._begin(ike, connection, path, replaces)
-            case IkeSaDown(ike=ike):
-                search = self._searches.pop(ike, None)
-                if search is not None and search.timer is not None:
-                    search.timer.cancel()
-            case PeerMoved(ike=ike, path=path) if ike in self._searches:
-                self._start(ike, self._searches[ike].connection, path)
+            case IkeSaUp(ike=ike, path=path):
+                self._begin(ike, path)
+            case PeerMoved(ike=ike, path=path):
+                self._start(ike, path)
             case SizeProbed():
                 self._probed(event)
             case FragmentsProbed():
@@ -143,40 +144,46 @@ class PathSizes:
             case _:
                 pass
 
-    def _begin(self, ike: int, connection: str, path: Path, replaces: int | None) -> None:
-        before = self._searches.pop(replaces, None) if replaces is not None else None
-        if before is None:
-            self._start(ike, connection, path)
+    def _begin(self, ike: int, path: Path) -> None:
+        search = self._search(ike)
+        if search is None:
+            self._start(ike, path)
             return
-        # The same peer on the same path: what was learned stays, a probe under way ended with its IKE SA.
-        if before.timer is not None:
-            before.timer.cancel()
-        before.asked = before.timer = None
-        before.asks_passage = False
-        self._searches[ike] = before
-        self._go_on(ike, before)
-
-    def _start(self, ike: int, connection: str, path: Path) -> None:
-        before, now = self._searches.get(ike), self._clock()
-        if before is not None and before.timer is not None:
-            before.timer.cancel()
-        search = _Search(connection, Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)))
-        if before is not None:
-            rest = MOVE_SECONDS if before.begins <= now else 0.0
-            search.begins = max(now, before.begins + rest)
-        else:
-            search.begins = now
-        self._searches[ike] = search
-        if before is not None and _outside(before.discovery) != _outside(search.discovery):
-            self.on_size(ike)
+        # The same peer on the same path: what was learned stays, a probe under way ended with the IKE SA before.
+        if search.timer is not None:
+            search.timer.cancel()
+        search.asked = search.timer = None
+        search.asks_passage = False
         self._go_on(ike, search)
 
+    def _start(self, ike: int, path: Path) -> None:
+        live, now = self._peers.ike_sa(ike), self._clock()
+        if live is None:
+            return
+        before = live.search
+        search = PathSearch(Discovery(Bounds(path.remote.address.version, MAX_OUTER_SIZE)), begins=now)
+        if before is not None:
+            self._give_up(live, before)
+            rest = MOVE_SECONDS if before.begins <= now else 0.0
+            search.begins = max(now, before.begins + rest)
+        live.search = search
+        if before is not None and before.outside != search.outside:
+            self._resizer.resize(ike)
+        self._go_on(ike, search)
+
+    def _give_up(self, live: LiveIkeSa, search: PathSearch) -> None:
+        peer = self._peers.of_ike(live.up.ike)
+        if peer is not None:
+            peer.keep_search(search)
+        if search.timer is not None:
+            search.timer.cancel()
+
     def _probed(self, event: SizeProbed) -> None:
-        search = self._searches.get(event.ike)
+        search = self._search(event.ike)
         if search is None or search.asked != event.size:
             return
         search.asked = None
-        before, now = _outside(search.discovery), self._clock()
+        before, now = search.outside, self._clock()
         if event.proved is None:
             pass  # it was about another path: asked again
         elif event.proved:
@@ -187,23 +194,23 @@ class PathSizes:
         self._go_on(event.ike, search)
 
     def _passage_probed(self, event: FragmentsProbed) -> None:
-        search = self._searches.get(event.ike)
+        search = self._search(event.ike)
         if search is None or not search.asks_passage:
             return
         search.asks_passage = False
-        before = _outside(search.discovery)
+        before = search.outside
         if event.passed is not None:
             search.discovery.handle_fragments(passed=event.passed)
         self._tell(event.ike, search, before)
         self._go_on(event.ike, search)
 
-    def _tell(self, ike: int, search: _Search, before: Outside) -> None:
-        if (outside := _outside(search.discovery)) != before:
+    def _tell(self, ike: int, search: PathSearch, before: Outside) -> None:
+        if (outside := search.outside) != before:
             log.debug("ike=%016x: %s", ike, outside)
-            search.proved = self.proved(ike)
-            self.on_size(ike)
+            search.proved = self._resizer.proved(ike)
+            self._resizer.resize(ike)
 
-    def _go_on(self, ike: int, search: _Search) -> None:
+    def _go_on(self, ike: int, search: PathSearch) -> None:
         """Ask for the next probe, or wait for the next deadline."""
         if search.asked is not None or search.asks_passage:
             return
@@ -213,36 +220,32 @@ class PathSizes:
         deadline = search.discovery.poll_timeout()
         if self._clock() < search.begins:
             deadline = search.begins
-        elif not self.discovers(search.connection):
+        elif not self._is_wanted(ike):
             deadline = self._clock() + CONFIRM_SECONDS  # its configuration may change while it is up
         elif self._ask(ike, search):
             return
-        if deadline is not None and self.later is not None:
-            search.timer = self.later(max(0.0, deadline - self._clock()), lambda: self._time_out(ike))
+        if deadline is not None:
+            search.timer = self._later(max(0.0, deadline - self._clock()), lambda: self._time_out(ike))
 
-    def _ask(self, ike: int, search: _Search) -> bool:
+    def _ask(self, ike: int, search: PathSearch) -> bool:
         """Have the next probe carried; False: there is none."""
         size = search.discovery.probe
         if size is not None:
             search.asked = size
-            self.probe(ike, size)
+            self._probes.probe_size(ike, size)
         elif search.discovery.probes_fragments:
             search.asks_passage = True
-            self.probe_fragments(ike)
+            self._probes.probe_fragments(ike)
         return size is not None or search.asks_passage
 
     def _time_out(self, ike: int) -> None:
-        search = self._searches.get(ike)
+        search = self._search(ike)
         if search is None:
             return
         search.timer = None
-        carried, proved = self.carried(ike), self.proved(ike)
+        carried, proved = self._resizer.carried(ike), self._resizer.proved(ike)
         search.discovery.handle_timeout(
             self._clock(), is_used=carried != search.carried, is_proved=proved > search.proved
         )
         search.carried, search.proved = carried, proved
         self._go_on(ike, search)
-
-
-def _outside(discovery: Discovery) -> Outside:
-    return Outside(discovery.size, is_proved=discovery.learned_at is not None, fragments_pass=discovery.fragments_pass)

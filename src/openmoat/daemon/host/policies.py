@@ -3,6 +3,7 @@
 Configuration goes in, `SetPolicies` for the backend and the protected prefixes for the host come out; nothing is applied here.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,10 +84,12 @@ class Touched:
 class Policies:
     """The SPD as configured and as peers of templates extend it. Lives in the daemon's event loop."""
 
-    def __init__(self, rungs: frozenset[Rung], outside: Callable[[int], Outside] = lambda _ike: UNKNOWN) -> None:
-        """`rungs`: what the backend can do with packets that do not fit. `outside`: what is known of the way to the peer of
+    def __init__(self, rungs: frozenset[Rung], outside: Callable[[int], Outside]) -> None:
+        """`rungs`: what the backend can do with packets that do not fit. `outside`: what is known of the path to the peer of
         an IKE SA.
         """
+        self.changed = asyncio.Event()
+        """Set whenever the host is to be told something."""
         self._rungs = rungs
         self._outside = outside
         self._addresses: Sequence[InterfaceAddress] = ()
@@ -110,6 +113,8 @@ class Policies:
         """Grows whenever `protected` or `reserved` has become another."""
         self._configured: dict[str, list[WantedPolicy]] = {}
         """By connection with one peer."""
+        self._names_by_id: dict[PolicyId, str] = {}
+        """Names of the policies of connections with one peer."""
         self._exceptions: dict[tuple[str, str], list[WantedPolicy]] = {}
         """By template and child; found when first wanted after a load."""
 
@@ -151,7 +156,15 @@ class Policies:
                 del fresh[name]
         for connection in fresh.values():
             self._learn(connection, policies[connection.name])
+        for number in change.remove:
+            self._names_by_id.pop(number, None)
+        self._names_by_id.update({policy.id: policy.name for policy in change.put})
         return set_policies(change), conflicts
+
+    def children_of(self, policy: PolicyId) -> list[tuple[str, str]]:
+        """Connection and child of a policy that was loaded."""
+        connection, _, child = self._names_by_id.get(policy, "").partition("/")
+        return [(connection, child)] if child else []
 
     def child(self, sa: ChildSa) -> Child:
         """The configuration of an SA; raises `UnknownChild`."""
@@ -350,6 +363,7 @@ class Policies:
 
     def _touch(self, prefixes: Iterable[Network], local: Iterable[Network], step: int) -> None:
         self.revision += 1
+        self.changed.set()
         before = {prefix: prefix in self.local for prefix in local}
         count(self.local, before, step)
         self._touched.update(dict.fromkeys(prefixes))

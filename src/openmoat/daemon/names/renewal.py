@@ -7,12 +7,12 @@ peer for a sign of life; if there is none, the IKE SA ends as always, and the ne
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from openmoat.daemon.host.path_sizes import Timer
 from openmoat.daemon.names.paths import Names
+from openmoat.daemon.peers import LiveIkeSa, Peers, WatchedNames
 from openmoat.daemon.status.journal import Journal
-from openmoat.ike.events import Event, IkeSaDown, IkeSaUp, PeerMoved
+from openmoat.daemon.timers import Later
+from openmoat.ike.events import Event, IkeSaUp
 from openmoat.model.connection import Connection
 from openmoat.net import Address
 
@@ -22,17 +22,6 @@ MIN_RENEWAL = 30.0
 """Seconds between two questions for the name of a peer that is up, however short its TTL; and for those in /etc/hosts."""
 
 
-@dataclass(slots=True)
-class _Watched:
-    connection: str
-    names: tuple[str, ...]
-    address: Address
-    """Where the peer is."""
-    timer: Timer | None = None
-    told: frozenset[Address] = frozenset()
-    """What the names stood for when we last said that the peer is elsewhere."""
-
-
 class NameWatch:
     """Lives in the daemon's event loop. Holds one timer for each IKE SA that we began towards a name."""
 
@@ -40,99 +29,100 @@ class NameWatch:
         self,
         names: Names,
         find_connection: Callable[[str], Connection | None],
+        peers: Peers,
+        probe: Callable[[int], None],
         journal: Journal,
-        clock: Callable[[], float],
+        later: Later,
     ) -> None:
+        """`probe` asks the peer of an IKE SA for a sign of life."""
         self._names = names
         self._find_connection = find_connection
+        self._peers = peers
+        self._probe = probe
         self._journal = journal
-        self._clock = clock
-        self._watched: dict[int, _Watched] = {}
+        self._later = later
         self._tasks: set[asyncio.Task[None]] = set()
-        self.later: Callable[[float, Callable[[], None]], Timer] | None = None
-        """`call_later` of the loop; before it is there no name is asked."""
-        self.suspect: Callable[[int], None] = lambda _ike: None
-        """Asks the peer of that IKE SA for a sign of life."""
 
-    def hear(self, event: Event) -> None:
-        """Follow the IKE SAs and where their peers are."""
-        match event:
-            case IkeSaUp():
-                self._begin(event)
-            case IkeSaDown(ike=ike):
-                self._end(ike)
-            case PeerMoved(ike=ike, path=path) if ike in self._watched:
-                self._watched[ike].address = path.remote.address
-            case _:
-                pass
+    def handle_event(self, event: Event) -> None:
+        """Watch the names of peers that come. The table has been told before."""
+        if isinstance(event, IkeSaUp):
+            self._begin(event)
+
+    async def finish(self) -> None:
+        """Wait for the questions that are being asked now, and raise what one of them raised."""
+        await asyncio.gather(*self._tasks)
 
     def close(self) -> None:
         """No name is asked any more."""
-        for ike in list(self._watched):
-            self._end(ike)
+        for live in self._peers.ike_sas():
+            if live.names is not None and live.names.timer is not None:
+                live.names.timer.cancel()
+            live.names = None
         for task in self._tasks:
             task.cancel()
 
     def _begin(self, event: IkeSaUp) -> None:
-        before = self._end(event.replaces) if event.replaces is not None else None
+        live = self._peers.ike_sa(event.ike)
+        if live is None:
+            return
+        before, live.names = live.names, None
+        if before is not None and before.timer is not None:
+            before.timer.cancel()
         connection = self._find_connection(event.connection)
         if connection is None or connection.is_template or not (event.is_initiator or before):
             return
         places = connection.peer.addresses
         names = tuple(place for place in places if isinstance(place, str))
         if names and event.path.remote.address not in places:
-            watched = _Watched(event.connection, names, event.path.remote.address)
-            watched.told = before.told if before is not None else frozenset()
-            self._watched[event.ike] = watched
-            self._wait(event.ike, watched)
+            live.names = WatchedNames(names, told=before.told if before is not None else frozenset())
+            self._wait(event.ike, live.names)
 
-    def _end(self, ike: int) -> _Watched | None:
-        watched = self._watched.pop(ike, None)
-        if watched is not None and watched.timer is not None:
-            watched.timer.cancel()
-        return watched
-
-    def _wait(self, ike: int, watched: _Watched) -> None:
+    def _wait(self, ike: int, watched: WatchedNames) -> None:
         """Until the first of its names is to be asked again."""
-        now = self._clock()
+        now = self._names.clock()
         due = min((self._names.until(name) or now for name in watched.names), default=now)
-        if self.later is not None:
-            watched.timer = self.later(max(MIN_RENEWAL, due - now), lambda: self._ask(ike))
+        watched.timer = self._later(max(MIN_RENEWAL, due - now), lambda: self._ask(ike))
 
     def _ask(self, ike: int) -> None:
         task = asyncio.ensure_future(self._look(ike))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _is_watched(self, ike: int, watched: WatchedNames) -> bool:
+        """Whether this is still what is watched: an IKE SA may be rekeyed or gone meanwhile."""
+        live = self._peers.ike_sa(ike)
+        return live is not None and live.names is watched
+
     async def _look(self, ike: int) -> None:
-        watched = self._watched.get(ike)
-        if watched is None:
+        live = self._peers.ike_sa(ike)
+        if live is None or live.names is None:
             return
+        watched = live.names
         try:
-            await self._compare(ike, watched)
+            await self._compare(live, watched)
         finally:
-            # Whatever became of the question, the next one is asked; unless it was rekeyed, or is gone, meanwhile.
-            if self._watched.get(ike) is watched:
+            # Whatever became of the question, the next one is asked.
+            if self._is_watched(ike, watched):
                 self._wait(ike, watched)
 
-    async def _compare(self, ike: int, watched: _Watched) -> None:
+    async def _compare(self, live: LiveIkeSa, watched: WatchedNames) -> None:
         found: set[Address] = set()
         for name in watched.names:
             found.update(await self._names.addresses(name, is_fresh_wanted=False))
-        if self._watched.get(ike) is not watched:
+        if not self._is_watched(live.up.ike, watched):
             return
-        if watched.address in found:
+        if live.path.remote.address in found:
             watched.told = frozenset()
         elif found and watched.told != found:
             watched.told = frozenset(found)
-            self._tell(watched, found)
-            self.suspect(ike)
+            self._tell(live, watched, found)
+            self._probe(live.up.ike)
 
-    def _tell(self, watched: _Watched, found: set[Address]) -> None:
-        where = ", ".join(sorted(map(str, found)))
+    def _tell(self, live: LiveIkeSa, watched: WatchedNames, found: set[Address]) -> None:
+        where, there = ", ".join(sorted(map(str, found))), live.path.remote.address
         self._journal.note(
             "name-moved",
             logging.INFO,
-            f"{', '.join(watched.names)} is {where} now; the peer is asked whether it is still at {watched.address}",
-            {"conn": watched.connection},
+            f"{', '.join(watched.names)} is {where} now; the peer is asked whether it is still at {there}",
+            {"conn": live.up.connection},
         )

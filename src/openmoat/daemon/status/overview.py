@@ -1,7 +1,7 @@
-"""The replies of the control socket, made from what the daemon knows: configuration, books and counters. Changes nothing."""
+"""The replies of the control socket, made from what the daemon knows: configuration, peers and counters. Changes nothing."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,9 +20,7 @@ from openmoat.control.messages import (
     PeerStatus,
 )
 from openmoat.control.reasons import Reason
-from openmoat.crypto.identities import Identity
-from openmoat.daemon.status.accounting import Owner, Totals
-from openmoat.daemon.status.book import LiveChildSa, LiveIkeSa, Record
+from openmoat.daemon.peers import LiveChildSa, LiveIkeSa, Peer, Record
 from openmoat.daemon.status.journal import Entry as JournalEntry
 from openmoat.dataplane.backend import SaCounters
 from openmoat.ike.events import DownReason, NegotiationFailed
@@ -51,6 +49,7 @@ class Facts:
     """What one reply needs to know of a connection besides its configuration."""
 
     record: Record
+    peers: Sequence[Peer] = ()
     core: CoreStatus | None
     """None where the core has not been given it."""
     failed: NegotiationFailed | None = None
@@ -60,13 +59,11 @@ class Facts:
     """Why its policies could not be taken in."""
     clock_offset: float = 0.0
     """Added to the core's times it makes those of the wall clock."""
-    totals: Mapping[Owner, Totals]
     live: Mapping[int, SaCounters]
+    """By inbound SPI, the counters of its pairs."""
     ike_sas: Mapping[int, IkeSaStatus]
     plans: Mapping[int, MtuPlan]
     """By inbound SPI, where sizes are wanted."""
-    paths: Mapping[int, Discovery]
-    """By IKE SA, what is known of the way to its peer."""
 
 
 def connection_status(connection: Connection, facts: Facts, failure: Failure | None = None) -> ConnectionStatus:
@@ -124,8 +121,8 @@ def state_of(connection: Connection, facts: Facts) -> State:
     if core.phase is Phase.DOWN:
         return state, since, Reason.ASKED, ""
     if connection.is_template:
-        return ConnectionState.WAITING, record.since, Reason.NOT_ASKED, f"{len(record.ike_sas)} peers are here"
-    names = [live.child.child for live in record.children.values()]
+        return template_state(facts, since)
+    names = [live.child.child for peer in facts.peers for live in peer.children.values() if live.since is not None]
     if names:
         return up_state(facts, names)
     if state in {ConnectionState.CONNECTING, ConnectionState.DOWN} and record.missed is not None:
@@ -137,44 +134,58 @@ def state_of(connection: Connection, facts: Facts) -> State:
     return state, since, Reason.NOT_ASKED if state is ConnectionState.WAITING else None, ""
 
 
+def template_state(facts: Facts, since: float) -> State:
+    """It is up while any of its peers is."""
+    here = sum(bool(peer.ike_sas) for peer in facts.peers)
+    if any(facts.record.up.values()):
+        return ConnectionState.UP, since, None, f"{here} peers are here"
+    return ConnectionState.WAITING, facts.record.since, Reason.NOT_ASKED, f"{here} peers are here"
+
+
 def up_state(facts: Facts, names: list[str]) -> State:
     """Some children are there: whether all that are wanted, and whether successors are on their way."""
-    core, record = facts.core, facts.record
-    since = max(live.since for live in record.children.values())
+    core = facts.core
+    since = max(live.since or 0.0 for peer in facts.peers for live in peer.children.values())
     if core is not None and core.missing:
         why = reason(core.reason) if core.reason is not None else None
-        return ConnectionState.CONNECTING, since, why, f"not there: {', '.join(core.missing)}"
-    is_rekeying = len(names) > len(set(names)) or any(row.is_rekeying for row in ike_rows(facts))
+        return ConnectionState.CONNECTING, since, why, f"not there: {', '.join(map(missing(facts), core.missing))}"
+    is_rekeying = len(names) > len(set(names)) or any(row.is_rekeying for row in facts.ike_sas.values())
     return (ConnectionState.REKEYING if is_rekeying else ConnectionState.UP), since, None, ""
 
 
-def ike_rows(facts: Facts) -> list[IkeSaStatus]:
-    """What the core says of the IKE SAs of the connection."""
-    return [facts.ike_sas[ike] for ike in facts.record.ike_sas if ike in facts.ike_sas]
+def missing(facts: Facts) -> Callable[[str], str]:
+    """Puts a child that is not there into words, with how it was lost where it was."""
+    downs = facts.record.child_downs
+    return lambda name: f"{name} ({downs[name].reason.value})" if name in downs else name
 
 
 def peers(connection: Connection, facts: Facts) -> tuple[PeerStatus, ...]:
     """The peers that are here, and those that were and have counters."""
-    ike: dict[Identity, LiveIkeSa] = {live.up.peer: live for live in facts.record.ike_sas.values()}
-    children: dict[Identity, list[LiveChildSa]] = {}
-    for live in facts.record.children.values():
-        children.setdefault(live.child.peer, []).append(live)
-    totals = {owner.peer: sums for owner, sums in facts.totals.items() if owner.connection == connection.name}
-    found = sorted({*ike, *children, *totals}, key=str)
     return tuple(
-        PeerStatus(
-            identity=str(identity),
-            ike=ike_status(ike[identity], facts) if identity in ike else None,
-            children=child_statuses(connection, children.get(identity, []), facts),
-            counters=counters(totals.get(identity, Totals())),
-        )
-        for identity in found
+        peer_status(connection, peer, facts) for peer in sorted(facts.peers, key=lambda peer: str(peer.identity))
     )
 
 
-def ike_status(live: LiveIkeSa, facts: Facts) -> IkeStatus:
+def peer_status(connection: Connection, peer: Peer, facts: Facts) -> PeerStatus:
+    """One peer."""
+    newest = next(reversed(peer.ike_sas.values()), None)
+    down = peer.down
+    return PeerStatus(
+        identity=str(peer.identity),
+        since=peer.since,
+        reason=reason(down.reason) if down is not None else None,
+        text=down.text if down is not None else "",
+        last_in=peer.last_in,
+        last_out=peer.last_out,
+        ike=ike_status(newest, peer, facts) if newest is not None else None,
+        children=child_statuses(connection, peer, facts),
+        counters=counters(peer.sums(facts.live)),
+    )
+
+
+def ike_status(live: LiveIkeSa, peer: Peer, facts: Facts) -> IkeStatus:
     """One IKE SA."""
-    up = live.up
+    up, search = live.up, live.search
     row = facts.ike_sas.get(up.ike)
     rekey_at = row.rekey_at if row is not None else None
     return IkeStatus(
@@ -182,20 +193,20 @@ def ike_status(live: LiveIkeSa, facts: Facts) -> IkeStatus:
         peer_spi=f"{up.peer_spi:016x}",
         is_initiator=up.is_initiator,
         suite=up.suite.name,
-        path=str(row.path if row is not None else up.path),
+        path=str(live.path),
         behind_nat=up.behind_nat,
         peer_behind_nat=up.peer_behind_nat,
         own_method=up.own_method.name.lower(),
         peer_method=up.peer_method.name.lower(),
         since=live.since,
         rekey_at=rekey_at + facts.clock_offset if rekey_at is not None else None,
-        outside=outside_size(facts.paths[up.ike], facts.clock_offset) if up.ike in facts.paths else None,
+        outside=outside_size(search.discovery, peer, facts.clock_offset) if search is not None else None,
     )
 
 
-def outside_size(found: Discovery, clock_offset: float) -> OutsideSize:
-    """What is known of a path."""
-    hole = found.black_hole
+def outside_size(found: Discovery, peer: Peer, clock_offset: float) -> OutsideSize:
+    """What is known of a path; what was counted on earlier paths of the peer is counted on."""
+    hole = found.black_hole or peer.black_hole
     return OutsideSize(
         size=found.size,
         learned=found.learned.value,
@@ -204,61 +215,77 @@ def outside_size(found: Discovery, clock_offset: float) -> OutsideSize:
         probing=found.probe,
         probing_fragments=found.probes_fragments,
         fragments_pass=found.fragments_pass,
-        hints=found.hints,
+        hints=peer.hints + found.hints,
         black_hole=BlackHole(at=hole.at + clock_offset, before=hole.before, after=hole.after) if hole else None,
     )
 
 
-def child_statuses(connection: Connection, children: Sequence[LiveChildSa], facts: Facts) -> tuple[ChildStatus, ...]:
-    """The Child SAs of one peer, by name, the newest of a name last."""
-    names = [one.child.child for one in children]
-    live = facts.live
+def child_statuses(connection: Connection, peer: Peer, facts: Facts) -> tuple[ChildStatus, ...]:
+    """The Child SAs of one peer that carry packets, by name, the newest of a name last."""
+    up = [one for one in peer.children.values() if one.since is not None]
+    rows = sorted(up, key=lambda one: (one.child.child, one.rekeyed or one.since or 0.0))
+    names = [one.child.child for one in rows]
+    newest = dict(zip(names, rows, strict=True))
     configured = {child.name for child in connection.children if child.path_mtu is not None}
-    rows = sorted(children, key=lambda one: (one.child.child, one.rekeyed or one.since))
     return tuple(
-        ChildStatus(
-            name=one.child.child,
-            local_spi=f"{one.child.local_spi:08x}",
-            remote_spi=f"{one.child.remote_spi:08x}",
-            suite=one.child.suite.name,
-            encapsulation="udp" if one.child.udp else "raw",
-            aggfrag=one.child.aggfrag,
-            takes_slices=one.child.takes_slices,
-            local=format_selectors(one.child.local),
-            remote=format_selectors(one.child.remote),
-            since=one.since,
+        child_status(
+            one,
+            peer,
+            facts,
+            is_newest=newest[one.child.child] is one,
             is_rekeying=names.count(one.child.child) > 1,
-            counters=counters(live[one.child.local_spi]) if one.child.local_spi in live else Counters(),
-            sizes=child_sizes(one.child.local_spi, facts, is_configured=one.child.child in configured),
+            is_configured=one.child.child in configured,
         )
         for one in rows
     )
 
 
-def child_sizes(spi: int, facts: Facts, *, is_configured: bool) -> ChildSizes | None:
-    """What is done about sizes on one Child SA; None where nobody asks, or it is being taken out."""
-    plan, row = facts.plans.get(spi), facts.live.get(spi)
-    if plan is None or row is None:
+def child_status(
+    one: LiveChildSa, peer: Peer, facts: Facts, *, is_newest: bool, is_rekeying: bool, is_configured: bool
+) -> ChildStatus:
+    """One Child SA. What its child has carried is told once, with the newest."""
+    child = one.child
+    sums = peer.sums(facts.live, child.child) if is_newest else SaCounters(handle=0, drops={})
+    return ChildStatus(
+        name=child.child,
+        local_spi=f"{child.local_spi:08x}",
+        remote_spi=f"{child.remote_spi:08x}",
+        suite=child.suite.name,
+        encapsulation="udp" if child.udp else "raw",
+        aggfrag=child.aggfrag,
+        takes_slices=child.takes_slices,
+        local=format_selectors(child.local),
+        remote=format_selectors(child.remote),
+        since=one.since or 0.0,
+        is_rekeying=is_rekeying,
+        counters=counters(sums),
+        sizes=child_sizes(facts.plans.get(child.local_spi), sums, is_configured=is_configured) if is_newest else None,
+    )
+
+
+def child_sizes(plan: MtuPlan | None, sums: SaCounters, *, is_configured: bool) -> ChildSizes | None:
+    """What is done about sizes on one child, and what that came to since the daemon started; None where nobody asks."""
+    if plan is None:
         return None
-    fragmented = sum(number for deed, number in row.deeds.items() if deed not in {"clamp", "guard", Rung.REFUSE.value})
+    fragmented = sum(number for deed, number in sums.deeds.items() if deed not in {"clamp", "guard", Rung.REFUSE.value})
     return ChildSizes(
         outer_size=plan.outer_size,
         is_configured=is_configured,
         inner_room=plan.inner_room,
         slices_all=plan.slices,
         ladder=tuple(rung.value for rung in plan.oversize),
-        whole=max(0, row.outbound_packets - row.outbound_sliced - fragmented),
-        packed=row.outbound_packed,
-        sliced=row.outbound_sliced,
-        slices=row.outbound_slices,
-        assembled=row.inbound_assembled,
-        marks=row.inbound_marks,
-        deeds=dict(row.deeds),
-        drops=dict(row.drops),
+        whole=max(0, sums.outbound_packets - sums.outbound_sliced - fragmented),
+        packed=sums.outbound_packed,
+        sliced=sums.outbound_sliced,
+        slices=sums.outbound_slices,
+        assembled=sums.inbound_assembled,
+        marks=sums.inbound_marks,
+        deeds=dict(sums.deeds),
+        drops=dict(sums.drops),
     )
 
 
-def counters(sums: Totals | SaCounters) -> Counters:
+def counters(sums: SaCounters) -> Counters:
     """Packets and octets both ways."""
     return Counters(
         inbound_packets=sums.inbound_packets,

@@ -40,7 +40,7 @@ async def daemon(directory: Path, idle_seconds: float = IDLE_SECONDS) -> AsyncIt
     await one.start(configuration)
     place = directory / "control.sock"
     listener = open_socket(place)
-    task = asyncio.create_task(Server(one.desk, listener, Policy(), idle_seconds, write_seconds=idle_seconds).run())
+    task = asyncio.create_task(Server(one.handlers, listener, Policy(), idle_seconds, write_seconds=idle_seconds).run())
     try:
         with Client(str(place), timeout=5) as client:
             yield one, client

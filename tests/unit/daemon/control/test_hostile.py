@@ -251,7 +251,7 @@ def test_what_waits_for_a_slow_reader_is_bounded(tmp_path: Path) -> None:
 
     async def test(one: Daemon, client: Client) -> None:
         made = 0
-        version = one.desk.version()
+        version = one.handlers.version()
 
         async def pieces() -> object:
             nonlocal made
@@ -325,7 +325,7 @@ def test_an_error_of_ours_is_a_500_and_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(one: Daemon, client: Client) -> None:
-        monkeypatch.setattr(one.desk, "version", lambda: 1 / 0)
+        monkeypatch.setattr(one.handlers, "version", lambda: 1 / 0)
         answer = await all_of(tmp_path, VERSION)
         assert answer.startswith(b"HTTP/1.1 500 ")
         assert body(answer)["code"] == ErrorCode.INTERNAL
@@ -339,14 +339,14 @@ def test_an_error_in_the_middle_of_a_listing_never_looks_like_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(one: Daemon, client: Client) -> None:
-        whole = one.desk.connections
+        whole = one.handlers.connections
 
         def rows() -> object:
             yield from whole()
             raise ZeroDivisionError
 
         monkeypatch.setattr("openmoat.daemon.control.routes.SLICE_SECONDS", 0.0)
-        monkeypatch.setattr(one.desk, "connections", rows)
+        monkeypatch.setattr(one.handlers, "connections", rows)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
         writer.write(b"GET /v1/status HTTP/1.1\r\n" + HOST + b"\r\n")
         try:

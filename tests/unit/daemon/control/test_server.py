@@ -26,11 +26,11 @@ from openmoat.daemon.control.access import (
     Policy,
     open_socket,
 )
-from openmoat.daemon.control.handlers import MAX_STRANGERS
 from openmoat.daemon.control.http import MAX_REQUEST
 from openmoat.daemon.control.routes import MAX_DIGITS, SLICE_SECONDS, Listing
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.status.journal import MAX_ENTRIES
+from openmoat.daemon.status.reports import MAX_STRANGERS
 from openmoat.errors import ControlError, SystemFault
 from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.net import HostPort
@@ -194,7 +194,7 @@ def test_more_lines_than_are_kept_are_not_asked_for(tmp_path: Path, last: str, s
 def test_the_status_shows_the_newest_strangers_up_to_the_bound(tmp_path: Path) -> None:
     async def test(one: Daemon, client: Client) -> None:
         for number in range(MAX_STRANGERS + 1):
-            one.book.failures.note(stranger(number))
+            one.peers.failures.note(stranger(number))
             strangers = (await asyncio.to_thread(client.status)).strangers
             assert len(strangers) == min(number + 1, MAX_STRANGERS)
         assert strangers[0].peer == "198.51.100.16:500"

@@ -10,9 +10,10 @@ from openmoat.crypto.numbers import AuthMethod, KeMethod
 from openmoat.crypto.suites import PRF_HMAC_SHA2_256
 from openmoat.daemon.core.answers import Answers
 from openmoat.daemon.core.installer import Installer
+from openmoat.daemon.core.keylog import KeySink
 from openmoat.daemon.host.policies import Policies
 from openmoat.daemon.names.paths import Names, PathFinder
-from openmoat.daemon.status.accounting import Accounting
+from openmoat.daemon.peers import Peers
 from openmoat.daemon.worker_threads import MAX_WAITING, Overloaded, WorkerThreads
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.errors import Secret
@@ -52,16 +53,18 @@ def answer(question: Question) -> tuple[Answer, bool]:
 
     async def run() -> tuple[Answer, bool]:
         backend = MemoryBackend()
-        installer = Installer(backend, Policies(backend.capabilities().rungs), Accounting())
+        peers = Peers(lambda: 0.0)
+        policies = Policies(backend.capabilities().rungs, peers.outside)
+        installer = Installer(backend, policies, peers, asyncio.get_running_loop().call_later)
         finder = PathFinder(Names(lambda: 0.0, FilePath("/dev/null")), lambda _: ipaddress.ip_address("192.0.2.1"))
-        beside = WorkerThreads()
-        answers = Answers(installer, finder, Everybody(), lambda _: None, beside)
+        threads = WorkerThreads()
+        answers = Answers(installer, finder, Everybody(), lambda _: None, threads, KeySink(""))
         heard: asyncio.Queue[Answer] = asyncio.Queue()
         answers.ask(question, heard.put_nowait)
         is_at_once = not heard.empty()
         result = await asyncio.wait_for(heard.get(), 10)
         answers.close()
-        beside.close()
+        threads.close()
         return result, is_at_once
 
     return asyncio.run(run())

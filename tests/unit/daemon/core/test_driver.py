@@ -10,12 +10,13 @@ import pytest
 from openmoat.daemon.core.driver import BATCH, Driver
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.host.policies import Policies
-from openmoat.daemon.status.accounting import Accounting
-from openmoat.daemon.status.journal import Journal
+from openmoat.daemon.peers import Peers
+from openmoat.dataplane.backend import Acquire, Spi
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.dataplane.wire import Datagram
 from openmoat.ike.events import Answer, AskSpis, DownReason, Event, IkeSaDown, Question, Transmit
 from openmoat.net import HostPort, Path
+from unit.daemon.kit import Deadlines
 
 PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 500), HostPort(ipaddress.ip_address("198.51.100.7"), 500))
 
@@ -59,12 +60,29 @@ class Bench:
         self.wire = MemoryWire()
         self.asked: list[Question] = []
         self.order: list[str] = []
-        installer = Installer(MemoryBackend(), Policies(frozenset()), Accounting())
-        self.driver = Driver(core, self.wire, installer, self.ask, Journal(lambda: 0.0), clock=lambda: 100.0)
-        self.driver.on_event = lambda event: self.order.append(f"{type(event).__name__} after {len(self.wire.sent)}")
+        peers = Peers(lambda: 0.0)
+        installer = Installer(MemoryBackend(), Policies(frozenset(), peers.outside), peers, Deadlines().later)
+        self.driver = Driver(core, self.wire, installer, self.ask, self, clock=lambda: 100.0)
 
     def ask(self, question: Question, _answer: object) -> None:
         self.order.append(f"{type(question).__name__} after {len(self.wire.sent)}")
+
+    # `core.driver.Listener`
+
+    def handle_event(self, event: Event) -> None:
+        self.order.append(f"{type(event).__name__} after {len(self.wire.sent)}")
+
+    def handle_acquire(self, acquire: Acquire) -> None:
+        self.order.append(f"acquire of {acquire.policy}")
+
+    def handle_suspicion(self, handle: Spi) -> None:
+        self.order.append(f"suspicion of {handle:x}")
+
+    def handle_black_hole(self, handle: Spi) -> None:
+        self.order.append(f"black hole of {handle:x}")
+
+    def handle_ignored_df(self, handle: Spi) -> None:
+        self.order.append(f"ignored DF of {handle:x}")
 
 
 def test_transmits_leave_before_the_effects_that_follow_them() -> None:

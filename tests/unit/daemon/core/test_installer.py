@@ -1,87 +1,33 @@
 """Child SAs become pairs and policies of the backend, and leave nothing behind when they go."""
 
 import ipaddress
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from msgspec import structs
 
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
-from openmoat.crypto.numbers import IdType
-from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite
 from openmoat.daemon.core.installer import KEEPALIVE_SECONDS, MAX_LINGERING, PAIRS_A_TURN, Installer
 from openmoat.daemon.host.policies import MAX_CACHED_SOURCES, Policies
-from openmoat.daemon.status.accounting import Accounting, Owner
+from openmoat.daemon.peers import Peers
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.memory import MemoryBackend
-from openmoat.errors import Secret
 from openmoat.ike.events import (
     ActivateOutbound,
     AskInstall,
     AskSpis,
-    ChildKeys,
     ChildSa,
     Installed,
     PeerMoved,
     Refused,
     RemoveChildSa,
 )
-from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk, Start
+from openmoat.model.connection import Connection
 from openmoat.mtu.plan import Framing, Outside, Rung
-from openmoat.net import HostPort, Path
-from openmoat.policy.selectors import Selectors, parse_selectors
+from openmoat.policy.selectors import parse_selectors
 from openmoat.policy.spd import Action
 from openmoat.system.links import InterfaceAddress
-
-SUITE = EspSuite(AES_128_GCM_16, None)
-KEYS = ChildKeys(Secret(bytes(20)), Secret(), Secret(bytes(20)), Secret())
-GATE = Identity(IdType.FQDN, b"gate.example")
-HOME_A = Identity(IdType.FQDN, b"a.homes.example")
-HOME_B = Identity(IdType.FQDN, b"b.homes.example")
-
-
-def path(remote: str = "198.51.100.7") -> Path:
-    return Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address(remote), 4500))
-
-
-def connection(name: str, pattern: IdentityPattern, local: str, remote: str) -> Connection:
-    child = Child(
-        name=name,
-        local=parse_selectors([local]),
-        remote=parse_selectors([remote]),
-        proposals=(EspProposal(encryptions=(AES_128_GCM_16,)),),
-        start=Start.NONE,
-    )
-    return Connection(
-        name=name,
-        local_identity=GATE,
-        own=Psk(name),
-        peer=Peer(identity=pattern, credential=Psk(name)),
-        children=(child,),
-        proposals=(IkeProposal(encryptions=(AES_128_GCM_16,), prfs=(PRF_HMAC_SHA2_256,), key_exchanges=(X25519,)),),
-    )
-
-
-def exactly(identity: Identity) -> IdentityPattern:
-    return IdentityPattern(PatternKind.EXACT, identity)
-
-
-def child_sa(spi: int, name: str, peer: Identity, local: Selectors, remote: Selectors) -> ChildSa:
-    return ChildSa(
-        connection=name,
-        child=name,
-        peer=peer,
-        ike=1,
-        local_spi=spi,
-        remote_spi=0x1111,
-        suite=SUITE,
-        local=local,
-        remote=remote,
-        path=path(),
-        udp=True,
-        keepalive=True,
-    )
+from unit.daemon.kit import GATE, HOME_A, HOME_B, KEYS, Deadline, Deadlines, child_sa, connection, exactly, ike_up, path
 
 
 class Bench:
@@ -91,11 +37,10 @@ class Bench:
         self.backend = MemoryBackend()
         self.sizes: dict[int, int] = {}
         self.policies = Policies(frozenset(Rung), lambda ike: Outside(self.sizes.get(ike, 1280)))
-        self.accounting = Accounting()
-        self.installer = Installer(self.backend, self.policies, self.accounting)
-        change, conflicts = self.policies.load(connections)
-        assert not conflicts
-        self.backend.apply([change])
+        self.deadlines = Deadlines()
+        self.peers = Peers(self.deadlines.clock)
+        self.installer = Installer(self.backend, self.policies, self.peers, self.deadlines.later)
+        assert not self.installer.load(connections, [])
 
     def install(self, name: str, peer: Identity, local: str, remote: str) -> tuple[ChildSa, Installed | Refused]:
         (spi,) = self.installer.reserve(AskSpis(1, 1)).spis
@@ -135,7 +80,7 @@ def test_the_policy_of_a_connection_outlives_its_sas(site: Bench) -> None:
     site.installer.remove(RemoveChildSa(sa.local_spi))
     assert not site.backend.pairs
     assert len(site.backend.policies) == 1
-    assert Owner("office", HOME_A) in site.accounting.totals([])
+    assert site.peers.find("office", HOME_A) is not None
 
 
 def test_a_template_has_a_policy_for_each_peer_while_an_sa_serves_it(template: Bench) -> None:
@@ -204,7 +149,9 @@ def test_an_sa_of_a_connection_that_is_gone_is_refused(site: Bench) -> None:
 def test_children_of_a_peer_that_moved_use_its_new_path(site: Bench) -> None:
     sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
     elsewhere = path("203.0.113.9")
-    site.installer.move(PeerMoved(1, elsewhere, True, (sa.local_spi,)))
+    moved = PeerMoved(1, elsewhere, True, (sa.local_spi,))
+    site.installer.move(moved)
+    site.peers.handle_event(moved)
     outbound = site.backend.pairs[sa.local_spi].outbound
     assert outbound is not None
     assert (outbound.path, outbound.encapsulation) == (elsewhere, Encapsulation.UDP)
@@ -264,7 +211,7 @@ def test_pairs_follow_the_size_of_their_ike_sa_and_no_others(site: Bench) -> Non
 
 def test_after_a_rekey_of_the_ike_sa_its_pairs_follow_the_successor(site: Bench) -> None:
     sa, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
-    site.installer.inherit(1, 2)
+    site.peers.handle_event(ike_up(2, "office", replaces=1))
     site.sizes[2] = 1400
     site.installer.resize(2)
     outbound = site.backend.pairs[sa.local_spi].outbound
@@ -275,26 +222,8 @@ def test_after_a_rekey_of_the_ike_sa_its_pairs_follow_the_successor(site: Bench)
     assert site.installer.carried(2) == 0
 
 
-class Deadline:
-    """What will be done later."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.act = act
-        self.is_wanted = True
-
-    def cancel(self) -> None:
-        self.is_wanted = False
-
-
 def rekeyed(site: Bench, times: int = 1) -> list[Deadline]:
     """Deadlines after so many rekeys of one Child SA, whose old pairs were removed."""
-    deadlines: list[Deadline] = []
-
-    def later(_seconds: float, act: Callable[[], None]) -> Deadline:
-        deadlines.append(Deadline(act))
-        return deadlines[-1]
-
-    site.installer.later = later
     old, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
     for _ in range(times):
         (spi,) = site.installer.reserve(AskSpis(1, 1)).spis
@@ -302,7 +231,7 @@ def rekeyed(site: Bench, times: int = 1) -> list[Deadline]:
         assert site.installer.install(AskInstall(7, new, KEYS)) == Installed(7)
         site.installer.remove(RemoveChildSa(old.local_spi))
         old = new
-    return deadlines
+    return site.deadlines.made
 
 
 def test_a_pair_that_was_rekeyed_receives_for_a_while_what_was_on_its_way(site: Bench) -> None:
@@ -310,7 +239,9 @@ def test_a_pair_that_was_rekeyed_receives_for_a_while_what_was_on_its_way(site: 
     assert len(site.backend.pairs) == 2
     deadline.act()
     assert len(site.backend.pairs) == 1
-    assert site.accounting.totals([]) != {}
+    peer = site.peers.find("office", HOME_A)
+    assert peer is not None
+    assert peer.retired
 
 
 def test_a_pair_without_a_successor_is_taken_out_at_once(site: Bench) -> None:
@@ -345,16 +276,9 @@ def test_that_df_is_not_heeded_is_told_once_for_a_child_until_it_is_configured_a
 
 
 def test_icmp_errors_come_from_the_addresses_that_the_host_has_now(site: Bench) -> None:
-    turns: list[Deadline] = []
-
-    def later(_seconds: float, act: Callable[[], None]) -> Deadline:
-        turns.append(Deadline(act))
-        return turns[-1]
-
     site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
     for _ in range(PAIRS_A_TURN + 5):
         site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
-    site.installer.later = later
     ours = ipaddress.ip_address("10.2.0.1")
     site.installer.readdress([InterfaceAddress(ours, 16, 3)])
 
@@ -363,8 +287,7 @@ def test_icmp_errors_come_from_the_addresses_that_the_host_has_now(site: Bench) 
         return sum([row.address for row in plan.icmp_sources] == [ours, ours] for plan in plans)
 
     assert told() == PAIRS_A_TURN
-    while turns:
-        turns.pop().act()
+    site.deadlines.pass_time(0.0)
     assert told() == PAIRS_A_TURN + 6
 
 

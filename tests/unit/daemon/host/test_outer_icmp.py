@@ -12,13 +12,13 @@ import pytest
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.host.outer_icmp import HEED_SECONDS, MAX_REPORTS, MAX_WATCHED, RECENT_SECONDS, OuterIcmpReader
 from openmoat.daemon.host.policies import Policies
-from openmoat.daemon.status.accounting import Accounting
+from openmoat.daemon.peers import Peers
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.ike.events import AskInstall, ChildSa, PeerMoved, RemoveChildSa
 from openmoat.model.connection import OuterIcmp
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import parse_selectors
-from unit.daemon.core.test_installer import HOME_A, KEYS, child_sa, connection, exactly, path
+from unit.daemon.kit import HOME_A, KEYS, Deadlines, child_sa, connection, exactly, path
 from unit.mtu.test_reports import ESP, ip4, needed
 
 PEER_SPI = 0x1000_0000
@@ -36,10 +36,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.backend = MemoryBackend()
-        policies = Policies(self.backend.capabilities().rungs)
-        self.installer = Installer(self.backend, policies, Accounting())
-        self.backend.apply([policies.load([connection("home", exactly(HOME_A), "10.1.0.0/16", "10.2.0.0/16")])[0]])
-        self.reader = OuterIcmpReader(self.sockets, self.installer, lambda _: self.wanted, self.heed, lambda: self.now)
+        self.peers = Peers(lambda: self.now)
+        policies = Policies(self.backend.capabilities().rungs, self.peers.outside)
+        self.installer = Installer(self.backend, policies, self.peers, Deadlines().later)
+        self.installer.load([connection("home", exactly(HOME_A), "10.1.0.0/16", "10.2.0.0/16")], [])
+        self.reader = OuterIcmpReader(
+            self.sockets, self.peers, self.installer, lambda _: self.wanted, self.heed, lambda: self.now
+        )
 
     def heed(self, child: ChildSa, told: int, trusts: bool) -> bool:
         self.heeded.append((child.local_spi, told, trusts))
@@ -65,7 +68,7 @@ class World:
         ports = struct.pack(">HHHH", way.local.port, way.remote.port, 1480, 0) if child.udp else b""
         before = dict(self.reader.counts)
         quoted = ip4(17 if child.udp else 50, ports + esp, (way.local.address, way.remote.address))
-        self.reader.hear(needed(quoted), 4)
+        self.reader.handle_message(needed(quoted), 4)
         [word] = [word for word, count in self.reader.counts.items() if count != before.get(word, 0)]
         return word
 
@@ -135,7 +138,9 @@ def test_a_connection_may_ignore_it_and_what_is_no_news_is_said(world: tuple[Wor
 def test_the_pair_is_found_where_its_peer_is_now_and_not_once_it_is_gone(world: tuple[World, ChildSa]) -> None:
     here, child = world
     moved = replace(child, path=path("198.51.100.9"))
-    here.installer.move(PeerMoved(child.ike, moved.path, child.udp, (child.local_spi,)))
+    event = PeerMoved(child.ike, moved.path, child.udp, (child.local_spi,))
+    here.installer.move(event)
+    here.peers.handle_event(event)
     assert here.report(child, here.send(child)) == "unknown-spi"
     assert here.report(moved, here.send(child)) == "heeded"
     here.installer.remove(RemoveChildSa(child.local_spi))

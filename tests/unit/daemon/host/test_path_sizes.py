@@ -1,37 +1,18 @@
 """Sizes of outer packets, from IKE SAs that come and go."""
 
-import heapq
-import ipaddress
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from openmoat.crypto.identities import Identity
-from openmoat.crypto.numbers import AuthMethod, IdType
-from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
 from openmoat.daemon.host.path_sizes import MAX_OUTER_SIZE, MOVE_SECONDS, PathSizes
-from openmoat.ike.events import DownReason, FragmentsProbed, IkeSaDown, IkeSaUp, PeerMoved, SizeProbed
-from openmoat.mtu.discovery import CONFIRM_SECONDS
+from openmoat.daemon.peers import Peers
+from openmoat.ike.events import DownReason, Event, FragmentsProbed, IkeSaDown, PeerMoved, SizeProbed
+from openmoat.mtu.discovery import CONFIRM_SECONDS, Discovery
 from openmoat.mtu.plan import BASE, Outside
-from openmoat.net import HostPort, Path
+from openmoat.policy.selectors import parse_selectors
+from unit.daemon.kit import HOME_A, Deadlines, child_sa, ike_up, path
 
-PEER = Identity(IdType.FQDN, b"home.example")
-SUITE = IkeSuite(AES_128_GCM_16, None, PRF_HMAC_SHA2_256, X25519)
-
-
-def path(port: int = 4500) -> Path:
-    return Path(HostPort(ipaddress.ip_address("192.0.2.1"), 4500), HostPort(ipaddress.ip_address("198.51.100.7"), port))
-
-
-@dataclass
-class Call:
-    """One deadline of the loop."""
-
-    act: Callable[[], None]
-    is_wanted: bool = True
-
-    def cancel(self) -> None:
-        self.is_wanted = False
+HERE = parse_selectors(["10.2.0.0/16"])
+PLAIN, PACKED, NOT_THERE = 100, 101, 99
+"""Child SAs of IKE SA 1: without and with AGGFRAG; and none."""
 
 
 @dataclass
@@ -39,97 +20,91 @@ class World:
     """Time, and paths that carry so many octets by IKE SA; probes are answered when time passes."""
 
     carries: dict[int, int] = field(default_factory=dict)
-    now: float = 0.0
     sent: int = 0
-    proved: int = 0
+    was_proved: int = 0
     probes: list[tuple[int, int]] = field(default_factory=list)
     waiting: list[tuple[int, int]] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     passages: list[int] = field(default_factory=list)
     passes: bool | None = True
     """Whether IP fragments pass; None: that is not answered yet."""
+    is_discovered: bool = True
 
     def __post_init__(self) -> None:
-        self._calls: list[tuple[float, int, Call]] = []
-        self._order = itertools.count()
-        self.sizes = PathSizes(lambda: self.now)
-        self.sizes.later = self._later
-        self.sizes.probe = self._probe
-        self.sizes.probe_fragments = self._probe_fragments
+        self.deadlines = Deadlines()
+        self.peers = Peers(self.deadlines.clock)
+        self.peers.install(child_sa(PLAIN, "home", HOME_A, HERE, HERE))
+        self.peers.install(replace(child_sa(PACKED, "home", HOME_A, HERE, HERE), aggfrag=True))
+        clock, later = self.deadlines.clock, self.deadlines.later
+        self.sizes = PathSizes(self.peers, self, self, lambda _connection: self.is_discovered, clock, later)
         self._asked_passages: list[int] = []
-        self.sizes.carried = lambda _ike: self.sent
-        self.sizes.proved = lambda _ike: self.proved
-        self.sizes.on_size = self.told.append
+
+    def handle(self, event: Event) -> None:
+        self.peers.handle_event(event)
+        self.sizes.handle_event(event)
 
     def up(self, ike: int, replaces: int | None = None) -> None:
-        self.sizes.hear(
-            IkeSaUp(
-                ike=ike,
-                peer_spi=9,
-                connection="home",
-                peer=PEER,
-                is_initiator=True,
-                path=path(),
-                suite=SUITE,
-                own_method=AuthMethod.PSK,
-                peer_method=AuthMethod.PSK,
-                behind_nat=False,
-                peer_behind_nat=False,
-                replaces=replaces,
-            )
-        )
+        self.handle(ike_up(ike, replaces=replaces))
+
+    def outside(self, ike: int) -> Outside:
+        return self.peers.outside(ike)
+
+    def found(self, ike: int) -> Discovery | None:
+        live = self.peers.ike_sa(ike)
+        return live.search.discovery if live is not None and live.search is not None else None
 
     def answer(self) -> None:
         """Every probe has its outcome, and those that follow from it."""
         while self.waiting:
             ike, size = self.waiting.pop(0)
-            self.sizes.hear(SizeProbed(ike, size, size if size <= self.carries[ike] else 0))
+            self.handle(SizeProbed(ike, size, size if size <= self.carries[ike] else 0))
         while self.passes is not None and self._asked_passages:
-            self.sizes.hear(FragmentsProbed(self._asked_passages.pop(), passed=self.passes))
+            self.handle(FragmentsProbed(self._asked_passages.pop(), passed=self.passes))
 
     def pass_time(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self._calls and self._calls[0][0] <= end:
-            at, _, call = heapq.heappop(self._calls)
-            self.now = max(self.now, at)
-            if call.is_wanted:
-                call.act()
-                self.answer()
-        self.now = end
+        self.deadlines.pass_time(seconds, self.answer)
 
     @property
     def pending(self) -> int:
-        return sum(call.is_wanted for _, _, call in self._calls)
+        return self.deadlines.pending
 
-    def _later(self, seconds: float, act: Callable[[], None]) -> Call:
-        call = Call(act)
-        heapq.heappush(self._calls, (self.now + seconds, next(self._order), call))
-        return call
+    # `host.path_sizes.Probes`
 
-    def _probe(self, ike: int, size: int) -> None:
+    def probe_size(self, ike: int, size: int) -> None:
         self.probes.append((ike, size))
         self.waiting.append((ike, size))
 
-    def _probe_fragments(self, ike: int) -> None:
+    def probe_fragments(self, ike: int) -> None:
         self.passages.append(ike)
         self._asked_passages.append(ike)
+
+    # `host.path_sizes.Resizer`
+
+    def resize(self, ike: int) -> None:
+        self.told.append(ike)
+
+    def carried(self, ike: int) -> int:
+        return self.sent
+
+    def proved(self, ike: int) -> int:
+        return self.was_proved
 
 
 def test_each_ike_sa_finds_the_size_of_its_own_path() -> None:
     world = World({1: 1500, 2: 1400})
     world.up(1)
     world.up(2)
-    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (BASE, BASE)
+    assert (world.outside(1).size, world.outside(2).size) == (BASE, BASE)
     world.answer()
-    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (MAX_OUTER_SIZE, 1400)
+    assert (world.outside(1).size, world.outside(2).size) == (MAX_OUTER_SIZE, 1400)
     assert set(world.told) == {1, 2}
 
 
 def test_of_an_ike_sa_that_is_not_there_the_base_is_assumed() -> None:
     world = World()
-    world.sizes.hear(SizeProbed(7, 1500, 1500))
-    assert world.sizes.outside(7).size == BASE
-    assert world.sizes.found(7) is None
+    world.handle(SizeProbed(7, 1500, 1500))
+    assert world.outside(7).size == BASE
+    assert world.found(7) is None
 
 
 def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost() -> None:
@@ -140,8 +115,8 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
     assert world.probes == [(1, 1500)]
     world.sent, world.carries[1] = 10, 1400
     world.pass_time(CONFIRM_SECONDS)
-    assert world.sizes.outside(1).size == 1400
-    found = world.sizes.found(1)
+    assert world.outside(1).size == 1400
+    found = world.found(1)
     assert found is not None
     assert found.black_hole is not None
 
@@ -150,16 +125,16 @@ def test_an_answer_about_another_path_proves_nothing_and_is_asked_for_again() ->
     world = World({1: 1500}, passes=None)
     world.up(1)
     world.pass_time(MOVE_SECONDS)
-    world.sizes.hear(PeerMoved(1, path(4501), True, ()))
+    world.handle(PeerMoved(1, path(port=4501), True, ()))
     world.waiting.clear()
     asked = len(world.probes)
-    world.sizes.hear(SizeProbed(1, 1500, None))
-    assert world.sizes.outside(1) == Outside(BASE)
+    world.handle(SizeProbed(1, 1500, None))
+    assert world.outside(1) == Outside(BASE)
     assert world.probes[asked:] == [(1, 1500)]
     world.answer()
-    assert world.sizes.outside(1).size == 1500
-    world.sizes.hear(FragmentsProbed(1, passed=None))
-    assert world.sizes.outside(1).fragments_pass is None
+    assert world.outside(1).size == 1500
+    world.handle(FragmentsProbed(1, passed=None))
+    assert world.outside(1).fragments_pass is None
     assert len(world.passages) == 2
 
 
@@ -168,7 +143,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.up(1)
     world.answer()
     world.up(2, replaces=1)
-    assert (world.sizes.outside(1).size, world.sizes.outside(2).size) == (BASE, 1400)
+    assert (world.outside(1).size, world.outside(2).size) == (BASE, 1400)
     assert world.pending == 1
 
     world = World({1: 1400, 2: 1400})
@@ -176,7 +151,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.waiting.clear()
     world.up(2, replaces=1)
     world.answer()
-    assert world.sizes.outside(2).size == 1400
+    assert world.outside(2).size == 1400
 
 
 def test_on_another_path_everything_is_looked_for_anew() -> None:
@@ -186,10 +161,10 @@ def test_on_another_path_everything_is_looked_for_anew() -> None:
     world.told.clear()
     world.carries[1] = 1460
     world.pass_time(MOVE_SECONDS)
-    world.sizes.hear(PeerMoved(1, path(port=1024), True, ()))
-    assert (world.sizes.outside(1).size, world.told) == (BASE, [1])
+    world.handle(PeerMoved(1, path(port=1024), True, ()))
+    assert (world.outside(1).size, world.told) == (BASE, [1])
     world.answer()
-    assert world.sizes.outside(1).size == 1460
+    assert world.outside(1).size == 1460
 
 
 def test_a_peer_that_moves_without_end_is_probed_every_few_seconds_and_in_the_end_found() -> None:
@@ -197,21 +172,21 @@ def test_a_peer_that_moves_without_end_is_probed_every_few_seconds_and_in_the_en
     world.up(1)
     world.answer()
     for port in range(1_000):
-        world.sizes.hear(PeerMoved(1, path(1024 + port), True, ()))
+        world.handle(PeerMoved(1, path(port=1024 + port), True, ()))
         world.answer()
         world.pass_time(0.01)
     assert len(world.probes) <= 4
     assert world.pending == 1
     world.pass_time(MOVE_SECONDS)
-    assert world.sizes.outside(1).size == 1500
+    assert world.outside(1).size == 1500
 
 
 def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
     world = World({1: 1500})
     world.up(1)
     world.answer()
-    world.sizes.hear(IkeSaDown(1, "home", PEER, DownReason.ASKED))
-    assert (world.pending, world.sizes.found(1)) == (0, None)
+    world.handle(IkeSaDown(1, "home", HOME_A, DownReason.ASKED))
+    assert (world.pending, world.found(1)) == (0, None)
 
 
 def test_a_suspicion_has_the_size_confirmed_or_shrinks_first() -> None:
@@ -219,17 +194,17 @@ def test_a_suspicion_has_the_size_confirmed_or_shrinks_first() -> None:
     world.up(1)
     world.answer()
     world.told.clear()
-    world.sizes.suspect(1, shrinks=False)
-    assert (world.probes, world.sizes.outside(1).size) == ([(1, 1500), (1, 1500)], 1500)
+    world.sizes.handle_suspicion(PLAIN)
+    assert (world.probes, world.outside(1).size) == ([(1, 1500), (1, 1500)], 1500)
     world.carries[1] = 1400
     world.answer()
-    assert (world.sizes.outside(1).size, world.told[0]) == (1400, 1)
+    assert (world.outside(1).size, world.told[0]) == (1400, 1)
     world.told.clear()
-    world.sizes.suspect(1, shrinks=True)
-    assert (world.sizes.outside(1).size, world.told) == (BASE, [1])
+    world.sizes.handle_suspicion(PACKED)
+    assert (world.outside(1).size, world.told) == (BASE, [1])
     world.answer()
-    assert (world.sizes.outside(1).size, world.pending) == (1400, 1)
-    world.sizes.suspect(99, shrinks=True)
+    assert (world.outside(1).size, world.pending) == (1400, 1)
+    world.sizes.handle_suspicion(NOT_THERE)
 
 
 def test_passage_of_fragments_is_asked_once_the_size_is_known_and_told() -> None:
@@ -237,25 +212,25 @@ def test_passage_of_fragments_is_asked_once_the_size_is_known_and_told() -> None
     world.up(1)
     assert world.passages == []
     world.answer()
-    assert (world.passages, world.sizes.outside(1).fragments_pass) == ([1], None)
+    assert (world.passages, world.outside(1).fragments_pass) == ([1], None)
     world.told.clear()
-    world.sizes.hear(FragmentsProbed(1, passed=False))
-    assert (world.sizes.outside(1).fragments_pass, world.told) == (False, [1])
+    world.handle(FragmentsProbed(1, passed=False))
+    assert (world.outside(1).fragments_pass, world.told) == (False, [1])
     world.pass_time(CONFIRM_SECONDS)
     assert world.passages == [1]
-    world.sizes.hear(FragmentsProbed(1, passed=True))
-    assert world.sizes.outside(1).fragments_pass is False
+    world.handle(FragmentsProbed(1, passed=True))
+    assert world.outside(1).fragments_pass is False
 
 
 def test_a_connection_whose_sizes_are_configured_is_not_asked() -> None:
     world = World({1: 1500})
-    world.sizes.discovers = lambda connection: connection != "home"
+    world.is_discovered = False
     world.up(1)
     world.pass_time(2 * CONFIRM_SECONDS)
-    assert (world.probes, world.passages, world.sizes.outside(1).size) == ([], [], BASE)
-    world.sizes.discovers = lambda _connection: True
+    assert (world.probes, world.passages, world.outside(1).size) == ([], [], BASE)
+    world.is_discovered = True
     world.pass_time(CONFIRM_SECONDS)
-    assert world.sizes.outside(1).size == 1500
+    assert world.outside(1).size == 1500
 
 
 def test_what_padding_leaves_untested_counts_as_lost() -> None:
@@ -263,8 +238,8 @@ def test_what_padding_leaves_untested_counts_as_lost() -> None:
     world.up(1)
     while world.waiting:
         ike, size = world.waiting.pop(0)
-        world.sizes.hear(SizeProbed(ike, size, size // 16 * 16))
-    assert world.sizes.outside(1).size == 1488
+        world.handle(SizeProbed(ike, size, size // 16 * 16))
+    assert world.outside(1).size == 1488
 
 
 def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told() -> None:
@@ -273,11 +248,11 @@ def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told()
     world.answer()
     world.carries[1] = 1400
     world.told.clear()
-    world.sizes.black_hole(1)
-    assert (world.told, world.sizes.outside(1).size) == ([1], BASE)
+    world.sizes.handle_black_hole(PLAIN)
+    assert (world.told, world.outside(1).size) == ([1], BASE)
     world.answer()
-    assert world.sizes.outside(1).size == 1400
-    world.sizes.black_hole(99)
+    assert world.outside(1).size == 1400
+    world.sizes.handle_black_hole(NOT_THERE)
 
 
 def test_a_peer_that_tells_what_came_is_not_probed_and_one_that_stops_is() -> None:
@@ -287,7 +262,7 @@ def test_a_peer_that_tells_what_came_is_not_probed_and_one_that_stops_is() -> No
     world.probes.clear()
     for _ in range(3):
         world.sent += 100
-        world.proved += 1
+        world.was_proved += 1
         world.pass_time(CONFIRM_SECONDS)
     assert world.probes == []
     world.sent += 100
@@ -299,11 +274,35 @@ def test_what_came_of_another_size_proves_nothing_about_this_one() -> None:
     world = World({1: 1500})
     world.up(1)
     world.answer()
-    world.proved = 5
+    world.was_proved = 5
     world.carries[1] = 1400
-    world.sizes.black_hole(1)
+    world.sizes.handle_black_hole(PLAIN)
     world.answer()
     world.probes.clear()
     world.sent += 1
     world.pass_time(CONFIRM_SECONDS)
     assert world.probes == [(1, 1400)]
+
+
+def test_what_was_counted_on_one_path_is_counted_on_after_the_peer_has_moved_or_come_back() -> None:
+    world = World({1: 1500, 2: 1500})
+    world.up(1)
+    world.answer()
+    world.carries[1] = 1400
+    child = world.peers.child(PACKED)
+    assert child is not None
+    assert world.sizes.handle_hint(child, 1400, False)
+    world.answer()
+    peer = world.peers.find("home", HOME_A)
+    assert peer is not None
+    found = world.found(1)
+    assert found is not None
+    assert (peer.hints, found.hints) == (0, 1)
+    world.pass_time(MOVE_SECONDS)
+    world.handle(PeerMoved(1, path(port=1024), True, ()))
+    assert (peer.hints, peer.black_hole) == (1, found.black_hole)
+    world.handle(IkeSaDown(1, "home", HOME_A, DownReason.PEER_SILENT))
+    world.up(2)
+    again = world.found(2)
+    assert again is not None
+    assert (peer.hints, again.hints) == (1, 0)

@@ -15,16 +15,18 @@ import dns.rrset
 import pytest
 
 from openmoat.crypto.identities import Identity, IdentityPattern
-from openmoat.crypto.numbers import AuthMethod, IdType
-from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, IkeSuite
+from openmoat.crypto.numbers import IdType
+from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519
 from openmoat.daemon.names.paths import MAX_TTL, Names
 from openmoat.daemon.names.renewal import MIN_RENEWAL, NameWatch
+from openmoat.daemon.peers import Peers
 from openmoat.daemon.status.journal import Journal
-from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp, PeerMoved
+from openmoat.ike.events import DownReason, Event, IkeSaDown, PeerMoved
 from openmoat.model.connection import Child, Connection, EspProposal, IkeProposal, Peer, Psk
 from openmoat.net import Address, HostPort
 from openmoat.net import Path as OuterPath
 from openmoat.policy.selectors import parse_selectors
+from unit.daemon.kit import ike_up
 
 PORTAL = Identity(IdType.FQDN, b"portal.example")
 OLD = ipaddress.ip_address("198.51.100.7")
@@ -72,20 +74,27 @@ class World:
     server: Server
     now: float = 0.0
     calls: list[Call] = field(default_factory=list)
+    is_readable: bool = True
+    """Whether the resolver can read its configuration."""
     suspected: list[int] = field(default_factory=list)
     places: tuple[str | Address, ...] = ("portal.example",)
 
     def watch(self, port: int) -> None:
         def resolver() -> dns.asyncresolver.Resolver:
+            if not self.is_readable:
+                raise PermissionError("/etc/resolv.conf")
             made = dns.asyncresolver.Resolver(configure=False)
             made.nameservers, made.port = ["127.0.0.1"], port
             return made
 
         self.names = Names(lambda: self.now, Path("/dev/null"), resolver)
         self.journal = Journal(lambda: self.now)
-        self.renewal = NameWatch(self.names, self.find, self.journal, lambda: self.now)
-        self.renewal.later = self.later
-        self.renewal.suspect = self.suspected.append
+        self.peers = Peers(lambda: self.now)
+        self.renewal = NameWatch(self.names, self.find, self.peers, self.suspected.append, self.journal, self.later)
+
+    def handle(self, event: Event) -> None:
+        self.peers.handle_event(event)
+        self.renewal.handle_event(event)
 
     def find(self, name: str) -> Connection:
         return Connection(
@@ -110,22 +119,7 @@ class World:
 
     async def up(self, ike: int, *, replaces: int | None = None, is_initiator: bool = True) -> None:
         await self.names.addresses("portal.example", False)
-        self.renewal.hear(
-            IkeSaUp(
-                ike=ike,
-                peer_spi=9,
-                connection="portal",
-                peer=PORTAL,
-                is_initiator=is_initiator,
-                path=path(),
-                suite=IkeSuite(AES_128_GCM_16, None, PRF_HMAC_SHA2_256, X25519),
-                own_method=AuthMethod.PSK,
-                peer_method=AuthMethod.PSK,
-                behind_nat=False,
-                peer_behind_nat=False,
-                replaces=replaces,
-            )
-        )
+        self.handle(ike_up(ike, "portal", PORTAL, replaces=replaces, is_initiator=is_initiator, way=path()))
 
     @property
     def due(self) -> list[float]:
@@ -137,7 +131,7 @@ class World:
         self.calls.remove(call)
         self.now = call.at
         call.act()
-        await asyncio.gather(*self.renewal._tasks)
+        await self.renewal.finish()
 
 
 def path(remote: Address = OLD) -> OuterPath:
@@ -210,14 +204,11 @@ def test_a_question_that_cannot_be_asked_is_asked_again_later() -> None:
         async with world() as w:
             await w.up(1)
 
-            def unreadable() -> dns.asyncresolver.Resolver:
-                raise PermissionError("/etc/resolv.conf")
-
-            w.names._resolver, works = unreadable, w.names._resolver
+            w.is_readable = False
             with pytest.raises(PermissionError):
                 await w.next()
             assert w.due == [300.0 + MIN_RENEWAL]
-            w.names._resolver, w.server.addresses = works, [str(NEW)]
+            w.is_readable, w.server.addresses = True, [str(NEW)]
             await w.next()
             assert w.suspected == [1]
 
@@ -244,7 +235,7 @@ def test_a_rekey_takes_the_watch_over_and_the_end_ends_it() -> None:
             w.server.addresses = [str(NEW)]
             await w.next()
             assert w.suspected == [2]
-            w.renewal.hear(IkeSaDown(2, "portal", PORTAL, DownReason.PEER_SILENT))
+            w.handle(IkeSaDown(2, "portal", PORTAL, DownReason.PEER_SILENT))
             assert w.due == []
 
     asyncio.run(run())
@@ -255,7 +246,7 @@ def test_a_peer_that_moved_to_what_the_name_says_is_not_suspected() -> None:
         async with world() as w:
             await w.up(1)
             w.server.addresses = [str(NEW)]
-            w.renewal.hear(PeerMoved(1, path(NEW), True, ()))
+            w.handle(PeerMoved(1, path(NEW), True, ()))
             await w.next()
             assert w.suspected == []
 
