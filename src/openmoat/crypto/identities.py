@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from openmoat.crypto.der import SEQUENCE, der
 from openmoat.crypto.numbers import IdType
+from openmoat.crypto.rfc5280 import broken_rule_of_name
 from openmoat.errors import CryptoError
 
 __all__ = ["MAX_IDENTITY", "Identity", "IdentityPattern", "PatternKind", "distinguished_name"]
@@ -186,9 +187,11 @@ def distinguished_name(octets: bytes) -> x509.Name | None:
     """
     request = der(SEQUENCE, _VERSION, octets, _SPKI, _NO_ATTRIBUTES)
     try:
+        if broken_rule_of_name(octets):
+            return None
         name = x509.load_der_x509_csr(der(SEQUENCE, request, _ED25519, _NO_SIGNATURE)).subject
         return name if name.public_bytes() == octets else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, CryptoError):
         return None
 
 

@@ -6,6 +6,7 @@ critical extension. There is no revocation here: a certificate counts until it e
 """
 
 import hashlib
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,9 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from openmoat.crypto.identities import Identity
+from openmoat.crypto.identities import Identity, distinguished_name
 from openmoat.crypto.keys import PublicKeyObject, public_key
 from openmoat.crypto.numbers import IdType
+from openmoat.crypto.rfc5280 import Fields
 from openmoat.errors import BadCertificate, CryptoError
 
 __all__ = [
@@ -48,6 +50,7 @@ _SHOWN_NAMES = 4
 _PARSED_ROOTS = 64
 """Configured authorities that are kept in parsed form; further ones are parsed each time."""
 
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _UNDERSTOOD = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -124,16 +127,23 @@ def subject_key(certificate: bytes) -> PublicKeyObject:
 def load_certificates(octets: bytes) -> tuple[bytes, ...]:
     """DER of each certificate in a file, PEM with any number of them or a single DER; `BadCertificate` otherwise."""
     try:
-        if b"-----BEGIN CERTIFICATE-----" in octets:
-            found = x509.load_pem_x509_certificates(octets)
-        else:
-            found = [x509.load_der_x509_certificate(octets)]
-    except _UNREADABLE:
+        loaded = tuple(_pem(octets)) if _BEGIN in octets else (octets,)
+        for certificate in loaded:
+            Fields.read(certificate)
+    except (ValueError, CryptoError):
         raise BadCertificate("certificate: PEM with CERTIFICATE, or DER, not readable") from None
-    loaded = tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
     for certificate in loaded:
         _Parsed.read(certificate)
     return loaded
+
+
+def _pem(octets: bytes) -> Iterator[bytes]:
+    """What stands between BEGIN and END CERTIFICATE, or `ValueError`; text around it does not matter (RFC 7468)."""
+    for part in octets.split(_BEGIN)[1:]:
+        text, end, _ = part.partition(_END)
+        if not end:
+            raise ValueError("no end")
+        yield b64decode(b"".join(text.split()), validate=True)
 
 
 @lru_cache(maxsize=_PARSED_ROOTS)
@@ -151,6 +161,8 @@ class _Parsed:
     certificate: x509.Certificate
     subject: bytes
     issuer: bytes
+    start: datetime
+    end: datetime
     key: PublicKeyObject
     constraints: x509.BasicConstraints | None
     usage: x509.KeyUsage | None
@@ -161,7 +173,12 @@ class _Parsed:
     def read(cls, octets: bytes) -> "_Parsed":
         if len(octets) > MAX_CERTIFICATE:
             raise BadCertificate(f"certificate: at most {MAX_CERTIFICATE} octets, {len(octets)} came")
+        label = "certificate"
         try:
+            fields = Fields.read(octets)
+            label = f"certificate {_subject(fields)}"
+            if rule := fields.broken_rule():
+                raise BadCertificate(f"{label}: {rule}")
             certificate = x509.load_der_x509_certificate(octets)
             extensions = certificate.extensions
             public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -169,14 +186,18 @@ class _Parsed:
                 certificate=certificate,
                 subject=certificate.subject.public_bytes(),
                 issuer=certificate.issuer.public_bytes(),
+                start=certificate.not_valid_before_utc,
+                end=certificate.not_valid_after_utc,
                 key=public_key(public),
                 constraints=_value(extensions, x509.BasicConstraints),
                 usage=_value(extensions, x509.KeyUsage),
                 purposes=_value(extensions, x509.ExtendedKeyUsage),
                 names=_value(extensions, x509.SubjectAlternativeName),
             )
+        except BadCertificate:
+            raise
         except _UNREADABLE as error:
-            raise BadCertificate(f"certificate: not readable: {error or type(error).__name__}") from None
+            raise BadCertificate(f"{label}: not readable: {error or type(error).__name__}") from None
         _check_extensions(parsed)
         return parsed
 
@@ -237,11 +258,12 @@ class _Search:
         return True
 
     def _check_time(self, parsed: _Parsed) -> None:
-        certificate = parsed.certificate
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        start, end = parsed.start, parsed.end
         if not start <= self.now <= end:
             now = f"{self.now:%Y-%m-%d %H:%M}"
-            raise BadCertificate(f"{_label(certificate)}: counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}, now is {now}")
+            raise BadCertificate(
+                f"{_label(parsed.certificate)}: counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}, now is {now}"
+            )
 
 
 def _check_extensions(parsed: _Parsed) -> None:
@@ -331,6 +353,12 @@ def _alternative_names(names: x509.SubjectAlternativeName) -> Iterator[Identity]
 
 def _dn(octets: bytes) -> str:
     return str(Identity(IdType.DER_ASN1_DN, octets))
+
+
+def _subject(fields: Fields) -> str:
+    """What to call a certificate before it is known to be sound."""
+    name = "of an unreadable subject" if distinguished_name(fields.subject) is None else _dn(fields.subject)
+    return f"{name} with serial number {fields.serial.hex() or '(empty)'}"
 
 
 def _label(certificate: x509.Certificate) -> str:
