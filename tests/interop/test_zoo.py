@@ -1,12 +1,16 @@
 """The zoo with everything real in it: what is promised of the tunnel, and that the zoo can tell."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from openmoat_lab.namespaces import STATE, labs
+from openmoat_lab.processes import wait_until
 from openmoat_lab.zoo.exhibits import PEER_OURS, PEER_SWAN, SERVERS
 from openmoat_lab.zoo.results import broken
 from openmoat_lab.zoo.run import Options, run
@@ -14,6 +18,8 @@ from openmoat_lab.zoo.run import Options, run
 pytestmark = pytest.mark.namespaces
 
 MOAT = Path(sys.executable).parent / "moat"
+FETCHES = "sink-fetch.log"
+ZOO = "from openmoat_lab.cli.lab import app; app()"
 
 
 def test_everything_arrives_whole_between_ours() -> None:
@@ -60,3 +66,34 @@ def test_a_tunnel_that_refuses_as_rfc_4301_has_it_reaches_the_naughty_and_not_th
     fragments = {(row.policy, row.server): row.fragments_at_sink for row in rows if row.inner == "IPv4"}
     assert fragments["rfc4301", "no-df-large"] > 300
     assert fragments["rfc4301", "naughty"] == 0
+
+
+def namespaces(names: set[str]) -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    return [found for found in re.findall(r"moatlab-\S+", listed) if found.split("-")[1] in names]
+
+
+@pytest.mark.parametrize("moment", ["while it is raised", "while transfers run"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_zoo_that_is_ended_early_leaves_nothing(number: signal.Signals, moment: str) -> None:
+    zoo = subprocess.Popen(
+        [sys.executable, "-c", ZOO, "zoo", "--quick", "--class", "incorrigible"], stderr=subprocess.PIPE, text=True
+    )
+    own: set[str] = set()
+
+    def is_raised() -> bool:
+        own.update(entry.name for entry in labs() if entry.pid == zoo.pid)
+        return len(own) >= 2 and bool(namespaces(own))
+
+    try:
+        wait_until("two scenes are being raised", is_raised, 30)
+        if moment == "while transfers run":
+            wait_until("a client fetches", lambda: any((STATE / name / FETCHES).exists() for name in own), 60)
+        zoo.send_signal(number)
+        _, said = zoo.communicate(timeout=60)
+    finally:
+        zoo.kill()
+        zoo.wait()
+    assert zoo.returncode == 128 + number, said
+    assert namespaces(own) == []
+    assert own.isdisjoint(entry.name for entry in labs())

@@ -5,7 +5,6 @@ KEEP=1 in the environment leaves the lab up and says how to look around. Exit co
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from openmoat_lab.captures import judge
 from openmoat_lab.namespaces import Capture, Lab, stop_captures
 from openmoat_lab.networks import DSL_MTU, HOMES
-from openmoat_lab.processes import LabError, wait_until
+from openmoat_lab.processes import LabError, end_in_order, wait_until
 from openmoat_lab.scenes.homes import INSIDE, LETTERS, OFFICE, OFFICE6, OUTSIDE, PORTAL, Homes, pc, pc6
 from openmoat_lab.traffic import Place, numbered, ping, probe, reaches, transfer
 
@@ -204,9 +203,7 @@ class Demo:
 
 def main() -> int:
     """Raise, show, judge, take down. Gives the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A shell that runs us in the background has it ignored; then nobody could end the show.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_in_order()
     keep = os.environ.get("KEEP") == "1"
     begun = time.monotonic()
     result: dict[str, Any] = {"schema": "moat.demo/1", "ok": False}

@@ -3,11 +3,12 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["CommandFailed", "LabError", "Process", "run", "wait_until"]
+__all__ = ["CommandFailed", "LabError", "Process", "end_in_order", "run", "wait_until"]
 
 STOP_SECONDS = 5.0
 """What a process gets to end by itself before it is killed."""
@@ -20,6 +21,18 @@ class LabError(Exception):
 
 class CommandFailed(LabError):
     """A command ended with another code than 0, or not in time."""
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this program as Ctrl-C does: blocks are left, and what they raised is taken down.
+
+    For the main thread of a program. A signal that is ignored stays ignored (`nohup`), but for SIGINT: a shell that runs a
+    program in the background has it ignored, and then nothing but SIGKILL could end a program that waits.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(

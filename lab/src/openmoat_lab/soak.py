@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from openmoat_lab import flood
 from openmoat_lab.namespaces import Lab
 from openmoat_lab.networks import two_gateways
 from openmoat_lab.peers.moatd import Moatd, Table
-from openmoat_lab.processes import LabError, Process, wait_until
+from openmoat_lab.processes import LabError, Process, end_in_order, wait_until
 from openmoat_lab.traffic import reaches
 from openmoat_lab.usage import resident_octets
 
@@ -103,7 +104,7 @@ def soak(seconds: float, rate: float = 0.0, *, encapsulates: bool = True) -> Acc
         for moat in moats:
             moat.start()
         for source, _, target, _ in FLOWS:
-            wait_until(f"{source} reaches {target}", lambda s=source, t=target: reaches(lab, s, t), UP_SECONDS)  # type: ignore[misc]
+            wait_until(f"{source} reaches {target}", partial(reaches, lab, source, target), UP_SECONDS)
         before = _drops(lab, moats)
         account = Account(resident={moat.host: [] for moat in moats})
         takers = [lab.spawn(sink, *PROGRAM, "take", target, str(port), str(SIZE), name=f"take-{port}")
@@ -208,6 +209,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.0, help="packets a second each way; 0: as fast as they go")
     parser.add_argument("--raw", action="store_true", help="ESP as protocol 50 instead of in UDP")
     words = parser.parse_args()
+    end_in_order()
     try:
         account = soak(words.seconds, words.rate, encapsulates=not words.raw)
     except LabError as error:

@@ -46,9 +46,10 @@ def app(  # one parameter for each option
     They take turns, in namespaces on this machine. What is not installed is named. Progress goes to standard error; the figures never make it fail.
     """
     from openmoat_lab.bench.run import Options, bench, draw
-    from openmoat_lab.processes import LabError
+    from openmoat_lab.processes import LabError, end_in_order
 
     start = time.monotonic()
+    end_in_order()
 
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - start:7.1f} s  {text}", err=True)

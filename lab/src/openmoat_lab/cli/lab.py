@@ -32,8 +32,9 @@ def up(network: str, name: str | None) -> None:
     """Raise a network and leave it up."""
     from openmoat_lab.namespaces import Lab
     from openmoat_lab.networks import NETWORKS
-    from openmoat_lab.processes import LabError
+    from openmoat_lab.processes import LabError, end_in_order
 
+    end_in_order()
     if network not in NETWORKS:
         _end(f"no network {network!r}; there are: {', '.join(NETWORKS)}")
     try:
@@ -119,11 +120,12 @@ def zoo(*, quick: bool, as_json: bool, as_markdown: bool, **chosen: tuple[str, .
 
     Kinds of servers, our policies, bad paths outside. Needs root. Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
     """
-    from openmoat_lab.processes import LabError
+    from openmoat_lab.processes import LabError, end_in_order
     from openmoat_lab.zoo.results import broken, to_json, to_markdown, to_text
     from openmoat_lab.zoo.run import Options, run
 
     start = time.monotonic()
+    end_in_order()
 
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - start:6.1f} s  {text}", err=True)

@@ -25,9 +25,9 @@ from openmoat_lab.zoo.scene import Scene, Visit
 __all__ = ["Options", "run", "scenes"]
 
 SCENES_AT_ONCE = 8
-"""Most of the time they wait: for what will never come."""
+"""Most of the time they wait for packets that never arrive."""
 BUSY_AT_ONCE = 2
-"""Of these, how many may have much to do, lest they measure one another."""
+"""Of these, how many may be busy: more would measure one another."""
 QUICK_PATHS, QUICK_POLICIES, QUICK_OUTERS = ("clean1500", "blackhole1400"), ("virtual",), ("IPv4",)
 
 
@@ -111,7 +111,7 @@ def run(options: Options, say: Callable[[str], None]) -> list[Row]:
         futures = [workers.submit(_play, scene, turn, stopped, say) for scene in chosen]
         return [row for future in futures for row in future.result()]
     finally:
-        # Whoever ends us early waits only until what is up is taken down.
+        # Where this is ended early, all that is left is to take down what is up.
         stopped.set()
         workers.shutdown(cancel_futures=True)
 
@@ -134,26 +134,9 @@ def _play(scene: Scene, turn: threading.Semaphore, stopped: threading.Event, say
         if stopped.is_set():
             raise
         say(f"{scene.name}: {error}\n{chr(10).join(error.__notes__ if hasattr(error, '__notes__') else ())}")
-        rows = list(_nothing(scene))
+        rows = [scene.row(visit) for visit in scene.visits]  # the tunnel never came up, so nothing arrived
     whole = sum(row.complete for row in rows)
     say(f"{scene.name}: {whole} of {len(rows)} arrived whole, {time.monotonic() - began:.0f} s")
     return sorted(
         rows, key=lambda row: scene.visits.index(Visit(policy=row.policy, server=row.server, inner=row.inner))
     )
-
-
-def _nothing(scene: Scene) -> Iterable[Row]:
-    """The rows of a scene in which nothing arrives, since its tunnel never came up."""
-    for visit in scene.visits:
-        yield Row(
-            path=scene.path.name,
-            policy=visit.policy,
-            server=visit.server,
-            inner=visit.inner,
-            outer=scene.outer.name,
-            peer=scene.peer,
-            first_octet_s=None,
-            octets=0,
-            complete=False,
-            fragments_at_sink=0,
-        )

@@ -87,6 +87,31 @@ class Scene:
         """For people."""
         return f"{self.path.name}, {self.outer.name}, {self.peer}"
 
+    def row(
+        self,
+        visit: Visit,
+        *,
+        first_octet_s: float | None = None,
+        octets: int = 0,
+        complete: bool = False,
+        fragments: int = 0,
+        longest_gap: float | None = None,
+    ) -> Row:
+        """What became of a transfer; without figures, nothing arrived."""
+        return Row(
+            path=self.path.name,
+            policy=visit.policy,
+            server=visit.server,
+            inner=visit.inner,
+            outer=self.outer.name,
+            peer=self.peer,
+            first_octet_s=first_octet_s,
+            octets=octets,
+            complete=complete,
+            fragments_at_sink=fragments,
+            recovery_s=longest_gap if self.path.shrinks_to else None,
+        )
+
     def run(self, told: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
         """Raise it, make all transfers, take it down; `told` hears of each transfer as it ends.
 
@@ -172,6 +197,8 @@ class _Stage:
         return StrongSwan(self.lab, EAST, [replace(record, children=children)], proof.swan_keys)
 
     def _is_up(self) -> bool:
+        if self.stopped.is_set():
+            raise LabError("the zoo is ended")
         peers = self.west.ask("status")["connections"][0]["peers"]
         return {child["name"] for peer in peers for child in peer["children"]} >= set(self.policies)
 
@@ -236,19 +263,14 @@ class _Stage:
         }
 
     def _row(self, line: dict[str, Any]) -> Row:
-        scene, visit = self.scene, self.scene.visits[line["job"]]
-        return Row(
-            path=scene.path.name,
-            policy=visit.policy,
-            server=visit.server,
-            inner=visit.inner,
-            outer=scene.outer.name,
-            peer=scene.peer,
+        visit = self.scene.visits[line["job"]]
+        return self.scene.row(
+            visit,
             first_octet_s=line["first"],
             octets=line["octets"],
             complete=line["complete"],
-            fragments_at_sink=self._fragments(visit),
-            recovery_s=line["longest_gap"] if scene.path.shrinks_to else None,
+            fragments=self._fragments(visit),
+            longest_gap=line["longest_gap"],
         )
 
     def _fragments(self, visit: Visit) -> int:
