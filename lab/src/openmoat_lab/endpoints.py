@@ -50,45 +50,82 @@ def family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+class Received:
+    """What came of a stream of numbered packets."""
+
+    def __init__(self) -> None:
+        self.expected: int | None = None
+        """How many the other end has sent, once it has said so."""
+        self.seen: set[int] = set()
+        self._repeated = 0
+        self._late = 0
+        self._highest = -1
+        self._last_at = 0.0
+        self._longest_gap = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all has come."""
+        return self.expected is not None and len(self.seen) >= self.expected
+
+    def take(self, number: int) -> None:
+        """Count one packet."""
+        now = time.monotonic()
+        if self._last_at:
+            self._longest_gap = max(self._longest_gap, now - self._last_at)
+        self._last_at = now
+        self._repeated += number in self.seen
+        self._late += number < self._highest
+        self.seen.add(number)
+        self._highest = max(self._highest, number)
+
+    def account(self) -> dict[str, object]:
+        """In numbers."""
+        missing = [n for n in range(self.expected or self._highest + 1) if n not in self.seen]
+        return {
+            "expected": self.expected,
+            "received": len(self.seen),
+            "missing": len(missing),
+            "first_missing": missing[:10],
+            "repeated": self._repeated,
+            "late": self._late,
+            "longest_gap": round(self._longest_gap, 4),
+        }
+
+
 class Numbered:
     """Both directions of a stream of numbered packets, seen from one end."""
 
     def __init__(self, own: str, peer: str, port: int, rate: float) -> None:
-        self.socket = socket.socket(family(own), socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.socket.bind((own, port))
-        self.socket.setblocking(False)
-        self.target = (peer, port)
-        self.interval = 1 / rate
+        self.received = Received()
         self.stopped = False
-        self.peer_met = False
-        self.peer_sent: int | None = None
-        self.sent = 0
-        self.refused = 0
-        self.seen: set[int] = set()
-        self.repeated = 0
-        self.late = 0
-        self.highest = -1
-        self.last_at = 0.0
-        self.longest_gap = 0.0
+        self._socket = socket.socket(family(own), socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.bind((own, port))
+        self._socket.setblocking(False)
+        self._target = (peer, port)
+        self._interval = 1 / rate
+        self._has_met = False
+        self._sent = 0
+        self._refused = 0
 
     def send(self, kind: int, number: int) -> bool:
         """Send one packet; an error (no route, ICMP refusal) is counted, for it is a packet that is missing."""
         try:
-            self.socket.sendto(HEADER.pack(kind, number, time.monotonic_ns()) + PADDING, self.target)
+            self._socket.sendto(HEADER.pack(kind, number, time.monotonic_ns()) + PADDING, self._target)
         except OSError:
             if kind == NUMBER:
-                self.refused += 1
+                self._refused += 1
             return False
         return True
 
     def receive(self, seconds: float) -> None:
         """Take what comes within that time."""
-        if not select.select([self.socket], [], [], max(seconds, 0))[0]:
+        if not select.select([self._socket], [], [], max(seconds, 0))[0]:
             return
         while True:
             try:
-                octets = self.socket.recv(2048)
+                octets = self._socket.recv(2048)
             except BlockingIOError:
                 return
             except OSError:
@@ -97,35 +134,28 @@ class Numbered:
                 self.take(*HEADER.unpack_from(octets))
 
     def take(self, kind: int, number: int, _sent_at: int) -> None:
-        """Count one packet."""
-        self.peer_met = True
+        """One packet of the other end."""
+        self._has_met = True
         if kind == END:
-            self.peer_sent = number
+            self.received.expected = number
         elif kind == NUMBER:
-            now = time.monotonic()
-            if self.last_at:
-                self.longest_gap = max(self.longest_gap, now - self.last_at)
-            self.last_at = now
-            self.repeated += number in self.seen
-            self.late += number < self.highest
-            self.seen.add(number)
-            self.highest = max(self.highest, number)
+            self.received.take(number)
 
     def run(self) -> dict[str, object]:
         """Meet the other end, send until stopped, part; gives the account of what was received."""
         deadline = time.monotonic() + MEET_SECONDS
-        while not self.peer_met and not self.stopped:
+        while not self._has_met and not self.stopped:
             if time.monotonic() > deadline:
-                return {"error": f"nobody answers at {self.target[0]} after {MEET_SECONDS:g} s"}
+                return {"error": f"nobody answers at {self._target[0]} after {MEET_SECONDS:g} s"}
             self.send(HELLO, 0)
             self.receive(HELLO_SECONDS)
         self.send(HELLO, 0)
         say("numbered: met")
         due = time.monotonic()
         while not self.stopped:
-            self.send(NUMBER, self.sent)
-            self.sent += 1
-            due += self.interval
+            self.send(NUMBER, self._sent)
+            self._sent += 1
+            due += self._interval
             while not self.stopped and (left := due - time.monotonic()) > 0:
                 self.receive(left)
             self.receive(0)
@@ -136,23 +166,11 @@ class Numbered:
         deadline = time.monotonic() + LINGER_SECONDS
         enough = time.monotonic() + LINGER_SECONDS / 4
         while time.monotonic() < deadline:
-            self.send(END, self.sent)
+            self.send(END, self._sent)
             self.receive(HELLO_SECONDS)
-            complete = self.peer_sent is not None and len(self.seen) >= self.peer_sent
-            if complete and time.monotonic() > enough:
+            if self.received.is_complete and time.monotonic() > enough:
                 break
-        missing = [n for n in range(self.peer_sent or self.highest + 1) if n not in self.seen]
-        return {
-            "sent": self.sent,
-            "refused": self.refused,
-            "expected": self.peer_sent,
-            "received": len(self.seen),
-            "missing": len(missing),
-            "first_missing": missing[:10],
-            "repeated": self.repeated,
-            "late": self.late,
-            "longest_gap": round(self.longest_gap, 4),
-        }
+        return {"sent": self._sent, "refused": self._refused, **self.received.account()}
 
 
 def numbered(own: str, peer: str, port: str, rate: str) -> dict[str, object]:

@@ -210,10 +210,6 @@ class Lab:
             for link in links
         }
 
-    def set_link(self, host: str, interface: str, *, is_up: bool) -> None:
-        """Plug a cable in or out."""
-        self.run(host, "ip", "link", "set", interface, "up" if is_up else "down")
-
     # How it is made.
 
     def _write_owner(self, pid: int) -> None:

@@ -74,6 +74,11 @@ class NumberedStream:
         for end in self._ends:
             end.wait_for_output("numbered: met", endpoints.MEET_SECONDS + 5)
 
+    def end(self) -> None:
+        """End it without an account; where it has ended, nothing happens."""
+        for end in self._ends:
+            end.kill()
+
     def stop(self) -> tuple[Received, Received]:
         """End it; gives what `a` and what `b` received."""
         for end in self._ends:
@@ -116,8 +121,12 @@ class RoundTrip:
 
 @contextmanager
 def numbered(lab: Lab, a: Place, b: Place, rate: float = 500, port: int = NUMBERED_PORT) -> Iterator[NumberedStream]:
-    """A numbered stream that also ends where the block is left by an exception."""
-    yield NumberedStream(lab, a, b, rate, port)
+    """A numbered stream that ends with the block at the latest."""
+    stream = NumberedStream(lab, a, b, rate, port)
+    try:
+        yield stream
+    finally:
+        stream.end()
 
 
 def transfer(
@@ -140,6 +149,7 @@ def transfer(
         receiver.kill()
 
 
+# Many parameters: each is an option of ping(8).
 def ping(
     lab: Lab,
     host: str,

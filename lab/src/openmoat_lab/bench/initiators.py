@@ -202,6 +202,9 @@ class Credentials:
 
     def _certify(self, number: int, issuer: x509.Certificate, signer: Any) -> bytes:
         identity = self._plan.identity.format(self._plan.first + number)
+        key = issuer.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("the key of Plan.authority is not ECDSA")
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, identity)]))
@@ -212,10 +215,7 @@ class Credentials:
             .not_valid_after(issuer.not_valid_after_utc)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(identity)]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()),  # type: ignore[arg-type]
-                critical=False,
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key), critical=False)
             .sign(signer, hashes.SHA256())
             .public_bytes(Encoding.DER)
         )

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def _rows() -> Mapping[str, Subject]:
         Subject(UNSEALED, "openmoat, not sealing", _unsealed_version, lambda lab: _fixed(lab, 1, is_sealed=False), ("tcp-1",)),
         *(
             Subject(sizes, f"openmoat, {title}", own,
-                    lambda lab, sizes=sizes: _fixed(lab, 1, sizes=sizes), works, is_main=False)  # type: ignore[misc]
+                    partial(_fixed, count=1, sizes=sizes), works, is_main=False)
             for sizes, title, works in (
                 (VIRTUAL, "virtual MTU", SIZES), (VIRTUAL_64K, "virtual MTU, TCP of 64 KiB packets", ("tcp-1",)),
                 (PLAIN, "plain tunnel mode", (*SIZES, "tcp-1")),
@@ -258,7 +259,7 @@ def _rows() -> Mapping[str, Subject]:
         Subject(VETH, "veth alone", _kernel, lambda lab: ()),
         *(
             Subject(sas_name(count), sas_title(count), own,
-                    lambda lab, count=count: _fixed(lab, count), ("tcp-1", "udp-spread"),  # type: ignore[misc]
+                    partial(_fixed, count=count), ("tcp-1", "udp-spread"),
                     is_main=count in (SA_COUNTS[0], SA_COUNTS[-1]), sas=count)
             for count in SA_COUNTS
         ),
