@@ -37,6 +37,8 @@ _PREFIXES: Mapping[str, IdType] = MappingProxyType(
 )
 _DIGITS_AND_DOTS = "0123456789."
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_NAME = re.compile(rf"(?=.*[A-Za-z_-]){_LABEL.pattern}(\.{_LABEL.pattern})*")
+"""A host name that can be taken for no address."""
 _ATTRIBUTES = {"emailAddress": NameOID.EMAIL_ADDRESS, "E": NameOID.EMAIL_ADDRESS, "serialNumber": NameOID.SERIAL_NUMBER}
 
 
@@ -89,7 +91,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
         Keys of tables of peers are made of this, so that one key pair is one peer however it spells its name.
         """
         if self.type is IdType.FQDN:
-            return Identity(self.type, self.value.lower())
+            small = self.value.lower()
+            return self if small == self.value else Identity(self.type, small)
         if self.type is IdType.RFC822_ADDR:
             user, at, host = self.value.rpartition(b"@")
             return Identity(self.type, user + at + host.lower())
@@ -171,6 +174,8 @@ class IdentityPattern(msgspec.Struct, frozen=True, gc=False):
 @lru_cache(maxsize=_TOLD)
 def _told(identity: Identity) -> str:
     text = identity._text()
+    if identity.type is IdType.FQDN and len(text) <= MAX_FQDN and _NAME.fullmatch(text):
+        return text
     try:
         reads_back = Identity.parse(text) == identity
     except ValueError:

@@ -3,12 +3,11 @@
 The engine also carries IKE datagrams on the same sockets: see `dataplane.engine_wire`.
 """
 
-import contextlib
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from openmoat import _native
 from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, EspSuite
@@ -116,7 +115,7 @@ class UserspaceBackend:
         """See `Backend.apply`. A command that the engine cannot even read fails before any is carried out."""
         batch = _native.Batch()
         for command in commands:
-            _add(batch, command)
+            _ADD[type(command)](batch, command)
         return [_counters(counters) for counters in self._engine.apply(batch)]
 
     def read_counters(self, handles: Sequence[Spi] | None = None) -> list[SaCounters]:
@@ -166,27 +165,8 @@ def _suites() -> list[EspSuite]:
     return suites
 
 
-def _add(batch: _native.Batch, command: Command) -> None:
-    match command:
-        case AddInbound():
-            _add_inbound(batch, command)
-        case AddOutbound():
-            _add_outbound(batch, command)
-        case Activate(handle):
-            batch.activate(handle)
-        case Update():
-            _update(batch, command)
-        case Remove(handle):
-            batch.remove(handle)
-        case SetPolicies(put=put, remove=remove):
-            for policy in put:
-                _put_policy(batch, policy)
-            for number in remove:
-                batch.remove_policy(number)
-
-
 def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
-    with _misuse_named(command.spi):
+    try:
         batch.add_inbound(
             spi=command.spi,
             encryption=int(command.suite.encryption.id),
@@ -205,10 +185,12 @@ def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
             framing=command.framing.value,
             strict_icmp=command.strict_icmp,
         )
+    except ValueError as error:
+        raise DataplaneError(f"SA {command.spi:08x}: {error}") from error
 
 
 def _add_outbound(batch: _native.Batch, command: AddOutbound) -> None:
-    with _misuse_named(command.handle):
+    try:
         batch.add_outbound(
             handle=command.handle,
             spi=command.spi,
@@ -230,6 +212,8 @@ def _add_outbound(batch: _native.Batch, command: AddOutbound) -> None:
             keepalive_seconds=command.keepalive_seconds,
             hard_at=command.hard_at,
         )
+    except ValueError as error:
+        raise DataplaneError(f"SA {command.handle:08x}: {error}") from error
 
 
 def _update(batch: _native.Batch, command: Update) -> None:
@@ -245,6 +229,13 @@ def _update(batch: _native.Batch, command: Update) -> None:
     )
 
 
+def _set_policies(batch: _native.Batch, command: SetPolicies) -> None:
+    for policy in command.put:
+        _put_policy(batch, policy)
+    for number in command.remove:
+        batch.remove_policy(number)
+
+
 def _put_policy(batch: _native.Batch, policy: Policy) -> None:
     batch.put_policy(
         id=policy.id,
@@ -256,12 +247,14 @@ def _put_policy(batch: _native.Batch, policy: Policy) -> None:
     )
 
 
-@contextlib.contextmanager
-def _misuse_named(handle: Spi) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise DataplaneError(f"SA {handle:08x}: {error}") from error
+_ADD: Mapping[type, Callable[[_native.Batch, Any], None]] = {
+    AddInbound: _add_inbound,
+    AddOutbound: _add_outbound,
+    Activate: lambda batch, command: batch.activate(command.handle),
+    Update: _update,
+    Remove: lambda batch, command: batch.remove(command.handle),
+    SetPolicies: _set_policies,
+}
 
 
 def _integrity(suite: EspSuite) -> int:

@@ -1,6 +1,7 @@
 """The `MtuPlan` of one SA: sizes decided in Python, executed and counted by a backend (never decided there)."""
 
 from enum import Enum
+from functools import lru_cache
 
 import msgspec
 
@@ -12,6 +13,7 @@ from openmoat.net import Address, Network
 __all__ = [
     "BASE",
     "MAX_PACKET",
+    "MAX_REMEMBERED_PLANS",
     "MIN_PATH_MTU",
     "Framing",
     "IcmpSource",
@@ -32,6 +34,10 @@ BASE = 1280
 """BASE_PLPMTU (RFC 8899 5.1.2): what every path of IPv6 carries, and in practice every path of IPv4."""
 MIN_PATH_MTU = {4: 576, 6: 1280}
 """Octets that every path carries: RFC 791 for IPv4 (reassembled at the far end), RFC 8200 5 for IPv6."""
+
+
+MAX_REMEMBERED_PLANS = 1024
+"""Plans that are remembered, each one object however many SAs have it."""
 
 
 class Framing(Enum):
@@ -142,6 +148,22 @@ def compile_plan(
     `rungs` is what the backend can do (`Capabilities.rungs`); `framing` is what was agreed with the peer, and `slices`
     whether it takes slices; `echoes`, whether it sends marks back. `overhead` is that of plain tunnel mode; the header of AGGFRAG is added here.
     """
+    return compile_again(overhead, outside, rungs, framing, slices, echoes, policy, df, mss)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_PLANS)  # most SAs are of the same suite, and are wanted the same
+def compile_again(
+    overhead: Overhead,
+    outside: Outside,
+    rungs: frozenset[Rung],
+    framing: Framing,
+    slices: bool,
+    echoes: bool,
+    policy: MtuPolicy,
+    df: Df | None,
+    mss: Mss | None,
+) -> MtuPlan:
+    """`compile_plan` with all that it depends on, which is therefore as many parameters."""
     path_mtu = min(max(outside.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
     is_packed = framing is Framing.AGGFRAG
     # Where packets of every size pass whole, no TCP need be told to send less, and nothing is too large.

@@ -9,11 +9,13 @@ from openmoat.mtu.overhead import Overhead
 from openmoat.mtu.plan import (
     BASE,
     MAX_PACKET,
+    MAX_REMEMBERED_PLANS,
     Framing,
     MtuPlan,
     OuterDf,
     Outside,
     Rung,
+    compile_again,
     compile_plan,
     route_sizes,
     rung_of,
@@ -181,3 +183,11 @@ def test_packets_are_watched_that_only_a_proved_size_lets_through(framing: Frami
     assert watched(Outside(1500, is_proved=True))[0] == room_of_base
     assert watched(Outside(1500))[0] is None
     assert watched(Outside(BASE, is_proved=True))[0] is None
+
+
+def test_plans_of_the_same_wishes_are_one_object_and_no_more_are_kept_than_the_bound() -> None:
+    assert plan_of(outside=Outside(1400)) is plan_of(outside=Outside(1400))
+    assert plan_of(outside=Outside(1400)) is not plan_of(outside=Outside(1401))
+    for size in range(2_000, 2_000 + MAX_REMEMBERED_PLANS + 5):
+        plan_of(outside=Outside(size))
+    assert compile_again.cache_info().currsize == MAX_REMEMBERED_PLANS

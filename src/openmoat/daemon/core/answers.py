@@ -5,8 +5,9 @@ Nothing a peer sends can make an answer hold the loop: costly key exchanges, sig
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from openmoat.crypto.kex import make_key_pair, shared_secret
 from openmoat.crypto.numbers import AuthMethod, KeMethod
@@ -43,6 +44,7 @@ NO_ANSWER = "no answer to %s"
 OWN_ERROR = "an error in moatd; its log has the traceback"
 
 Asked = TypeVar("Asked", bound=Question)
+Reply = Callable[[Answer], None]
 COSTS = {row.id: row.cost for row in KE_METHODS}
 log = logging.getLogger("openmoat.daemon.core.answers")
 
@@ -78,29 +80,38 @@ class Answers:
         self._find_connection = find_connection
         self._threads = threads
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ways: Mapping[type, Callable[[Any, Reply], None]] = {
+            AskSpis: partial(self._do, True, installer.reserve),
+            AskInstall: self._ask_install,
+            AskActivity: partial(self._do, True, installer.activity),
+            AskPath: lambda question, reply: self._later(self._find_path(question), question, reply),
+            AskKeyPair: self._ask_key_pair,
+            AskSharedSecret: self._ask_shared_secret,
+            AskOwnAuth: self._ask_own_auth,
+            AskPeerAuth: self._ask_peer_auth,
+        }
 
-    def ask(self, question: Question, reply: Callable[[Answer], None]) -> None:
+    def ask(self, question: Question, reply: Reply) -> None:
         """Answer through `reply`, before this returns or later."""
-        match question:
-            case AskSpis():
-                self._do(True, self._installer.reserve, question, reply)
-            case AskInstall():
-                self._keys.write_child(question.child, question.keys)
-                self._do(True, self._installer.install, question, reply)
-            case AskActivity():
-                self._do(True, self._installer.activity, question, reply)
-            case AskPath():
-                self._later(self._find_path(question), question, reply)
-            case AskKeyPair(method=method):
-                self._do(COSTS.get(method, 0) <= CHEAP, key_pair, question, reply)
-            case AskSharedSecret(method=method):
-                self._do(COSTS.get(method, 0) <= CHEAP, complete, question, reply)
-            case AskOwnAuth():
-                connection = self._find_connection(question.connection)
-                is_cheap = connection is None or isinstance(connection.own, Psk)
-                self._do(is_cheap, self._prover.prove, question, reply)
-            case AskPeerAuth():
-                self._do(question.method is AuthMethod.PSK, self._prover.judge, question, reply)
+        self._ways[type(question)](question, reply)
+
+    def _ask_key_pair(self, question: AskKeyPair, reply: Reply) -> None:
+        self._do(COSTS.get(question.method, 0) <= CHEAP, key_pair, question, reply)
+
+    def _ask_shared_secret(self, question: AskSharedSecret, reply: Reply) -> None:
+        self._do(COSTS.get(question.method, 0) <= CHEAP, complete, question, reply)
+
+    def _ask_install(self, question: AskInstall, reply: Reply) -> None:
+        self._keys.write_child(question.child, question.keys)
+        self._do(True, self._installer.install, question, reply)
+
+    def _ask_own_auth(self, question: AskOwnAuth, reply: Reply) -> None:
+        connection = self._find_connection(question.connection)
+        is_cheap = connection is None or isinstance(connection.own, Psk)
+        self._do(is_cheap, self._prover.prove, question, reply)
+
+    def _ask_peer_auth(self, question: AskPeerAuth, reply: Reply) -> None:
+        self._do(question.method is AuthMethod.PSK, self._prover.judge, question, reply)
 
     def close(self) -> None:
         """Nothing is answered any more."""
@@ -113,9 +124,7 @@ class Answers:
             return Unanswerable(question.ticket, f'connection "{question.connection}" is not loaded any more')
         return await self._finder.find(question, connection)
 
-    def _do(
-        self, is_cheap: bool, call: Callable[[Asked], Answer], question: Asked, reply: Callable[[Answer], None]
-    ) -> None:
+    def _do(self, is_cheap: bool, call: Callable[[Asked], Answer], question: Asked, reply: Reply) -> None:
         if not is_cheap:
             self._later(self._threads.run(call, question), question, reply)
             return
@@ -128,7 +137,7 @@ class Answers:
             answer = Unanswerable(question.ticket, OWN_ERROR)
         reply(answer)
 
-    def _later(self, work: Coroutine[None, None, Answer], question: Question, reply: Callable[[Answer], None]) -> None:
+    def _later(self, work: Coroutine[None, None, Answer], question: Question, reply: Reply) -> None:
         async def run() -> None:
             try:
                 answer = await work

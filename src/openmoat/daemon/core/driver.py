@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import ParamSpec, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVarTuple, get_args
 
 from openmoat.daemon.core.installer import Installer
 from openmoat.dataplane.backend import Acquire, BackendEvent, SaFlag, SaState, Spi
@@ -36,7 +36,10 @@ LONGEST_SLEEP = 30.0
 
 log = logging.getLogger("openmoat.daemon.core.driver")
 
-Parameters = ParamSpec("Parameters")
+Arguments = TypeVarTuple("Arguments")
+QUESTIONS = frozenset(get_args(Question))
+SILENT = frozenset({*QUESTIONS, ActivateOutbound, StopOutbound, RemoveChildSa})
+"""Outputs that are no news."""
 
 Asked = Callable[[Question, Callable[[Answer], None]], None]
 """Answers a question: calls back with the answer, at once or later in the same thread."""
@@ -127,13 +130,24 @@ class Driver:
         self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline: float | None = None
+        self._fires_at = 0.0
         """By our clock: what the timer was set for."""
         self._waiting: deque[Datagram] = deque()
         self._transmits: list[Datagram] = []
         self._is_flushing = False
         self._goes_on = False
         """Datagrams wait for a next turn that is already asked for."""
+        questions: dict[type, Callable[[Any], None]] = dict.fromkeys(
+            QUESTIONS, lambda question: ask(question, self.answer)
+        )
+        self._effects: Mapping[type, Callable[[Any], None]] = {
+            **questions,
+            ActivateOutbound: installer.activate,
+            StopOutbound: installer.stop,
+            RemoveChildSa: installer.remove,
+            PeerMoved: installer.move,
+        }
+        """What is to be done about an output; where nothing is, it is only told."""
         self.faults = 0
         """Exceptions that should not have been; each is in the log with its traceback."""
 
@@ -198,35 +212,27 @@ class Driver:
         try:
             while (output := self.endpoint.poll_output()) is not None:
                 self._guarded(self._carry_out, output)
-            self._guarded(self._send_transmits)
+            if self._transmits:
+                self._guarded(self._send_transmits)
         finally:
             self._is_flushing = False
         self._set_timer()
 
     def _carry_out(self, output: Transmit | Question | Event) -> None:
-        if isinstance(output, Transmit):
+        if type(output) is Transmit:
             self._transmits.append(Datagram(output.octets, output.path, output.df, output.dscp))
             return
-        self._send_transmits()
-        match output:
-            case ActivateOutbound():
-                self._installer.activate(output)
-            case StopOutbound():
-                self._installer.stop(output)
-            case RemoveChildSa():
-                self._installer.remove(output)
-            case PeerMoved():
-                self._installer.move(output)
-                self._listener.handle_event(output)
-            case _ if isinstance(output, Question):
-                self._ask(output, self.answer)
-            case _:
-                self._listener.handle_event(output)
+        if self._transmits:
+            self._send_transmits()
+        effect = self._effects.get(type(output))
+        if effect is not None:
+            effect(output)
+        if type(output) not in SILENT:
+            self._listener.handle_event(output)  # type: ignore[arg-type]
 
     def _send_transmits(self) -> None:
-        if self._transmits:
-            batch, self._transmits = self._transmits, []
-            self._wire.send_batch(batch)
+        batch, self._transmits = self._transmits, []
+        self._wire.send_batch(batch)
 
     def _handle_backend_event(self, event: BackendEvent) -> None:
         now = self.clock()
@@ -253,28 +259,30 @@ class Driver:
         if self._loop is None:
             return
         deadline = self.endpoint.poll_timeout()
+        if deadline is None:
+            return
+        # The loop's timer may fire too early, and is set again then: most deadlines only ever move away.
         if self._timer is not None:
-            if deadline == self._deadline:
+            if self._fires_at <= deadline:
                 return
             self._timer.cancel()
-            self._timer = None
-        self._deadline = deadline
-        if deadline is not None:
-            delay = min(max(0.0, deadline - self.clock()), LONGEST_SLEEP)
-            self._timer = self._loop.call_later(delay, self._timed_out)
+        now = self.clock()
+        delay = min(max(0.0, deadline - now), LONGEST_SLEEP)
+        self._fires_at = now + delay
+        self._timer = self._loop.call_later(delay, self._timed_out)
 
     def _timed_out(self) -> None:
         self._timer = None
         self._guarded(self.endpoint.handle_timeout, self.clock())
         self.flush()
 
-    def _guarded(self, step: Callable[Parameters, None], *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+    def _guarded(self, step: Callable[[*Arguments], None], *args: *Arguments) -> None:
         """One step for one peer: whatever goes wrong in it is logged with its traceback, and ends nothing else.
 
         Where it goes wrong in the core, the core has ended the IKE SA whose step it was, and says so by an event.
         """
         try:
-            step(*args, **kwargs)
+            step(*args)
         except Exception:
             self.faults += 1
             log.exception("an error in moatd; the IKE SA in whose work it came up is ended and negotiated again")
