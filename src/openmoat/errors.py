@@ -18,12 +18,21 @@ __all__ = [
     "DataplaneError",
     "DeviceError",
     "Fault",
+    "FieldError",
+    "FieldErrors",
     "KernelRefused",
+    "KeyPath",
     "MoatError",
     "Secret",
     "SystemFault",
     "UnknownSpi",
+    "did_you_mean",
+    "field_errors",
+    "raise_errors",
 ]
+
+KeyPath = tuple[str | int, ...]
+"""The way to a value from the root of a record: names of fields or keys, and places in lists."""
 
 
 class Secret(bytes):
@@ -76,12 +85,15 @@ class BadCertificate(CryptoError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong in a file, and what to write instead."""
+    """One error in a file, and what to write instead."""
 
     file: str
     line: int
-    """1 is the first; 0 where the fault belongs to the file as a whole."""
+    """1 is the first; 0 where the error belongs to the file as a whole."""
     text: str
+    """Where in the file, in words, and what is wrong: one line."""
+    path: KeyPath = ()
+    """The option, by the keys that lead to it."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -89,7 +101,7 @@ class Fault:
 
 
 class ConfigError(MoatError):
-    """A configuration or key file has faults; all of them are reported together."""
+    """A configuration has errors; all of them are reported together."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -123,3 +135,48 @@ class ControlError(MoatError):
         self.code = code
         self.hint = hint
         super().__init__(text)
+
+
+class FieldError(ValueError):
+    """One value of a record is not possible. `text` is for people and does not repeat the path."""
+
+    def __init__(self, path: KeyPath, text: str) -> None:
+        self.path = path
+        self.text = text
+        super().__init__(": ".join((*map(str, path), text)))
+
+
+class FieldErrors(ValueError):
+    """Several values of a record are not possible."""
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(map(str, self.errors)))
+
+
+def raise_errors(errors: Iterable[FieldError]) -> None:
+    """Raise what was found: nothing, the one `FieldError`, or all as `FieldErrors`."""
+    found = tuple(errors)
+    if found:
+        raise found[0] if len(found) == 1 else FieldErrors(found)
+
+
+def field_errors(error: ValueError, *path: str | int) -> list[FieldError]:
+    """The errors that `error` stands for, with `path` before the paths of their own."""
+    match error:
+        case FieldErrors(errors=errors):
+            return [FieldError((*path, *one.path), one.text) for one in errors]
+        case FieldError():
+            return [FieldError((*path, *error.path), error.text)]
+        case _:
+            return [FieldError(path, str(error))]
+
+
+def did_you_mean(word: str, choices: Iterable[str], most: int = 3) -> str:
+    """`. Did you mean "office"?` with the choices that are most alike, to end a sentence; empty where none is alike."""
+    import difflib  # for errors alone: every start of the command line would pay for it
+
+    near = [f'"{one}"' for one in difflib.get_close_matches(word, list(choices), n=most, cutoff=0.6)]
+    if not near:
+        return ""
+    return f". Did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"

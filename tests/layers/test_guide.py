@@ -13,7 +13,9 @@ import pytest
 from openmoat.cli.common import ExitCode
 from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS
 from openmoat.cli.main import app
-from openmoat.config.reference import TABLES, render, render_algorithms
+from openmoat.config.options import TABLES
+from openmoat.config.reference import render, render_algorithms
+from openmoat.config.rows import Table
 from openmoat.control.messages import ROUTES, ErrorCode
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
@@ -31,10 +33,9 @@ def test_every_algorithm_is_documented() -> None:
     assert render_algorithms() in CONFIGURATION.read_text(), REMEDY
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_option_has_a_sentence(table: type) -> None:
-    fields = table.model_fields  # type: ignore[attr-defined]
-    assert [name for name, field in fields.items() if not field.description] == []
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+def test_every_option_has_a_sentence(table: Table[Any]) -> None:
+    assert [name for name, row in table.rows.items() if not row.sentence] == []
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "mtu": frozenset({"msgspec"}),
     "model": frozenset(),
     "ike": frozenset({"msgspec"}),
-    "config": frozenset({"pydantic", "cryptography"}),
+    "config": frozenset({"cryptography"}),
     "dataplane": frozenset({"msgspec"}),
     "system": frozenset(),
     "control": frozenset({"h11", "msgspec"}),

@@ -1,12 +1,13 @@
-"""What a change of configuration needs, connection by connection (D5): nothing else is touched.
+"""What a change of configuration needs, connection by connection: nothing else is touched.
 
-One row for each field of the model. A field without a row is a mistake that a test finds.
+The row of an option says what its change needs (`config.options`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import IntEnum
 
+from openmoat.config.options import CHILD, CONNECTION, DAEMON, LOCAL, PEER
+from openmoat.config.rows import Need
 from openmoat.config.toml import Configuration
 from openmoat.errors import Secret
 from openmoat.model.connection import Child, Connection, PrivateKey, Psk
@@ -24,67 +25,11 @@ __all__ = [
 ]
 
 
-class Need(IntEnum):
-    """What a change needs at least to take effect; each includes those before it.
-
-    A daemon may do more than is needed, and says so in its answer to a reload.
-    """
-
-    NOTHING = 0
-    LIVE = 1
-    """The new value is used from now on."""
-    REKEY = 2
-    """New SAs are negotiated within the IKE SA; packets flow on."""
-    REAUTHENTICATE = 3
-    """A new IKE SA is made, and the old one is deleted when it stands (RFC 7296 2.8.3)."""
-    REESTABLISH = 4
-    """The old one is deleted first: it may not carry another packet."""
-
-    @property
-    def word(self) -> str:
-        """As the control socket says it."""
-        return "re-establish" if self is Need.REESTABLISH else self.name.lower()
-
-
-CONNECTION_NEEDS: Mapping[str, Need] = {
-    "name": Need.NOTHING,
-    "local_identity": Need.REAUTHENTICATE,
-    "own": Need.REAUTHENTICATE,
-    "local_address": Need.REAUTHENTICATE,
-    "proposals": Need.REKEY,
-    "lifetimes": Need.LIVE,
-    "retry": Need.LIVE,
-    "fragmentation": Need.REAUTHENTICATE,
-    "force_encapsulation": Need.REAUTHENTICATE,
-    "outer_icmp": Need.LIVE,
-    "group": Need.REAUTHENTICATE,  # its SAs belong to the policy of the group
-    "order": Need.LIVE,
-}
+CONNECTION_NEEDS: Mapping[str, Need] = {"name": Need.NOTHING, "lifetimes": Need.LIVE, **CONNECTION.needs, **LOCAL.needs}
 """Of all fields of `Connection` but `peer` and `children`, which have tables of their own."""
-PEER_NEEDS: Mapping[str, Need] = {
-    "addresses": Need.LIVE,  # identity is a key, never an address: an SA that stands is not touched
-    "identity": Need.REESTABLISH,  # whom it serves now may be nobody we know any more
-    "credential": Need.REESTABLISH,  # a key that was taken away must not go on working
-}
-CHILD_NEEDS: Mapping[str, Need] = {
-    "name": Need.NOTHING,
-    "local": Need.REESTABLISH,
-    "remote": Need.REESTABLISH,
-    "proposals": Need.REKEY,
-    "start": Need.LIVE,
-    "lifetimes": Need.LIVE,
-    "priority": Need.LIVE,
-    "replay_window": Need.REKEY,
-    "path_mtu": Need.LIVE,
-    "mtu_policy": Need.LIVE,
-    "df": Need.LIVE,
-    "mss": Need.LIVE,
-    "copy_dscp": Need.REKEY,
-    "icmp_check": Need.REKEY,
-    "tunnel_address": Need.LIVE,
-    "aggfrag": Need.REKEY,
-}
-LIVE_SETTINGS = frozenset({"key_log", "log_level"})
+PEER_NEEDS: Mapping[str, Need] = PEER.needs
+CHILD_NEEDS: Mapping[str, Need] = {"name": Need.NOTHING, "lifetimes": Need.LIVE, **CHILD.needs}
+LIVE_SETTINGS = frozenset(DAEMON.needs)
 """Settings that need no restart."""
 
 

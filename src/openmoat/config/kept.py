@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from openmoat.config.records import Files
+from openmoat.config.key_files import Files
 from openmoat.config.stamps import Stamp, changed
 from openmoat.model.connection import Connection
 

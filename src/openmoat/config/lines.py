@@ -1,17 +1,40 @@
-"""At which line each key of a TOML text stands: the standard reader does not say, and a fault without a line is half a fault."""
+"""At which line each key of a TOML text stands, which the standard reader does not say, and how deep the text nests."""
 
 import re
+import tomllib
 
-__all__ = ["KeyPath", "LineIndex"]
+from openmoat.errors import KeyPath
 
-KeyPath = tuple[str | int, ...]
-"""Names of tables and keys from the root; numbers are places in lists."""
+__all__ = ["MAX_NESTING", "LineIndex", "too_nested"]
+
+MAX_NESTING = 16
+"""Parts of a dotted key, and lists and tables in each other. The standard reader takes seconds for a key of ten thousand."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _STRINGS = re.compile(r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'', re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}#\r\n]+")
+_NOT_KEYS = re.compile(rf"{_STRINGS.pattern}|#[^\n]*", re.DOTALL)
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){{{MAX_NESTING}}}")
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+def too_nested(text: str) -> tuple[int, str] | None:
+    """The line at which a text nests deeper than `MAX_NESTING`, and what is wrong there; None for all that does not."""
+    brackets = text.count("[") + text.count("{")
+    if brackets <= MAX_NESTING and not any(line.count(".") >= MAX_NESTING for line in text.split("\n")):
+        return None  # nearly every file ends here, at little cost
+    bare = _NOT_KEYS.sub(lambda found: "x" + "\n" * found.group().count("\n"), text)
+    if long := _LONG_KEY.search(bare):
+        return bare.count("\n", 0, long.start()) + 1, f"a key of at most {MAX_NESTING} parts, more came"
+    depth = 0
+    for bracket in _BRACKET.finditer(bare):
+        depth += 1 if bracket.group() in "[{" else -1
+        if depth > MAX_NESTING:
+            line = bare.count("\n", 0, bracket.start()) + 1
+            return line, f"at most {MAX_NESTING} lists and tables in each other, more came"
+    return None
 
 
 class LineIndex:
@@ -22,6 +45,8 @@ class LineIndex:
         self._at = 0
         self._counts: dict[KeyPath, int] = {}
         self._lines: dict[KeyPath, int] = {}
+        self._implied: dict[KeyPath, int] = {}
+        """Tables that have no header: where the first table or key in them stands."""
         self._newlines = 0
         self._counted = 0
         self._read_document()
@@ -29,7 +54,7 @@ class LineIndex:
     def line(self, path: KeyPath) -> int:
         """Line of this key, or of the nearest table around it; 0 for the file as a whole."""
         for size in range(len(path), 0, -1):
-            found = self._lines.get(path[:size])
+            found = self._lines.get(path[:size]) or self._implied.get(path[:size])
             if found:
                 return found
         return 0
@@ -58,6 +83,8 @@ class LineIndex:
             self._counts[table] = number + 1
             table = (*table, number)
         self._lines.setdefault(table, line)
+        for size in range(1, len(table)):
+            self._implied.setdefault(table[:size], line)
         self._at = self._end_of_line()
         return table
 
@@ -86,7 +113,7 @@ class LineIndex:
         while True:
             self._skip(_SPACE)
             if string := _STRINGS.match(self._text, self._at):
-                names.append(string.group()[1:-1])
+                names.append(_decoded(string.group()))
                 self._at = string.end()
             elif bare := _BARE.match(self._text, self._at):
                 names.append(bare.group())
@@ -97,6 +124,8 @@ class LineIndex:
             if not self._text.startswith(".", self._at):
                 return names
             self._at += 1
+            if len(names) > MAX_NESTING:
+                return names  # refused; see `too_nested`
 
     def _read_value(self, path: KeyPath) -> None:
         self._skip(_SPACE)
@@ -141,3 +170,13 @@ class LineIndex:
         self._newlines += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         return self._newlines + 1
+
+
+def _decoded(string: str) -> str:
+    """A quoted key without quotes and escapes; as it is, where it is not TOML."""
+    if "\\" not in string:
+        return string[1:-1]
+    try:
+        return str(tomllib.loads(f"key = {string}")["key"])
+    except tomllib.TOMLDecodeError:
+        return string[1:-1]

@@ -1,34 +1,23 @@
-"""The reference of all options as Markdown, made from the schema: the guide holds exactly this text."""
+"""The reference of all options as Markdown, made from their rows: the guide holds exactly this text."""
 
 import sys
+from typing import Any
 
-from openmoat.config.schema import (
-    ChildLifetimesTable,
-    ChildTable,
-    ConnectionTable,
-    DaemonTable,
-    EngineTable,
-    FileTable,
-    IkeLifetimesTable,
-    LocalTable,
-    PeerTable,
-    Table,
-)
+from openmoat.config.kinds import word_of
+from openmoat.config.options import TABLES
+from openmoat.config.rows import UNSET, Inner, Many, Need, Option, Table
 from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, KE_METHODS, PRFS, Status
 
-__all__ = ["TABLES", "render", "render_algorithms"]
+__all__ = ["render", "render_algorithms"]
 
-TABLES: tuple[type[Table], ...] = (
-    FileTable,
-    DaemonTable,
-    EngineTable,
-    ConnectionTable,
-    LocalTable,
-    PeerTable,
-    IkeLifetimesTable,
-    ChildTable,
-    ChildLifetimesTable,
-)
+CHANGES = {
+    None: "at the next start",
+    Need.LIVE: "at once",
+    Need.REKEY: "by a rekey",
+    Need.REAUTHENTICATE: "by a new IKE SA",
+    Need.REESTABLISH: "by a new IKE SA",  # for people it is the same: the daemon deletes the old one first in both cases
+}
+"""When a change takes effect."""
 
 
 def render() -> str:
@@ -37,7 +26,7 @@ def render() -> str:
 
 
 def render_algorithms() -> str:
-    """Every algorithm by its word, with what the RFCs say of it today."""
+    """Every algorithm by its word, with its status in the RFCs."""
     lines = ["| kind | word | IKE (RFC 8247) | ESP (RFC 8221) |", "|---|---|---|---|"]
     lines += [f"| encryption | `{row.name}` | {_status(row.ike)} | {_status(row.esp)} |" for row in ENCRYPTIONS]
     lines += [f"| integrity | `{mac.name}` | {_status(mac.ike)} | {_status(mac.esp)} |" for mac in INTEGRITIES]
@@ -50,26 +39,35 @@ def _status(status: Status) -> str:
     return status.value.upper() if status is not Status.MUST_NOT else "never"
 
 
-def _render(table: type[Table]) -> str:
-    summary = (table.__doc__ or "").strip()
-    lines = [f"### {summary.rstrip(chr(46))}", "", "| option | default | meaning |", "|---|---|---|"]
-    for name, field in table.model_fields.items():
-        option = name.replace("_", "-")
-        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=False))
-        lines.append(f"| `{option}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |")
+def _render(table: Table[Any]) -> str:
+    heading = f"`{table.header}`: {table.title}" if table.header else f"{table.title[:1].upper()}{table.title[1:]}"
+    lines = [
+        f"### {heading}",
+        "",
+        "| option | value | default | a change takes effect | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in table.rows.items():
+        cells = [f"`{name}`", *_cells(table, row), row.sentence]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _default(value: object) -> str:
-    match value:
-        case bool():
-            return "`true`" if value else "`false`"
-        case int() | float():
-            return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-        case str() if value:
-            return f'`"{value}"`'
-        case _:
-            return ""
+def _cells(table: Table[Any], row: Option | Inner | Many) -> tuple[str, str, str]:
+    """What stands there, the default, and when a change takes effect."""
+    default = "required" if table.is_required(row) else ""
+    match row:
+        case Inner():
+            return "a table", default, ""
+        case Many():
+            return "tables", default, ""
+        case Option():
+            value = table.default(row)
+            if row.default is UNSET and value not in (UNSET, None, "", ()):
+                default = f"`{word_of(row.kind, value)}`"
+            elif value is None and row.kind.none:
+                default = f'`"{row.kind.none}"`'
+            return row.kind.form, default, CHANGES[row.need]
 
 
 if __name__ == "__main__":

@@ -1,34 +1,25 @@
-"""The configuration file: TOML whose words are the RFCs'. Everything wrong with it is told at once, with file and line.
+"""The configuration file: TOML whose words are those of the RFCs. All errors are told at once, with file and line.
 
-Relative file names are relative to the file they stand in. Reading is all that is done here: no DNS, no network.
+Relative file names are relative to the file they stand in. Files are read and nothing else: no DNS, no network.
 """
 
-import difflib
-import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
+from openmoat.config.files import check_writers, unreadable
 from openmoat.config.kept import Kept, Record
-from openmoat.config.lines import KeyPath, LineIndex
-from openmoat.config.records import Files, build_connection, read_octets, unreadable
-from openmoat.config.schema import ConnectionTable, DaemonTable, EngineTable, FileTable, Table
+from openmoat.config.key_files import Files
+from openmoat.config.options import FILE_ITSELF
+from openmoat.config.records import build_connection, build_settings
+from openmoat.config.source import Source
 from openmoat.config.stamps import files_in, stamp_of
-from openmoat.errors import ConfigError, Fault, Secret
+from openmoat.config.words import printable, shown
+from openmoat.errors import ConfigError, Fault, FieldError, KeyPath, Secret
 from openmoat.model.connection import Connection
-from openmoat.model.settings import EngineSettings, OnStop, Settings
+from openmoat.model.settings import Settings
 
-__all__ = ["MAX_FILE", "Configuration", "load"]
-
-MAX_FILE = 16 << 20
-"""Octets of one configuration file."""
-
-_NO_OPTION = "no option "
-TableType = TypeVar("TableType", bound=Table)
+__all__ = ["Configuration", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +38,24 @@ class Configuration:
 
 
 def load(file: Path | str, before: Configuration | None = None) -> Configuration:
-    """Read a configuration file, what it includes, and the key files they name; `ConfigError` with all faults.
+    """Read a configuration file, what it includes, and the key files they name; `ConfigError` with all errors.
 
     An included file that is unchanged since `before`, with all key files it names, gives the very same connections.
     """
     return _Loader(Path(file), before.kept if before is not None else Kept()).load()
 
 
-class _Text:
-    """One file: its octets as a tree, and the lines of its keys."""
-
-    def __init__(self, file: Path, text: str, tree: dict[str, Any], owner: int) -> None:
-        self.file = file
-        self.tree = tree
-        self.owner = owner
-        self._text = text
-        self._index: LineIndex | None = None
-
-    def fault(self, path: KeyPath, text: str) -> Fault:
-        """A fault at the line of `path`; words before the text say where it is in the tree."""
-        if self._index is None:
-            self._index = LineIndex(self._text)  # made only where a fault is told
-        place = path[:-1] if text.startswith(_NO_OPTION) else path
-        return Fault(str(self.file), self._index.line(path), _place(place) + text)
-
-
 class _Loader:
+    """Goes on after an error, so that all are found."""
+
     def __init__(self, file: Path, before: Kept) -> None:
         self._file = file
         self._before = before
         self._fresh: list[Connection] = []
         """Of the file that is being read."""
         self._faults: list[Fault] = []
+        self._faulty: dict[str, str] = {}
+        """Connections with errors, and where each stands."""
         self._files = Files()
         self._kept = Kept(self._files)
         self._connections: dict[str, Connection] = {}
@@ -90,61 +67,43 @@ class _Loader:
         if main is not None:
             self._files.owners = frozenset({main.owner})
             if self._files.owners != self._before.files.owners:
-                self._before = Kept()  # whose secrets are taken has changed: all are looked at again
-            settings = self._settings(main)
+                self._before = Kept()  # other users' secrets are taken now: all are looked at again
+            errors = [*FILE_ITSELF.unknown_keys(main.tree)]
+            settings = build_settings(main.tree.get("daemon", {}), main.tree.get("engine", {}), errors)
+            names = self._included(main, errors)
+            self._tell(main, errors)
             self._take_connections(main)
-            self._take_records(self._included(main))
-            self._check_keys(main, (), main.tree, FileTable)
+            self._take_records(names)
         if self._faults:
             told = dict.fromkeys(self._faults)  # a file that both ends name is at fault once
             raise ConfigError(sorted(told, key=lambda fault: (fault.file != str(self._file), fault.file, fault.line)))
         files = self._files
         return Configuration(settings, self._connections, files.psks, files.private_keys, self._sources, self._kept)
 
-    def _read(self, file: Path) -> _Text | None:
+    def _read(self, file: Path) -> Source | None:
         try:
-            with file.open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                octets = read_octets(stream, status.st_size, MAX_FILE)
-            if len(octets) > MAX_FILE:
-                raise ValueError(f"at most {MAX_FILE} octets, more came")
-            text = octets.decode()
-            return _Text(file, text, tomllib.loads(text), status.st_uid)
-        except OSError as error:
-            self._faults.append(Fault(str(file), 0, unreadable(file, error)))
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            self._faults.append(Fault(str(file), line, "text in UTF-8, other octets came"))
-        except tomllib.TOMLDecodeError as error:
-            self._faults.append(_syntax_fault(file, text, error))
-        except (ValueError, RecursionError) as error:
-            self._faults.append(Fault(str(file), 0, str(error)))
-        return None
+            return Source.read(file)
+        except ConfigError as error:
+            self._faults += error.faults
+            return None
 
-    def _included(self, main: _Text) -> list[str]:
+    def _included(self, main: Source, errors: list[FieldError]) -> list[str]:
+        """The files of the directory that the main file names."""
         name = main.tree.get("include")
         if name is None:
             return []
-        directory = main.file.parent / name if isinstance(name, str) and name else None
-        if directory is None or not directory.is_dir():
-            self._faults.append(main.fault(("include",), f"a directory, {name!r} came"))
-            return []
-        return files_in(str(directory), ".toml")
-
-    def _settings(self, main: _Text) -> Settings:
-        table = self._validate(main, ("daemon",), main.tree.get("daemon", {}), DaemonTable)
-        engine = self._validate(main, ("engine",), main.tree.get("engine", {}), EngineTable)
-        if table is None or engine is None:
-            return Settings()
-        place = "engine"
+        text = f"a directory, {shown(name)} came"
         try:
-            threads = EngineSettings(**engine.model_dump())
-            place = "daemon"
-            return Settings(**{**table.model_dump(), "on_stop": OnStop(table.on_stop)}, engine=threads)
+            if isinstance(name, str) and name and "\0" not in name:
+                directory = main.file.parent / name
+                check_writers(directory, directory.stat())
+                return files_in(str(directory), ".toml")
+        except OSError as error:
+            text = f"a directory; {shown(name)} {unreadable(main.file.parent / name, error)}"
         except ValueError as error:
-            name, text = _split(error)
-            self._faults.append(main.fault((place, name), text))
-            return Settings()
+            text = f"{printable(name)} {error}"
+        errors.append(FieldError(("include",), text))
+        return []
 
     def _take_records(self, names: list[str]) -> None:
         """All included files; those that would give what they gave before are not read."""
@@ -165,121 +124,33 @@ class _Loader:
         self._kept.add(name, Record(stamp, tuple(dict.fromkeys(self._files.named)), tuple(self._fresh)))
 
     def _read_record(self, file: Path) -> None:
-        text = self._read(file)
-        if text is None:
+        source = self._read(file)
+        if source is None:
             return
-        for key in text.tree:
-            if key != "connections":
-                self._faults.append(
-                    text.fault((key,), "an included file holds [connections.NAME] tables, nothing else")
-                )
-        self._take_connections(text)
+        text = "an included file holds [connections.NAME] tables and nothing else"
+        self._tell(source, [FieldError((key,), text) for key in source.tree if key != "connections"])
+        self._take_connections(source)
 
-    def _take_connections(self, text: _Text) -> None:
-        records = text.tree.get("connections", {})
-        if not isinstance(records, dict):
-            self._faults.append(text.fault(("connections",), "a table for each connection: [connections.NAME]"))
+    def _take_connections(self, source: Source) -> None:
+        tables = source.tree.get("connections", {})
+        if not isinstance(tables, dict):
+            text = f"a table for each connection, as in [connections.office]; {shown(tables)} came"
+            self._tell(source, [FieldError(("connections",), text)])
             return
-        for name, record in records.items():
-            self._take_connection(text, name, record)
+        for name, tree in tables.items():
+            errors: list[FieldError] = []
+            path: KeyPath = ("connections", name)
+            if name in self._connections or name in self._faulty:
+                first = self._sources.get(name) or self._faulty[name]
+                errors.append(FieldError(path, f"is already defined in {first}; give one of them another name"))
+            connection = build_connection(path, tree, source.file.parent, self._files, errors)
+            self._tell(source, errors)
+            if connection is None:
+                self._faulty.setdefault(name, str(source.file))
+            elif name not in self._connections:
+                self._connections[name] = connection
+                self._fresh.append(connection)
+                self._sources[name] = str(source.file)
 
-    def _take_connection(self, text: _Text, name: str, record: object) -> None:
-        path: KeyPath = ("connections", name)
-        if name in self._connections:
-            self._faults.append(text.fault(path, f"stands already in {self._sources[name]}"))
-            return
-        table = self._validate(text, path, record, ConnectionTable)
-        if table is None:
-            return
-        connection, faults = build_connection(name, table, text.file.parent, self._files)
-        self._faults += [text.fault((*path, *where), words) for where, words in faults]
-        if connection is not None:
-            self._connections[name] = connection
-            self._fresh.append(connection)
-            self._sources[name] = str(text.file)
-
-    def _validate(self, text: _Text, path: KeyPath, value: object, table: type[TableType]) -> TableType | None:
-        try:
-            return table.model_validate(value)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                where, words = _explain(dict(detail), table)
-                self._faults.append(text.fault((*path, *where), words))
-        return None
-
-    def _check_keys(self, text: _Text, path: KeyPath, value: Mapping[str, Any], table: type[Table]) -> None:
-        known = _options(table)
-        for key in value:
-            if key not in known:
-                self._faults.append(text.fault((*path, key), _unknown(key, known)))
-
-
-def _options(table: type[BaseModel]) -> list[str]:
-    return [name.replace("_", "-") for name in table.model_fields]
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key.replace("_", "-"), known, n=2, cutoff=0.5)
-    return f'{_NO_OPTION}"{key}"; ' + (f"near: {', '.join(near)}" if near else f"there are: {', '.join(known)}")
-
-
-def _explain(detail: Mapping[str, Any], table: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Where in the tree a value is at fault, and the sentence about it."""
-    where: KeyPath = tuple(detail["loc"])
-    came = detail["input"]
-    match detail["type"]:
-        case "extra_forbidden":
-            inner = _table_at(table, where[:-1])
-            return where, _unknown(str(where[-1]), _options(inner) if inner else [])
-        case "missing":
-            return where, "is missing"
-        case "value_error":
-            return where, str(detail["ctx"]["error"])
-        case "literal_error":
-            return where, f"{detail['ctx']['expected'].replace(chr(39), '')}; {came!r} came"
-        case "bool_type" | "int_type" | "float_type" | "string_type" as kind:
-            names = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
-            return where, f"{names[kind.removesuffix('_type')]}, {came!r} came"
-        case "dict_type" | "model_type":
-            return where, f"a table, {came!r} came"
-        case "too_short":
-            return where, "one table at least"
-        case _:
-            return where, f"{detail['msg']}, {came!r} came"
-
-
-def _table_at(table: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """The table that stands at `path` below `table`; names of children are passed over."""
-    for name in path:
-        field_info = table.model_fields.get(str(name).replace("-", "_"))
-        if field_info is None:
-            continue
-        arguments = (field_info.annotation, *getattr(field_info.annotation, "__args__", ()))
-        inner = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not inner:
-            return None
-        table = inner[0]
-    return table
-
-
-def _place(path: KeyPath) -> str:
-    """`connection "cabin": child "office": remote: ` for the path of an option."""
-    names = {"connections": "connection", "children": "child"}
-    words, rest = [], [str(part) for part in path if isinstance(part, str)]
-    while rest:
-        part = rest.pop(0)
-        words.append(f'{names[part]} "{rest.pop(0)}"' if part in names and rest else part)
-    return "".join(f"{word}: " for word in words)
-
-
-def _split(error: ValueError) -> tuple[str, str]:
-    """The option that a model's complaint begins with, and the rest."""
-    name, colon, text = str(error).partition(": ")
-    return (name.replace("_", "-"), text) if colon else ("", str(error))
-
-
-def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> Fault:
-    words, _, place = str(error).partition(" (at ")
-    digits = [part for part in place.replace(",", " ").replace(")", " ").split() if part.isdecimal()]
-    line = int(digits[0]) if digits else text.count("\n") + 1
-    return Fault(str(file), line, f"not TOML: {words[:1].lower()}{words[1:]}")
+    def _tell(self, source: Source, errors: Iterable[FieldError]) -> None:
+        self._faults += map(source.fault, errors)

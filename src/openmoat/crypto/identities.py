@@ -65,6 +65,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
             return cls(IdType.DER_ASN1_DN, _parse_dn(text))
         if "@" in text:
             return cls(IdType.RFC822_ADDR, _parse_mailbox(text))
+        if text.rpartition(".")[2].isdecimal():  # a top-level domain is never a number (RFC 3696 2)
+            raise ValueError(f"identity {text!r}: neither an address nor a host name; if it is meant so, fqdn:{text}")
         return cls(IdType.FQDN, _parse_fqdn(text))
 
     @classmethod

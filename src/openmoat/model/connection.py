@@ -1,15 +1,18 @@
 """A connection as its operator means it: who the peer is, how each end proves itself, what is protected and how long.
 
-Every object is checked when it is made: who holds a `Connection` holds a valid one. `ValueError` begins with the field.
+Every object is checked when it is made: who holds a `Connection` holds a valid one. What is not possible is told by
+`FieldError`, all of one object together (`FieldErrors`). The defaults of all options stand here and nowhere else.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.suites import Aead, Encryption, Integrity, KeyExchange, PrfRow, Status
+from openmoat.errors import FieldError, raise_errors
 from openmoat.mtu.plan import MAX_PACKET, MIN_PATH_MTU
 from openmoat.mtu.words import MAX_MSS, MIN_MSS, Df, Mss, MtuPolicy
 from openmoat.net import Address
@@ -18,7 +21,9 @@ from openmoat.policy.selectors import MAX_SELECTORS, Selectors
 __all__ = [
     "MAX_ADDRESSES",
     "MAX_CHILDREN",
+    "MAX_LIMIT",
     "MAX_ORDER",
+    "MAX_PRIORITY",
     "MAX_REPLAY_WINDOW",
     "Aggfrag",
     "Authority",
@@ -43,6 +48,10 @@ MAX_ADDRESSES = 16
 """Of one peer, names and addresses together."""
 MAX_REPLAY_WINDOW = 4096
 """Packets; what every backend has."""
+MAX_LIMIT = 2**63 - 1
+"""Of octets and packets of a Child SA; the engine counts in 64 bits."""
+MAX_PRIORITY = 1000
+"""Of a child, either way from 0."""
 MAX_ORDER = 1000
 """Of a connection within its group, either way from 0."""
 
@@ -118,14 +127,17 @@ class IkeProposal:
     key_exchanges: tuple[KeyExchange, ...]
 
     def __post_init__(self) -> None:
-        _check_protection(self.encryptions, self.integrities)
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _protection(self.encryptions, self.integrities)
         if not self.prfs:
-            raise ValueError("proposal: a PRF is needed, as in prfsha256")
+            yield FieldError(("prfs",), "a PRF is needed, as in prfsha256")
         if not self.key_exchanges:
-            raise ValueError("proposal: a key exchange is needed, as in x25519")
+            yield FieldError(("key_exchanges",), "a key exchange is needed, as in x25519")
         for row in (*self.encryptions, *self.integrities, *self.prfs, *self.key_exchanges):
             if row.ike is Status.MUST_NOT:
-                raise ValueError(f"proposal: {row.name} must not protect an IKE SA (RFC 8247)")
+                yield FieldError((), f"{row.name} must not protect an IKE SA (RFC 8247)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +151,15 @@ class EspProposal:
     esn: tuple[bool, ...] = (True, False)
 
     def __post_init__(self) -> None:
-        _check_protection(self.encryptions, self.integrities)
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _protection(self.encryptions, self.integrities)
         if not self.esn or len(set(self.esn)) != len(self.esn):
-            raise ValueError("proposal: esn, noesn or both, each once")
+            yield FieldError(("esn",), "esn, noesn or both, each once")
         for row in (*self.encryptions, *self.integrities):
             if row.esp is Status.MUST_NOT:
-                raise ValueError(f"proposal: {row.name} must not protect packets (RFC 8221)")
+                yield FieldError((), f"{row.name} must not protect packets (RFC 8221)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +175,13 @@ class IkeLifetimes:
     """Without a sign of life for so long, and with something sent, the peer is asked (RFC 7296 2.4)."""
 
     def __post_init__(self) -> None:
-        _check_limit("rekey_after", self.rekey_after, "hard", self.hard)
-        _check_jitter(self.jitter)
-        if self.liveness_after < 0:
-            raise ValueError(f"liveness_after: 0 or more seconds, {self.liveness_after:g} came")
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _limit("rekey_after", self.rekey_after, "hard", self.hard)
+        yield from _jitter(self.jitter)
+        if not 0 <= self.liveness_after < math.inf:
+            yield FieldError(("liveness_after",), f"0 or more seconds, {self.liveness_after:g} came")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +197,13 @@ class ChildLifetimes:
     hard_packets: int = 0
 
     def __post_init__(self) -> None:
-        _check_limit("rekey_after", self.rekey_after, "hard", self.hard)
-        _check_limit("rekey_octets", self.rekey_octets, "hard_octets", self.hard_octets)
-        _check_limit("rekey_packets", self.rekey_packets, "hard_packets", self.hard_packets)
-        _check_jitter(self.jitter)
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _limit("rekey_after", self.rekey_after, "hard", self.hard)
+        yield from _limit("rekey_octets", self.rekey_octets, "hard_octets", self.hard_octets)
+        yield from _limit("rekey_packets", self.rekey_packets, "hard_packets", self.hard_packets)
+        yield from _jitter(self.jitter)
 
 
 class IcmpCheck(Enum):
@@ -231,34 +252,39 @@ class Child:
     aggfrag: Aggfrag = Aggfrag.PREFER
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_selectors("local", self.local)
-        _check_selectors("remote", self.remote)
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _name("name", self.name)
+        yield from _selectors("local", self.local)
+        yield from _selectors("remote", self.remote)
         families = [{selector.start.version for selector in side} for side in (self.local, self.remote)]
-        if not families[0] & families[1]:
-            raise ValueError("remote: an address family that local has too; a packet has one family at both ends")
+        if all(families) and not families[0] & families[1]:
+            text = "an address family that local has too; a packet has one family at both ends"
+            yield FieldError(("remote",), text)
         if not self.proposals:
-            raise ValueError("proposals: one at least")
-        if self.replay_window % 64 or not 0 <= self.replay_window <= MAX_REPLAY_WINDOW:
-            raise ValueError(
-                f"replay_window: a multiple of 64 from 0 to {MAX_REPLAY_WINDOW}, {self.replay_window} came"
-            )
-        if self.replay_window == 0 and any(True in proposal.esn for proposal in self.proposals):
-            raise ValueError(
-                "replay_window: 0 needs noesn in every proposal: ESN cannot work without it (RFC 4303 3.3.3)"
-            )
+            yield FieldError(("proposals",), "one at least")
+        if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            yield FieldError(("priority",), f"{-MAX_PRIORITY} to {MAX_PRIORITY}, {self.priority} came")
+        yield from self._replay_errors()
         if self.path_mtu is not None and not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
-            raise ValueError(f"path_mtu: {MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
+            yield FieldError(("path_mtu",), f"{MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
         if isinstance(self.mss, int) and not MIN_MSS <= self.mss <= MAX_MSS:
-            raise ValueError(f"mss: {MIN_MSS} to {MAX_MSS}, {self.mss} came")
+            yield FieldError(("mss",), f"{MIN_MSS} to {MAX_MSS}, {self.mss} came")
         if len({address.version for address in self.tunnel_address}) < len(self.tunnel_address):
-            raise ValueError("tunnel_address: one of each family")
+            yield FieldError(("tunnel_address",), "one of each family")
         for address in self.tunnel_address:
             ranges = ((int(one.start), int(one.end)) for one in self.local if one.start.version == address.version)
             if not any(first <= int(address) <= last for first, last in ranges):
-                raise ValueError(f"tunnel_address: one inside local, {address} came")
-        if not -1000 <= self.priority <= 1000:
-            raise ValueError(f"priority: -1000 to 1000, {self.priority} came")
+                yield FieldError(("tunnel_address",), f"one inside local, {address} came")
+
+    def _replay_errors(self) -> Iterator[FieldError]:
+        if self.replay_window % 64 or not 0 <= self.replay_window <= MAX_REPLAY_WINDOW:
+            text = f"a multiple of 64 from 0 to {MAX_REPLAY_WINDOW}, {self.replay_window} came"
+            yield FieldError(("replay_window",), text)
+        elif self.replay_window == 0 and any(True in proposal.esn for proposal in self.proposals):
+            text = "0 needs noesn in every proposal: ESN cannot work without it (RFC 4303 3.3.3)"
+            yield FieldError(("replay_window",), text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,11 +297,18 @@ class Peer:
     credential: PeerCredential
 
     def __post_init__(self) -> None:
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
         if len(self.addresses) > MAX_ADDRESSES:
-            raise ValueError(f"addresses: {MAX_ADDRESSES} at most, {len(self.addresses)} came")
-        for address in self.addresses:
-            if isinstance(address, str) and not _HOST.fullmatch(address):
-                raise ValueError(f"addresses: an address or a DNS name, {address!r} came")
+            yield FieldError(("addresses",), f"{MAX_ADDRESSES} at most, {len(self.addresses)} came")
+        for place, address in enumerate(self.addresses):
+            if isinstance(address, str):
+                # A top-level domain is never a number (RFC 3696 2): this was meant as an address.
+                if not _HOST.fullmatch(address) or address.rstrip(".").rpartition(".")[2].isdecimal():
+                    yield FieldError(("addresses", place), f'an address or a DNS name, "{address}" came')
+            elif address.is_unspecified or address.is_multicast:
+                yield FieldError(("addresses", place), f"the address of one host, {address} came")
 
     @property
     def is_pattern(self) -> bool:
@@ -309,29 +342,32 @@ class Connection:
     """Within the group: the lowest is tried first, then by name."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
+        yield from _name("name", self.name)
         if self.group is not None:
-            _check_name(self.group, "group")
+            yield from _name("group", self.group)
         elif self.order:
-            raise ValueError(
-                f"order: only with group, {self.order} came alone; add group, the same for all alternatives"
-            )
+            text = f"only with group, {self.order} came alone; add group, the same for all alternatives"
+            yield FieldError(("order",), text)
         if not -MAX_ORDER <= self.order <= MAX_ORDER:
-            raise ValueError(f"order: {-MAX_ORDER} to {MAX_ORDER}, {self.order} came")
+            yield FieldError(("order",), f"{-MAX_ORDER} to {MAX_ORDER}, {self.order} came")
         if not self.proposals:
-            raise ValueError("proposals: one at least")
+            yield FieldError(("proposals",), "one at least")
         if not 1 <= len(self.children) <= MAX_CHILDREN:
-            raise ValueError(f"children: 1 to {MAX_CHILDREN}, {len(self.children)} came")
+            yield FieldError(("children",), f"1 to {MAX_CHILDREN}, {len(self.children)} came")
         names = [child.name for child in self.children]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f'children: "{twice}" stands there twice')
+        for twice in dict.fromkeys(name for name in names if names.count(name) > 1):
+            yield FieldError(("children", twice), "more than one child has this name")
         for child in self.children:
             if child.start is Start.NONE:
                 continue
             if self.is_template:
-                raise ValueError(f'child "{child.name}": start: none, since a template waits for its peers')
-            if not self.peer.addresses:
-                raise ValueError(f'child "{child.name}": start: none, since the peer has no address to reach it at')
+                yield FieldError(("children", child.name, "start"), "none, since a template waits for its peers")
+            elif not self.peer.addresses:
+                text = "none, since the peer has no address to reach it at"
+                yield FieldError(("children", child.name, "start"), text)
 
     @property
     def is_template(self) -> bool:
@@ -339,44 +375,46 @@ class Connection:
         return self.peer.is_pattern
 
 
-def _check_name(name: str, field: str = "name") -> None:
+def _name(field_name: str, name: str) -> Iterator[FieldError]:
     if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{field}: 1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
-        )
+        text = f"1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
+        yield FieldError((field_name,), text)
 
 
-def _check_protection(encryptions: Sequence[Encryption], integrities: Sequence[Integrity]) -> None:
+def _protection(encryptions: Sequence[Encryption], integrities: Sequence[Integrity]) -> Iterator[FieldError]:
     """AEADs and ciphers never share a proposal, and only ciphers have an integrity algorithm (RFC 5282 8, RFC 7296 3.3)."""
-    if not encryptions:
-        raise ValueError("proposal: an encryption algorithm is needed, as in aes256gcm16")
     kinds = {isinstance(encryption, Aead) for encryption in encryptions}
-    if len(kinds) > 1:
+    if not kinds:
+        yield FieldError(("encryptions",), "an encryption algorithm is needed, as in aes256gcm16")
+    elif len(kinds) > 1:
         names = ", ".join(encryption.name for encryption in encryptions)
-        raise ValueError(f"proposal: {names}: combined-mode ciphers and others need a proposal each")
-    if kinds == {True} and integrities:
-        raise ValueError(f"proposal: {encryptions[0].name} authenticates by itself; leave {integrities[0].name} out")
-    if kinds == {False} and not integrities:
-        raise ValueError(
-            f"proposal: {encryptions[0].name} needs an integrity algorithm, as in {encryptions[0].name}-sha256"
-        )
+        yield FieldError(("encryptions",), f"{names}: combined-mode ciphers and others need a proposal each")
+    elif kinds == {True} and integrities:
+        text = f"{encryptions[0].name} authenticates by itself; leave {integrities[0].name} out"
+        yield FieldError(("integrities",), text)
+    elif kinds == {False} and not integrities:
+        name = encryptions[0].name
+        yield FieldError(("integrities",), f"{name} needs an integrity algorithm, as in {name}-sha256")
 
 
-def _check_limit(soft_name: str, soft: float, hard_name: str, hard: float) -> None:
-    if soft < 0 or hard < 0:
-        raise ValueError(f"{soft_name if soft < 0 else hard_name}: 0 or more, {min(soft, hard):g} came")
+def _limit(soft_name: str, soft: float, hard_name: str, hard: float) -> Iterator[FieldError]:
+    for name, limit in ((soft_name, soft), (hard_name, hard)):
+        if not limit >= 0:  # neither is what is not a number
+            yield FieldError((name,), f"0 or more, {limit:g} came")
+        elif limit > MAX_LIMIT:
+            yield FieldError((name,), f"at most {MAX_LIMIT}, {limit} came")
     if hard and soft >= hard:
-        raise ValueError(f"{soft_name}: less than {hard_name}, which is {hard:g}; {soft:g} came")
+        yield FieldError((soft_name,), f"less than {hard_name}, which is {hard:g}; {soft:g} came")
 
 
-def _check_jitter(jitter: float) -> None:
+def _jitter(jitter: float) -> Iterator[FieldError]:
     if not 0 <= jitter <= 0.5:
-        raise ValueError(f"jitter: 0 to 0.5, {jitter:g} came")
+        yield FieldError(("jitter",), f"0 to 0.5, {jitter:g} came")
 
 
-def _check_selectors(side: str, selectors: Selectors) -> None:
+def _selectors(side: str, selectors: Selectors) -> Iterator[FieldError]:
     if not 1 <= len(selectors) <= MAX_SELECTORS:
-        raise ValueError(f"{side}: 1 to {MAX_SELECTORS} selectors, {len(selectors)} came")
-    for selector in selectors:
+        yield FieldError((side,), f"1 to {MAX_SELECTORS} selectors, {len(selectors)} came")
+    for place, selector in enumerate(selectors):
         if selector.is_empty:
-            raise ValueError(f"{side}: {selector} selects nothing")
+            yield FieldError((side, place), f"{selector} selects nothing")

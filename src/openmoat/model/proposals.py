@@ -5,7 +5,6 @@ everybody has, and nothing weaker. PFS is not asked for by default: many peers r
 all seemed well, and an IKE SA is rekeyed with a fresh key exchange anyway.
 """
 
-import difflib
 from collections.abc import Callable
 
 from openmoat.crypto.suites import (
@@ -31,6 +30,7 @@ from openmoat.crypto.suites import (
     PrfRow,
     by_name,
 )
+from openmoat.errors import did_you_mean
 from openmoat.model.connection import EspProposal, IkeProposal
 
 __all__ = [
@@ -120,10 +120,9 @@ def _words(text: str, is_permitted: Callable[[str], bool]) -> list[str]:
         word = next((w for w in known if rest == w or rest.startswith(w + "-")), None)
         if word is None:
             unknown = rest.partition("-")[0]
-            near = difflib.get_close_matches(unknown, known, n=3, cutoff=0.5)
-            raise ValueError(f'no algorithm "{unknown}"' + (f"; near: {', '.join(near)}" if near else ""))
+            raise ValueError(f'no algorithm "{unknown}"{did_you_mean(unknown, known)}')
         if word in words:
-            raise ValueError(f'"{word}" stands there twice')
+            raise ValueError(f'"{word}" is named twice')
         words.append(word)
         rest = rest[len(word) + 1 :]
     return words

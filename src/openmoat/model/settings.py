@@ -1,11 +1,16 @@
-"""Settings of a daemon as a whole: what is not of one connection."""
+"""Settings of a daemon as a whole. The defaults of all of them stand here and nowhere else."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
-__all__ = ["EngineSettings", "OnStop", "Settings"]
+from openmoat.errors import FieldError, raise_errors
+
+__all__ = ["LOG_LEVELS", "MAX_WORKERS", "EngineSettings", "OnStop", "Settings"]
+
+LOG_LEVELS: Final = ("error", "warning", "info", "debug")
 
 MAX_WORKERS: Final = 64
 """Pairs of packet threads, each with some megabytes of buffers."""
@@ -14,12 +19,12 @@ _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 
 
 class OnStop(Enum):
-    """What protected traffic meets after `moatd` has been stopped in good order."""
+    """What happens to protected traffic after `moatd` has been stopped."""
 
     BLOCK = "block"
-    """Nothing passes in clear: routes and firewall rules stay until `moat cleanup`."""
+    """Nothing is sent unencrypted: routes and firewall rules stay until `moat cleanup`."""
     OPEN = "open"
-    """Everything we set up is taken away; the host routes as if we had never been."""
+    """All routes and rules of ours are removed; the host routes as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.workers != "auto" and not 1 <= self.workers <= MAX_WORKERS:
-            raise ValueError(f"workers: auto or 1 to {MAX_WORKERS}, {self.workers} came")
+            raise FieldError(("workers",), f"auto or 1 to {MAX_WORKERS}, {self.workers} came")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +60,26 @@ class Settings:
     """Name of the TUN device."""
     on_stop: OnStop = OnStop.BLOCK
     cookie_threshold: int = 256
-    """Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."""
+    """From this number of half-open IKE SAs on, unknown peers must return a cookie first (RFC 7296 2.6)."""
     max_half_open: int = 4096
     """Half-open IKE SAs as responder; further requests are dropped."""
     fragment_size: int = 1280
     """Octets of the largest IP packet a fragmented IKE message is cut into (RFC 7383 2.5.1)."""
     key_log: str = ""
-    """File that gets the keys of every IKE SA for Wireshark; whoever reads it reads everything. Empty: none is written."""
+    """File to which the keys of every IKE SA are written for Wireshark. Empty: none is written."""
     log_level: str = "info"
     """Least level of log lines: error, warning, info or debug."""
     engine: EngineSettings = EngineSettings()
     """Of the packet engine."""
 
     def __post_init__(self) -> None:
+        raise_errors(self._errors())
+
+    def _errors(self) -> Iterator[FieldError]:
         if not self.control_socket.startswith("/"):
-            raise ValueError(f"control_socket: a path from the root, {self.control_socket!r} came")
+            yield FieldError(("control_socket",), f'a path that begins with /, "{self.control_socket}" came')
         if not _DEVICE.fullmatch(self.device):
-            raise ValueError(f"device: 1 to 15 letters, digits, dots, - and _, {self.device!r} came")
+            yield FieldError(("device",), f'1 to 15 letters, digits, dots, - and _, "{self.device}" came')
         for name, low, high in (
             ("cookie_threshold", 0, 1 << 20),
             ("max_half_open", 1, 1 << 20),
@@ -79,6 +87,6 @@ class Settings:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"{name}: {low} to {high}, {value} came")
-        if self.log_level not in {"error", "warning", "info", "debug"}:
-            raise ValueError(f"log_level: error, warning, info or debug, {self.log_level!r} came")
+                yield FieldError((name,), f"{low} to {high}, {value} came")
+        if self.log_level not in LOG_LEVELS:
+            yield FieldError(("log_level",), f'error, warning, info or debug, "{self.log_level}" came')

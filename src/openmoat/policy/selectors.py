@@ -402,7 +402,7 @@ def _parse_addresses(text: str) -> tuple[Address, Address]:
     except ValueError:
         raise ValueError(f"{text!r} is not an address, a prefix or a range such as 10.2.0.1-10.2.0.9") from None
     if whole is not None and whole.ip != start:
-        raise ValueError(f"{text!r} has bits beyond its prefix length; near: {whole.network}")
+        raise ValueError(f'{text!r} has bits beyond its prefix length. Did you mean "{whole.network}"?')
     if start.version != end.version or int(start) > int(end):
         raise ValueError(f"{text!r}: a range goes from a lower to a higher address of one family")
     return start, end

@@ -195,7 +195,7 @@ def test_check_tells_all_faults_and_exit_code_4(tmp_path: Path) -> None:
     done = moat("check", str(file))
     assert done.exit_code == ExitCode.FAULTY
     assert done.stdout.splitlines()[-1] == "2 errors"
-    assert f"{file}:2: daemon: no option" in done.stdout
+    assert f"{file}:2: daemon: devise: no such option" in done.stdout
     told = json.loads(moat("check", str(file), "--json").stdout)
     assert (told["schema"], told["ok"], len(told["faults"])) == ("moat.check/1", False, 2)
 

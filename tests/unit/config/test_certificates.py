@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from openmoat.config.records import MAX_CERTIFICATE_FILE
+from openmoat.config.key_files import MAX_CERTIFICATE_FILE
 from openmoat.config.toml import load
 from openmoat.crypto.keys import private_pem
 from openmoat.errors import ConfigError
@@ -82,4 +82,4 @@ def test_a_file_of_certificates_is_read_up_to_its_bound_and_named_beyond_it(file
         stream.write(b"\n")
     text = fault(file)
     assert text.startswith('moat.toml:5: connection "home": local: certificates: ')
-    assert text.endswith(f"home.pem: at most {MAX_CERTIFICATE_FILE} octets, more came; is it the file that was meant?")
+    assert text.endswith(f"home.pem has more than {MAX_CERTIFICATE_FILE} octets; is it the right file?")

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import gc
-import io
 import ipaddress
 import os
 import sys
@@ -18,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from openmoat.config import stamps
 from openmoat.config.diff import diff
 from openmoat.config.kept import Kept, Record
-from openmoat.config.records import MAX_PSK, Files
-from openmoat.config.schema import MAX_REMEMBERED_TEXTS, LocalTable
-from openmoat.config.toml import MAX_FILE, Configuration, load
+from openmoat.config.key_files import MAX_PSK, Files
+from openmoat.config.kinds import MAX_REMEMBERED_TEXTS
+from openmoat.config.options import IDENTITY
+from openmoat.config.source import MAX_FILE
+from openmoat.config.toml import Configuration, load
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import KeyKind, generate, private_pem, public_line, spki_of
 from openmoat.errors import ConfigError
@@ -28,46 +29,7 @@ from openmoat.model.connection import Child, Connection, PrivateKey, Psk, RawKey
 from openmoat.model.proposals import DEFAULT_ESP_PROPOSALS, DEFAULT_IKE_PROPOSALS
 from openmoat.model.settings import MAX_WORKERS, EngineSettings, OnStop
 from openmoat.mtu.words import Df, MtuPolicy
-
-SECRET = "correct horse battery staple"
-RECORD = """
-[connections.home]
-psk = "home.psk"
-local.identity = "home.example"
-peer.identity = "portal.example"
-peer.addresses = ["192.0.2.1", "portal.example"]
-
-[connections.home.children.office]
-local = "10.1.0.0/24"
-remote = ["10.2.0.0/16", "10.3.0.0/16[tcp/443]"]
-"""
-
-
-class Folder:
-    """A directory with a secret, in which configurations are tried."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.secret("home.psk", SECRET + "\n")
-
-    def secret(self, name: str, text: str | bytes, mode: int = 0o600) -> Path:
-        file = self.write(name, text)
-        file.chmod(mode)
-        return file
-
-    def write(self, name: str, text: str | bytes) -> Path:
-        file = self.path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(text.encode() if isinstance(text, str) else text)
-        return file
-
-    def load(self, text: str) -> Configuration:
-        return load(self.write("moat.toml", text))
-
-    def faults(self, text: str) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            self.load(text)
-        return [str(fault).removeprefix(f"{self.path}/").replace(f"{self.path}/", "") for fault in caught.value.faults]
+from unit.config.folder import RECORD, SECRET, Folder
 
 
 @pytest.fixture
@@ -97,8 +59,12 @@ def test_each_offload_can_be_switched_off(folder: Folder) -> None:
     assert folder.load("").settings.engine == EngineSettings()
     settings = folder.load("[engine]\ntun-uso = false\nudp-gro = false").settings
     assert settings.engine == EngineSettings(tun_uso=False, udp_gro=False)
-    assert folder.faults("[engine]\nudp-gso = 1") == ["moat.toml:2: engine: udp-gso: true or false, 1 came"]
-    assert folder.faults("[engine]\nudp-gos = true")[0].startswith('moat.toml:2: engine: no option "udp-gos"; near:')
+    assert folder.faults("[engine]\nudp-gso = 1") == [
+        "moat.toml:2: engine: udp-gso: true or false, without quotes; 1 came"
+    ]
+    assert folder.faults("[engine]\nudp-gos = true")[0].startswith(
+        'moat.toml:2: engine: udp-gos: no such option. Did you mean "udp-gso"?'
+    )
 
 
 def test_workers_are_chosen_by_the_machine_or_by_number(folder: Folder) -> None:
@@ -111,7 +77,7 @@ def test_workers_are_chosen_by_the_machine_or_by_number(folder: Folder) -> None:
         ]
     for word in ('"many"', "true"):
         [fault] = folder.faults(f"[engine]\nworkers = {word}")
-        assert fault.startswith("moat.toml:2: engine: workers: auto or a number, ")
+        assert fault.startswith("moat.toml:2: engine: workers: auto or a number; ")
 
 
 def test_settings_of_the_daemon_are_read(folder: Folder) -> None:
@@ -166,7 +132,7 @@ def test_a_directory_of_records_is_included(folder: Folder) -> None:
 def test_a_name_may_stand_in_one_file_only(folder: Folder) -> None:
     folder.write("conf.d/a.toml", RECORD.replace("home.psk", "../home.psk"))
     assert folder.faults('include = "conf.d"' + RECORD) == [
-        'conf.d/a.toml:2: connection "home": stands already in moat.toml'
+        'conf.d/a.toml:2: connection "home": is already defined in moat.toml; give one of them another name'
     ]
 
 
@@ -198,20 +164,23 @@ df = "no"
 mss = true
 """
     assert folder.faults(text) == [
-        "moat.toml:2: daemon: on-stop: block or open; 'blok' came",
-        'moat.toml:3: daemon: no option "devise"; near: device',
-        'moat.toml:7: connection "cabin": proposals: no algorithm "aes256x"; near: aes256, aes256gcm16, sha256',
-        'moat.toml:11: connection "cabin": peer: no option "adresses"; near: addresses',
+        'moat.toml:2: daemon: on-stop: block or open; "blok" came. Did you mean "block"?',
+        'moat.toml:3: daemon: devise: no such option. Did you mean "device"?',
+        'moat.toml:7: connection "cabin": proposals: no algorithm "aes256x". Did you mean "aes256", "aes256gcm16" or'
+        ' "sha256"?',
+        'moat.toml:11: connection "cabin": peer: adresses: no such option. Did you mean "addresses"?',
         "moat.toml:12: connection \"cabin\": peer: identity: identity '*x': a star stands alone or before a suffix,"
         " as in *.moats.example",
         'moat.toml:14: connection "cabin": child "office": remote: is missing',
-        'moat.toml:15: connection "cabin": child "office": local: \'10.1.0.5/24\' has bits beyond its prefix length;'
-        " near: 10.1.0.0/24; 'nope' is not an address, a prefix or a range such as 10.2.0.1-10.2.0.9",
-        'moat.toml:17: connection "cabin": child "office": path-mtu: a whole number, \'1500\' came',
+        'moat.toml:15: connection "cabin": child "office": local: \'10.1.0.5/24\' has bits beyond its prefix length.'
+        ' Did you mean "10.1.0.0/24"?',
+        'moat.toml:16: connection "cabin": child "office": local: \'nope\' is not an address, a prefix or a range such as'
+        " 10.2.0.1-10.2.0.9",
+        'moat.toml:17: connection "cabin": child "office": path-mtu: discover or a number, without quotes; "1500" came',
         'moat.toml:18: connection "cabin": child "office": mtu-policy: virtual, rfc4301, clamp, outer-fragments or'
-        " pre-fragment; 'large' came",
-        'moat.toml:19: connection "cabin": child "office": df: copy, set, clear or ignore; \'no\' came',
-        'moat.toml:20: connection "cabin": child "office": mss: off, fit or a number, True came',
+        ' pre-fragment; "large" came',
+        'moat.toml:19: connection "cabin": child "office": df: copy, set, clear or ignore; "no" came',
+        'moat.toml:20: connection "cabin": child "office": mss: off, fit or a number; true came',
     ]
 
 
@@ -251,12 +220,12 @@ def test_a_start_that_cannot_be_is_told_at_its_line(folder: Folder) -> None:
     [
         ("a = ", "moat.toml:1: not TOML: invalid value"),
         ("\n\n[daemon\n", "moat.toml:3: not TOML: expected ']'"),
-        ("inclde = 1", 'moat.toml:1: no option "inclde"; near: include'),
+        ("inclde = 1", 'moat.toml:1: inclde: no such option. Did you mean "include"?'),
         ("connections = 5", "moat.toml:1: connections: a table for each connection"),
         ("[connections]\nhome = 5", 'moat.toml:2: connection "home": a table, 5 came'),
-        ("daemon = []", "moat.toml:1: daemon: a table, [] came"),
+        ("daemon = []", "moat.toml:1: daemon: a table, an empty list came"),
         ('[daemon]\ndevice = "a/b"', "moat.toml:2: daemon: device: 1 to 15 letters"),
-        ('include = "nowhere"', "moat.toml:1: include: a directory, 'nowhere' came"),
+        ('include = "nowhere"', 'moat.toml:1: include: a directory; "nowhere" cannot be read: No such file'),
         ("include = 5", "moat.toml:1: include: a directory, 5 came"),
     ],
 )
@@ -297,7 +266,8 @@ def test_root_may_read_the_secrets_of_whoever_owns_the_configuration(folder: Fol
 def test_a_short_secret_is_refused(folder: Folder) -> None:
     folder.secret("home.psk", "hunter2")
     assert folder.faults(RECORD) == [
-        'moat.toml:3: connection "home": psk: home.psk: a shared secret of 16 to 4096 octets, 7 came'
+        'moat.toml:3: connection "home": psk: home.psk: a pre-shared key of 16 to 4096 octets, 7 came;'
+        " see: moat keys generate --kind psk"
     ]
 
 
@@ -306,14 +276,15 @@ def test_a_secret_may_be_as_long_as_its_bound_and_not_one_longer(folder: Folder)
     assert folder.load(RECORD).psks
     folder.secret("home.psk", "x" * (MAX_PSK + 1))
     assert folder.faults(RECORD) == [
-        f'moat.toml:3: connection "home": psk: home.psk: a shared secret of 16 to {MAX_PSK} octets, {MAX_PSK + 1} came'
+        f'moat.toml:3: connection "home": psk: home.psk: a pre-shared key of 16 to {MAX_PSK} octets, {MAX_PSK + 1} came;'
+        " see: moat keys generate --kind psk"
     ]
 
 
 def test_a_configuration_file_longer_than_its_bound_is_refused(folder: Folder) -> None:
     assert folder.load(RECORD + "#" * (MAX_FILE - len(RECORD))).connections
     (fault,) = folder.faults(RECORD + "#" * (MAX_FILE - len(RECORD) + 1))
-    assert f"at most {MAX_FILE} octets, more came" in fault
+    assert f"has more than {MAX_FILE} octets" in fault
 
 
 def test_a_pipe_in_the_place_of_a_key_does_not_hold_the_daemon(folder: Folder) -> None:
@@ -431,7 +402,7 @@ def test_a_connection_that_is_moved_to_another_file_is_not_told_as_a_second_one(
     after = included.again(before)
     assert after == included.again()
     included.write("records/c0-again.toml", record("c0", "10.2.0.0/16", "../home.psk"))
-    with pytest.raises(ConfigError, match="stands already in"):
+    with pytest.raises(ConfigError, match="is already defined in"):
         included.again(after)
 
 
@@ -461,7 +432,7 @@ def test_a_file_that_is_changed_in_place_is_seen_whatever_its_size_and_time_say(
 def test_a_name_that_the_file_itself_takes_from_an_included_one_is_told(included: Included) -> None:
     before = included.again()
     included.write("moat.toml", 'include = "records"\n' + record("c3", "10.2.0.0/16", "home.psk"))
-    with pytest.raises(ConfigError, match=r"c3.toml:.*stands already in .*moat.toml"):
+    with pytest.raises(ConfigError, match=r"c3.toml:.*is already defined in .*moat.toml"):
         included.again(before)
     (included.path / "records/c3.toml").unlink()
     after = included.again(before)
@@ -474,7 +445,7 @@ def work(call: Callable[[], object]) -> Counter[str]:
     counts = Counter[str]()
 
     def hear(_frame: object, event: str, called: object) -> None:
-        if event == "c_call" and called in {os.stat, os.listdir, io.open}:
+        if event == "c_call" and called in {os.stat, os.listdir, os.open}:
             counts[called.__name__] += 1
         elif event == "call":
             counts["python"] += 1
@@ -529,7 +500,7 @@ def test_what_connections_have_in_common_is_one_object(included: Included) -> No
 
 def test_no_more_texts_are_remembered_than_the_bound() -> None:
     def identity(number: int) -> Identity:
-        return LocalTable.model_validate({"identity": f"h{number}.example"}).identity
+        return IDENTITY.read(f"h{number}.example")
 
     first = identity(0)
     assert identity(0) is first

@@ -45,7 +45,7 @@ def test_a_text_form_is_written_as_it_was_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("10.2.0.5/16", "near: 10.2.0.0/16"),
+        ("10.2.0.5/16", 'Did you mean "10.2.0.0/16"'),
         ("10.2.0.9-10.2.0.1", "lower to a higher"),
         ("10.2.0.1-::1", "one family"),
         ("office", "not an address"),
