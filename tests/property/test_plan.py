@@ -9,9 +9,9 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from openmoat.daemon.host.policies import MAX_TOUCHED, Policies, Protected
+from openmoat.daemon.host.prefixes import MAX_TOUCHED, Prefixes, Protected
 from openmoat.daemon.host.state import host_state, state_change
-from openmoat.mtu.plan import BASE, MtuPlan, Outside
+from openmoat.mtu.plan import MtuPlan
 from openmoat.net import Network
 from openmoat.policy.selectors import Selectors, TrafficSelector
 from openmoat.system import ranges
@@ -71,23 +71,22 @@ STEPS = st.lists(
 )
 
 
-def take_step(policies: Policies, step: tuple[object, ...]) -> None:
+def take_step(prefixes: Prefixes, step: tuple[object, ...]) -> None:
     match step:
         case ("protect", str(name), local, remote, int(room)):
-            policies._protect(name, Protected(local, remote, structs.replace(PLAN, inner_room=room)))  # type: ignore[arg-type]
-        case ("resize", str(name), int(room)) if name in policies._protected:
-            before = policies._protected[name]
-            policies._protect(name, replace(before, plan=structs.replace(PLAN, inner_room=room)))
+            prefixes.protect(name, Protected(local, remote, structs.replace(PLAN, inner_room=room)))  # type: ignore[arg-type]
+        case ("resize", str(name), int(room)) if (before := prefixes.find(name)) is not None:
+            prefixes.protect(name, replace(before, plan=structs.replace(PLAN, inner_room=room)))
         case ("unprotect", str(name)):
-            policies._unprotect(name)
+            prefixes.unprotect(name)
         case ("reserve", str(name), local, remote):
-            policies._reserve(name, [(local, remote)])  # type: ignore[list-item]
+            prefixes.reserve(name, [(local, remote)])  # type: ignore[list-item]
         case ("release", str(name)):
-            policies._reserve(name, [])
+            prefixes.reserve(name, [])
 
 
-def whole_state(policies: Policies) -> HostState:
-    return host_state("moat0", policies.protected(), ADDRESSES, policies.reserved())
+def whole_state(prefixes: Prefixes) -> HostState:
+    return host_state("moat0", prefixes.protected(), ADDRESSES, prefixes.reserved())
 
 
 def whole(state: HostState, has_ipv6: bool = True) -> Planner:
@@ -119,16 +118,16 @@ def follow(routes: set[Route], sets: dict[str, set[ranges.Range]], todo: PlanCha
 def test_what_comes_goes_and_changes_its_size_gives_the_plan_of_the_whole(
     steps: list[tuple[object, ...]], has_ipv6: bool
 ) -> None:
-    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
-    planner = whole(whole_state(policies), has_ipv6)
+    prefixes = Prefixes()
+    planner = whole(whole_state(prefixes), has_ipv6)
     for step in (*steps, ("take",)):
-        take_step(policies, step)
+        take_step(prefixes, step)
         if step != ("take",):
             continue
-        touched, state = policies.take_touched(), whole_state(policies)
+        touched, state = prefixes.take_touched(), whole_state(prefixes)
         assert touched is not None
         routes, sets = set(planner.plan.routes), {name: set(found) for name, found in planner.plan.guard.sets.items()}
-        todo = planner.change(state_change(policies, touched, ADDRESSES))
+        todo = planner.change(state_change(prefixes, touched, ADDRESSES))
         fresh = whole(state, has_ipv6)
         event("planned anew" if todo is None else "followed")
         if todo is None:
@@ -141,33 +140,33 @@ def test_what_comes_goes_and_changes_its_size_gives_the_plan_of_the_whole(
 
 @given(STEPS)
 def test_the_touched_prefixes_give_the_state_of_the_whole(steps: list[tuple[object, ...]]) -> None:
-    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
-    state = whole_state(policies)
+    prefixes = Prefixes()
+    state = whole_state(prefixes)
     for step in steps:
-        take_step(policies, step)
-        touched = policies.take_touched()
+        take_step(prefixes, step)
+        touched = prefixes.take_touched()
         assert touched is not None
-        change = state_change(policies, touched, ADDRESSES)
+        change = state_change(prefixes, touched, ADDRESSES)
         routes = {route.prefix: route for route in state.routes}
         routes = {p: r for p, r in (routes | dict(change.routes)).items() if r is not None}
         guarded = {prefix for prefix in state.guarded if change.guarded.get(prefix, True)}
         local = {prefix for prefix in state.local if change.local.get(prefix, True)}
-        state = whole_state(policies)
+        state = whole_state(prefixes)
         assert routes == {route.prefix: route for route in state.routes}
         assert guarded | {p for p, is_guarded in change.guarded.items() if is_guarded} == set(state.guarded)
         assert local | {p for p, is_ours in change.local.items() if is_ours} == set(state.local)
         assert change.forwards == state.forwards
 
 
-def portal(sites: int) -> tuple[Policies, Planner]:
+def portal(sites: int) -> tuple[Prefixes, Planner]:
     """A template with a wide reserve, and the sites that are here."""
-    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
-    policies._reserve("sites", [(selectors("192.0.2.0/24"), selectors("10.0.0.0/12"))])
+    prefixes = Prefixes()
+    prefixes.reserve("sites", [(selectors("192.0.2.0/24"), selectors("10.0.0.0/12"))])
     for site in range(sites):
         far = selectors(f"10.{site // 250}.{site % 250}.0/25", f"172.{16 + site // 250}.{site % 250}.0/25")
-        policies._protect(f"site {site}", Protected(selectors("192.0.2.0/24"), far, PLAN))
-    policies.take_touched()
-    return policies, whole(whole_state(policies))
+        prefixes.protect(f"site {site}", Protected(selectors("192.0.2.0/24"), far, PLAN))
+    prefixes.take_touched()
+    return prefixes, whole(whole_state(prefixes))
 
 
 def count_walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -188,21 +187,21 @@ def count_walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_one_peer_among_many_is_the_work_of_one(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work: dict[int, list[object]] = {}
     for others in (10, 2_000):
-        policies, planner = portal(others)
+        prefixes, planner = portal(others)
         walked = count_walked(monkeypatch)
         far = Protected(selectors("192.0.2.0/24"), selectors("10.14.7.0/25", "172.29.7.0/25"), PLAN)
         match step:
             case "added":
-                policies._protect("new", far)
+                prefixes.protect("new", far)
             case "removed":
-                policies._unprotect("site 5")
+                prefixes.unprotect("site 5")
             case _:
-                policies._protect(
-                    "site 5", replace(policies._protected["site 5"], plan=structs.replace(PLAN, inner_room=1280))
-                )
-        touched = policies.take_touched()
+                before = prefixes.find("site 5")
+                assert before is not None
+                prefixes.protect("site 5", replace(before, plan=structs.replace(PLAN, inner_room=1280)))
+        touched = prefixes.take_touched()
         assert touched is not None
-        change = state_change(policies, touched, ADDRESSES)
+        change = state_change(prefixes, touched, ADDRESSES)
         todo = planner.change(change)
         assert todo is not None
         monkeypatch.undo()
@@ -215,19 +214,19 @@ def test_one_peer_among_many_is_the_work_of_one(step: str, monkeypatch: pytest.M
 
 
 def test_more_than_the_bound_of_touched_prefixes_is_a_matter_for_the_whole() -> None:
-    policies = Policies(frozenset(), lambda _ike: Outside(BASE))
+    prefixes = Prefixes()
     for site in range(MAX_TOUCHED):
-        policies._protect(f"{site}", Protected(selectors("192.0.2.0/24"), selectors(f"10.0.{site}.0/24"), PLAN))
-    assert policies.take_touched() is None
-    assert policies.take_touched() is not None
+        prefixes.protect(f"{site}", Protected(selectors("192.0.2.0/24"), selectors(f"10.0.{site}.0/24"), PLAN))
+    assert prefixes.take_touched() is None
+    assert prefixes.take_touched() is not None
 
 
 def test_a_peer_of_a_template_that_comes_is_guarded_by_the_reserve_and_routed() -> None:
-    policies, planner = portal(3)
-    policies._protect("new", Protected(selectors("192.0.2.0/24"), selectors("10.14.7.0/25"), PLAN))
-    touched = policies.take_touched()
+    prefixes, planner = portal(3)
+    prefixes.protect("new", Protected(selectors("192.0.2.0/24"), selectors("10.14.7.0/25"), PLAN))
+    touched = prefixes.take_touched()
     assert touched is not None
-    todo = planner.change(state_change(policies, touched, ADDRESSES))
+    todo = planner.change(state_change(prefixes, touched, ADDRESSES))
     assert todo is not None
     assert not any(todo.guard_before.values())
     assert {(route.kind, route.table) for route in todo.put} == {

@@ -63,7 +63,7 @@ class Distribution:
 
     def handle_acquire(self, acquire: Acquire) -> None:
         """The first packet of a trapping policy: its child is wanted now."""
-        for connection, child in self._policies.children_of(acquire.policy):
+        for connection, child in self._policies.spd.children_of(acquire.policy):
             self._verbs.handle_acquire(connection, child)
 
     def handle_suspicion(self, handle: Spi) -> None:

@@ -30,6 +30,7 @@ from openmoat.daemon.host.keeper import HostKeeper
 from openmoat.daemon.host.outer_icmp import OuterIcmpReader
 from openmoat.daemon.host.path_sizes import PathSizes
 from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.names.paths import Names, PathFinder
 from openmoat.daemon.names.renewal import NameWatch
 from openmoat.daemon.peers import Peers
@@ -112,7 +113,8 @@ class Daemon:
         self.core = Endpoint(ike_config(settings, backend), options.random)
         self.verbs = Verbs(self.core, clock, self._flush)
         self._policies = Policies(backend.capabilities().rungs, self.peers.outside)
-        self.installer = Installer(backend, self._policies, self.peers, later)
+        self._switches = Switches(self._policies.spd, self.journal, time.time)
+        self.installer = Installer(backend, self._policies, self._switches, self.peers, later)
         self._keys = KeySink(settings.key_log)
         self._keyholder = Keyholder(self.loaded.find, time.time)
         names = Names(clock)
@@ -149,7 +151,7 @@ class Daemon:
         if reconciler is None:
             return None
         device = self._settings.device
-        return HostKeeper(reconciler, device, self._policies, self._threads, self.journal, distribution)
+        return HostKeeper(reconciler, device, self._policies.prefixes, self._threads, self.journal, distribution)
 
     def _reloader(self) -> Reloader:
         return Reloader(

@@ -41,6 +41,8 @@ class Pair:
     inbound: AddInbound
     outbound: AddOutbound | None = None
     is_active: bool = False
+    activated: int = 0
+    """Which activation of all was the last of this pair: of several the newest sends."""
     flags: SaFlag = SaFlag(0)
     new_path: Path | None = None
     inbound_packets: int = 0
@@ -60,6 +62,7 @@ class MemoryBackend:
 
     def __post_init__(self) -> None:
         self._next_spi = FIRST_SPI
+        self._activations = 0
         self._dirty: dict[Spi, None] = {}
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -101,7 +104,9 @@ class MemoryBackend:
                 case AddOutbound(handle=handle):
                     self._pair(handle).outbound = command
                 case Activate(handle=handle):
-                    self._pair(handle).is_active = True
+                    self._activations += 1
+                    pair = self._pair(handle)
+                    pair.is_active, pair.activated = True, self._activations
                 case Update(handle=handle):
                     self._update(self._pair(handle), command)
                 case Remove(handle=handle):
@@ -119,6 +124,15 @@ class MemoryBackend:
         """See `Backend.read_counters`."""
         wanted = self.pairs if handles is None else handles
         return [self._counters(handle, self.pairs[handle]) for handle in wanted if handle in self.pairs]
+
+    def sender(self, policy: PolicyId) -> Spi | None:
+        """The pair by which packets of a policy go out."""
+        pairs = [
+            (pair.activated, handle)
+            for handle, pair in self.pairs.items()
+            if pair.is_active and pair.outbound is not None and pair.outbound.policy == policy
+        ]
+        return max(pairs)[1] if pairs else None
 
     def read_drops(self) -> dict[str, int]:
         """Nothing is ever dropped."""

@@ -13,7 +13,10 @@ from openmoat.model.connection import Aggfrag, Child, Connection
 if TYPE_CHECKING:
     from openmoat.ike.ike_sa import IkeSa
 
-__all__ = ["Lineage"]
+__all__ = ["Lineage", "Owner"]
+
+Owner = tuple[str | None, Identity]
+"""A group, where there is one, and a peer: alternatives of one group may hold the same selectors."""
 
 
 class Lineage:
@@ -60,6 +63,11 @@ class Lineage:
         """The peer's inbound SPI to ours."""
         self.demanding: frozenset[str] = frozenset()
         """Children for which the peer wants AGGFRAG only with what we cannot do."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose its selectors are."""
+        return self.connection.group, self.peer_key
 
     def offered(self, spec: Child) -> Child:
         """The child as it is offered to this peer: what is only preferred, and cannot be had, is not asked for again."""

@@ -13,7 +13,7 @@ from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Timer
 from openmoat.ike.events import DownReason, IkeSaDown, IkeSaUp, RemoveChildSa
 from openmoat.ike.exchanges.collisions import is_lowest
-from openmoat.ike.lineage import Lineage
+from openmoat.ike.lineage import Lineage, Owner
 from openmoat.ike.negotiate.child_sa import LiveChild
 from openmoat.model.connection import Child, Connection
 from openmoat.net import Address
@@ -46,7 +46,7 @@ class Registry:
         self.half_open_by_source: Counter[Address] = Counter()
         self._half_open_keys: dict[int, HalfOpenKey] = {}
         self._lingering: dict[int, IkeSa] = {}
-        self._owners: dict[tuple[Selectors, Selectors], dict[Identity, int]] = {}
+        self._owners: dict[tuple[Selectors, Selectors], dict[Owner, int]] = {}
         self._claims = Claims()
         self.upkeep: Upkeep
 
@@ -217,13 +217,15 @@ class Registry:
     # Selectors.
 
     def other_owner(self, lineage: Lineage, local: Selectors, remote: Selectors) -> Identity | None:
-        """Another identity that holds a Child SA with equal selectors: never does the newest simply win.
+        """Another identity that holds a Child SA with equal selectors, unless both are alternatives of one group: never does
+        the newest simply win.
 
         Of a template also one that holds some of the addresses: the peers chose them, no operator meant an exception.
         """
         owners = self._owners.get(_selector_key(local, remote), {})
-        peer = lineage.peer_key
-        equal = next((owner for owner in owners if owner != peer), None)
+        group, peer = lineage.owner
+        others = (owner for its, owner in owners if owner != peer and (group is None or its != group))
+        equal = next(others, None)
         if equal is not None or not lineage.connection.is_template:
             return equal
         return self._claims.other(lineage.connection.name, peer, remote)
@@ -233,24 +235,23 @@ class Registry:
         self.children[child.sa.local_spi] = lineage
         key = _selector_key(child.sa.local, child.sa.remote)
         owners = self._owners.setdefault(key, {})
-        peer = lineage.peer_key
-        owners[peer] = owners.get(peer, 0) + 1
+        owners[lineage.owner] = owners.get(lineage.owner, 0) + 1
         if lineage.connection.is_template:
-            self._claims.add(lineage.connection.name, peer, child.sa.remote)
+            self._claims.add(lineage.connection.name, lineage.peer_key, child.sa.remote)
         self.upkeep.look(lineage.connection.name)
 
     def child_gone(self, lineage: Lineage, child: LiveChild, reason: DownReason, text: str) -> None:
         """It is out of the data plane."""
         self.children.pop(child.sa.local_spi, None)
         key = _selector_key(child.sa.local, child.sa.remote)
-        owners, peer = self._owners.get(key, {}), lineage.peer_key
-        owners[peer] = owners.get(peer, 0) - 1
-        if owners[peer] <= 0:
-            del owners[peer]
+        owners, owner = self._owners.get(key, {}), lineage.owner
+        owners[owner] = owners.get(owner, 0) - 1
+        if owners[owner] <= 0:
+            del owners[owner]
         if not owners:
             self._owners.pop(key, None)
         if lineage.connection.is_template:
-            self._claims.drop(lineage.connection.name, peer, child.sa.remote)
+            self._claims.drop(lineage.connection.name, lineage.peer_key, child.sa.remote)
         self.upkeep.child_gone(lineage, child.spec.name, reason, text)
 
     def child_failed(self, lineage: Lineage, name: str, reason: DownReason, text: str) -> None:

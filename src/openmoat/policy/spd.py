@@ -107,7 +107,8 @@ class PolicyConflict(MoatError):
         self.standing = standing.name
         super().__init__(
             f'policy "{refused.name}": remote {format_selectors(refused.remote)} already leads to {standing.peer or "a peer"}'
-            f' by "{standing.name}": give one of them another priority, or other selectors'
+            f' by "{standing.name}": give both connections the same group if they are alternatives, else one of them another'
+            " priority, or other selectors"
         )
 
 

@@ -73,9 +73,7 @@ class Handlers:
         connection = self._find(name)
         if name in self._loaded.conflicts:
             text = self._loaded.conflicts[name]
-            raise ControlError(
-                ErrorCode.BUSY, text, "give one of them a priority or other selectors, then: moat reload"
-            )
+            raise ControlError(ErrorCode.BUSY, text, "change the configuration as it says, then: moat reload")
         self._verbs.initiate(name)
         if connection.is_template:
             text = f'connection "{name}" is a template: its peers come by themselves'

@@ -6,7 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from openmoat.daemon.host.policies import Policies, UnknownChild, framing_of
+from openmoat.daemon.host.plans import framing_of
+from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.spd import UnknownChild
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
 from openmoat.daemon.timers import Later, Timer
 from openmoat.dataplane.backend import (
@@ -22,7 +25,7 @@ from openmoat.dataplane.backend import (
     Spi,
     Update,
 )
-from openmoat.errors import DataplaneError, UnknownSpi
+from openmoat.errors import DataplaneError, MoatError, UnknownSpi
 from openmoat.ike.events import (
     ActivateOutbound,
     Activity,
@@ -57,9 +60,10 @@ KEEPALIVE_SECONDS = 20.0
 class Installer:
     """Owns the backend. Not thread-safe: it lives in the daemon's event loop."""
 
-    def __init__(self, backend: Backend, policies: Policies, peers: Peers, later: Later) -> None:
+    def __init__(self, backend: Backend, policies: Policies, switches: Switches, peers: Peers, later: Later) -> None:
         self.backend = backend
         self._policies = policies
+        self._switches = switches
         self._peers = peers
         self._later = later
         self._max_replay_window = backend.capabilities().max_replay_window
@@ -75,7 +79,7 @@ class Installer:
         """What the backend has noticed."""
         return self.backend.drain(limit)
 
-    def load(self, put: Iterable[Connection], remove: Iterable[str]) -> Mapping[str, PolicyConflict]:
+    def load(self, put: Iterable[Connection], remove: Iterable[str]) -> Mapping[str, MoatError]:
         """Policies for connections that are new or changed, and none any more for those that are gone; packets that they
         select go out protected or not at all from here on. Answers with the connections that could not be taken in.
         """
@@ -114,12 +118,20 @@ class Installer:
         return Installed(question.ticket)
 
     def activate(self, event: ActivateOutbound) -> None:
-        """Send with this pair from now on."""
-        self.backend.apply([Activate(event.local_spi)])
+        """A pair can send. It does, unless another connection of its group carries the packets."""
+        child = self._peers.child(event.local_spi)
+        if child is not None:
+            self._activate(self._switches.announce(child))
+
+    def _activate(self, pairs: Iterable[Spi]) -> None:
+        commands = [Activate(pair) for pair in pairs]
+        if commands:
+            self.backend.apply(commands)
 
     def stop(self, event: StopOutbound) -> None:
         """Send nothing more with this pair: it is at the end of a hard lifetime."""
         if self._peers.child(event.local_spi) is not None:
+            self._activate(self._switches.withdraw(event.local_spi))
             self.backend.apply([Update(handle=event.local_spi, hard_at=0.0)])
 
     def remove(self, event: RemoveChildSa) -> None:
@@ -128,6 +140,7 @@ class Installer:
         if child is None:
             return
         spi = child.local_spi
+        self._activate(self._switches.withdraw(spi))  # before it goes, so that packets always find a way
         if self._peers.is_replaced(child) and len(self._lingering) < MAX_LINGERING:
             self._lingering[spi] = self._later(LINGER_SECONDS, lambda: self._take_out(spi))
         else:
@@ -155,7 +168,7 @@ class Installer:
         found = {}
         for child in filter(None, map(self._peers.child, handles)):
             with suppress(UnknownChild):
-                found[child.local_spi] = self._policies.plan(child, child.path, child.udp)
+                found[child.local_spi] = self._policies.plan(child)
         return found
 
     def last_sent(self, handle: Spi) -> int:
@@ -166,10 +179,13 @@ class Installer:
         """Larger or smaller packets reach this peer than before."""
         for child in self._peers.children_of(ike):
             with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
-                # The routes are sized for what packets go out by, which may have another framing than what it replaced.
-                plans = self._policies.plan if self._peers.is_replaced(child) else self._policies.resize
-                plan = plans(child, child.path, child.udp)
+                plan = self._size(child)
                 self.backend.apply([Update(handle=child.local_spi, plan=plan)])
+
+    def _size(self, child: ChildSa) -> MtuPlan:
+        """Sizes of a pair as it is now, for its routes as well."""
+        # The routes are sized for the pair that sends, which may have another framing than the one it replaced.
+        return self._policies.plan(child) if self._peers.is_replaced(child) else self._policies.resize(child)
 
     def ignored_df(self, handle: int) -> ChildSa | None:
         """The child of this pair, the first time that one of its pairs fragments packets despite Don't Fragment."""
@@ -193,11 +209,12 @@ class Installer:
     def refresh(self, connections: AbstractSet[str]) -> None:
         """Let the live pairs of these connections have the sizes and limits that are configured now."""
         self._ignored_df = {key for key in self._ignored_df if key[0] not in connections}
+        self._activate(self._switches.reorder(connections))
         for child in self._peers.children():
             if child.connection not in connections:
                 continue
             try:
-                plan = self._policies.plan(child, child.path, child.udp)
+                plan = self._size(child)
                 limits = self._policies.limits(child)
             except UnknownChild:
                 continue  # its child was taken out of the configuration, and it is about to be deleted
@@ -205,7 +222,7 @@ class Installer:
 
     def readdress(self, addresses: Sequence[InterfaceAddress]) -> None:
         """The host has other addresses than before: ICMP errors come from others. A slice of the pairs in each turn."""
-        self._policies.addresses = addresses
+        self._policies.plans.use_addresses(addresses)
         self._readdress(iter([child.local_spi for child in self._peers.children()]))
 
     def _readdress(self, waiting: Iterator[int]) -> None:
@@ -214,7 +231,7 @@ class Installer:
             child = self._peers.child(spi)
             if child is not None:
                 with suppress(UnknownChild):  # taken out of the configuration, and about to be deleted
-                    updates.append(Update(handle=spi, plan=self._policies.plan(child, child.path, child.udp)))
+                    updates.append(Update(handle=spi, plan=self._policies.plan(child)))
         if updates:
             self.backend.apply(updates)
             self._later(0.0, lambda: self._readdress(waiting))
@@ -269,7 +286,7 @@ class Installer:
             handle=child.local_spi,
             path=child.path,
             encapsulation=Encapsulation.UDP if child.udp else Encapsulation.RAW,
-            plan=self._policies.plan(child, child.path, child.udp),
+            plan=self._policies.plan(child),
         )
 
     def _undo(self, child: ChildSa) -> None:

@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 from typing import Protocol
 
-from openmoat.daemon.host.policies import Policies, Protected
+from openmoat.daemon.host.prefixes import Prefixes, Protected
 from openmoat.daemon.host.state import host_state, state_change
 from openmoat.daemon.status.journal import Journal
 from openmoat.daemon.worker_threads import WorkerThreads
@@ -49,7 +49,7 @@ class HostKeeper:
         self,
         reconciler: Reconciler,
         device: str,
-        policies: Policies,
+        prefixes: Prefixes,
         threads: WorkerThreads,
         journal: Journal,
         listener: AddressListener,
@@ -59,7 +59,7 @@ class HostKeeper:
         self._reconciler = reconciler
         self._device = device
         self._ports = ports
-        self._policies = policies
+        self._prefixes = prefixes
         self._threads = threads
         self._journal = journal
         self._listener = listener
@@ -95,7 +95,7 @@ class HostKeeper:
             try:
                 # Not wait_for: in Python 3.11 it can swallow a cancellation that comes with the event.
                 async with asyncio.timeout(RETRY_SECONDS if self.fault else PERIOD_SECONDS):
-                    await self._policies.changed.wait()
+                    await self._prefixes.changed.wait()
                 # Changes come in swarms: an interface brings its addresses, and they their routes.
                 await asyncio.sleep(SWARM_SECONDS)
             except TimeoutError:
@@ -108,23 +108,23 @@ class HostKeeper:
         Raises `SystemFault` the first time: nothing is negotiated as long as there never was a guard.
         """
         async with self._turn:
-            self._policies.changed.clear()
+            self._prefixes.changed.clear()
             if self._is_ended:
                 return
-            revision = self._policies.revision
+            revision = self._prefixes.revision
             if self._is_guarded and not self.fault and not self._changes and revision == self._revision:
                 return  # a rekey leaves the host as it is, and so do most SAs that come and go
             changes, self._changes = self._changes, []
             before = self._addresses
-            touched = self._policies.take_touched()
+            touched = self._prefixes.take_touched()
             try:
                 applied = None
                 if self._is_guarded and not self.fault and not changes and touched is not None:
                     # A peer or a connection that comes or goes, or its sizes, are work for what they name, and no other.
-                    change = state_change(self._policies, touched, self._addresses)
+                    change = state_change(self._prefixes, touched, self._addresses)
                     applied = await self._threads.run(self._change, change)
                 if applied is None:
-                    wanted = self._policies.protected(), self._policies.reserved()
+                    wanted = self._prefixes.protected(), self._prefixes.reserved()
                     applied = await self._threads.run(self._apply, changes, *wanted)
             except SystemFault as fault:
                 if not self._is_guarded:
@@ -158,7 +158,7 @@ class HostKeeper:
             return
         self._changes = bounded([*self._changes, *self._watch.drain()])
         if self._changes:
-            self._policies.changed.set()
+            self._prefixes.changed.set()
 
     def _change(self, change: StateChange) -> Applied | None:
         """In a thread."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from openmoat.daemon.host.policies import Policies, Protected, Touched
+from openmoat.daemon.host.prefixes import Prefixes, Protected, Touched
 from openmoat.mtu.plan import route_sizes
 from openmoat.net import IKE_PORT, NATT_PORT, Network
 from openmoat.policy.selectors import Selectors, to_prefixes
@@ -50,14 +50,14 @@ def host_state(
     )
 
 
-def state_change(policies: Policies, touched: Touched, addresses: Sequence[InterfaceAddress]) -> StateChange:
+def state_change(prefixes: Prefixes, touched: Touched, addresses: Sequence[InterfaceAddress]) -> StateChange:
     """How `host_state` of all that is protected now stands to what was touched; the work is that of what was touched."""
-    sharing = {prefix: policies.sharing(prefix) for prefix in touched.prefixes}
+    sharing = {prefix: prefixes.sharing(prefix) for prefix in touched.prefixes}
     return StateChange(
         routes={p: tunnel_route(p, users, addresses) if users else None for p, users in sharing.items()},
-        guarded={p: bool(users) or policies.is_reserved(p) for p, users in sharing.items()},
-        local={prefix: prefix in policies.local for prefix in touched.local},
-        forwards=does_forward(policies.local, addresses),
+        guarded={p: bool(users) or prefixes.is_reserved(p) for p, users in sharing.items()},
+        local={prefix: prefix in prefixes.local for prefix in touched.local},
+        forwards=does_forward(prefixes.local, addresses),
     )
 
 

@@ -12,8 +12,10 @@ from openmoat.daemon.core.answers import Answers
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.core.keylog import KeySink
 from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.names.paths import Names, PathFinder
 from openmoat.daemon.peers import Peers
+from openmoat.daemon.status.journal import Journal
 from openmoat.daemon.worker_threads import MAX_WAITING, Overloaded, WorkerThreads
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.errors import Secret
@@ -55,7 +57,8 @@ def answer(question: Question) -> tuple[Answer, bool]:
         backend = MemoryBackend()
         peers = Peers(lambda: 0.0)
         policies = Policies(backend.capabilities().rungs, peers.outside)
-        installer = Installer(backend, policies, peers, asyncio.get_running_loop().call_later)
+        switches = Switches(policies.spd, Journal(lambda: 0.0), lambda: 0.0)
+        installer = Installer(backend, policies, switches, peers, asyncio.get_running_loop().call_later)
         finder = PathFinder(Names(lambda: 0.0, FilePath("/dev/null")), lambda _: ipaddress.ip_address("192.0.2.1"))
         threads = WorkerThreads()
         answers = Answers(installer, finder, Everybody(), lambda _: None, threads, KeySink(""))

@@ -10,7 +10,9 @@ import pytest
 from openmoat.daemon.core.driver import BATCH, Driver
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
+from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.backend import Acquire, Spi
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.dataplane.wire import Datagram
@@ -61,7 +63,9 @@ class Bench:
         self.asked: list[Question] = []
         self.order: list[str] = []
         peers = Peers(lambda: 0.0)
-        installer = Installer(MemoryBackend(), Policies(frozenset(), peers.outside), peers, Deadlines().later)
+        policies, journal = Policies(frozenset(), peers.outside), Journal(lambda: 0.0)
+        switches = Switches(policies.spd, journal, lambda: 0.0)
+        installer = Installer(MemoryBackend(), policies, switches, peers, Deadlines().later)
         self.driver = Driver(core, self.wire, installer, self.ask, self, clock=lambda: 100.0)
 
     def ask(self, question: Question, _answer: object) -> None:

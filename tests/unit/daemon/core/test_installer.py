@@ -8,8 +8,11 @@ from msgspec import structs
 
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.daemon.core.installer import KEEPALIVE_SECONDS, MAX_LINGERING, PAIRS_A_TURN, Installer
-from openmoat.daemon.host.policies import MAX_CACHED_SOURCES, Policies
+from openmoat.daemon.host.plans import MAX_CACHED_SOURCES
+from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
+from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.ike.events import (
@@ -39,7 +42,9 @@ class Bench:
         self.policies = Policies(frozenset(Rung), lambda ike: Outside(self.sizes.get(ike, 1280)))
         self.deadlines = Deadlines()
         self.peers = Peers(self.deadlines.clock)
-        self.installer = Installer(self.backend, self.policies, self.peers, self.deadlines.later)
+        self.journal = Journal(self.deadlines.clock)
+        self.switches = Switches(self.policies.spd, self.journal, self.deadlines.clock)
+        self.installer = Installer(self.backend, self.policies, self.switches, self.peers, self.deadlines.later)
         assert not self.installer.load(connections, [])
 
     def install(self, name: str, peer: Identity, local: str, remote: str) -> tuple[ChildSa, Installed | Refused]:
@@ -166,18 +171,28 @@ def test_two_connections_with_the_same_far_side_are_not_both_loaded() -> None:
 
 def test_a_rekey_and_the_loss_of_a_site_leave_the_host_as_it_is(site: Bench) -> None:
     first, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")  # sizes of the suite that was agreed
-    revision, protected = site.policies.revision, site.policies.protected()
+    revision, protected = site.policies.prefixes.revision, site.policies.prefixes.protected()
     second, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
     site.installer.remove(RemoveChildSa(first.local_spi))
     site.installer.remove(RemoveChildSa(second.local_spi))
-    assert (site.policies.revision, site.policies.protected()) == (revision, protected)
+    assert (site.policies.prefixes.revision, site.policies.prefixes.protected()) == (revision, protected)
 
 
 def test_what_changes_for_the_host_is_told_by_the_revision(template: Bench) -> None:
-    seen = [(template.policies.revision, template.policies.protected(), template.policies.reserved())]
+    seen = [
+        (
+            template.policies.prefixes.revision,
+            template.policies.prefixes.protected(),
+            template.policies.prefixes.reserved(),
+        )
+    ]
 
     def look() -> None:
-        now = (template.policies.revision, template.policies.protected(), template.policies.reserved())
+        now = (
+            template.policies.prefixes.revision,
+            template.policies.prefixes.protected(),
+            template.policies.prefixes.reserved(),
+        )
         assert (now[1:] != seen[-1][1:]) == (now[0] > seen[-1][0])
         seen.append(now)
 
@@ -202,11 +217,9 @@ def test_pairs_follow_the_size_of_their_ike_sa_and_no_others(site: Bench) -> Non
     site.installer.resize(2)
     assert pair.outbound.plan.outer_size == 1280
     site.installer.resize(1)
-    assert site.backend.pairs[sa.local_spi].outbound == structs.replace(
-        pair.outbound, plan=site.policies.plan(sa, sa.path, True)
-    )
+    assert site.backend.pairs[sa.local_spi].outbound == structs.replace(pair.outbound, plan=site.policies.plan(sa))
     assert site.backend.pairs[sa.local_spi].outbound.plan.outer_size == 1492  # type: ignore[union-attr]
-    assert [one.plan.outer_size for one in site.policies.protected()] == [1492]
+    assert [one.plan.outer_size for one in site.policies.prefixes.protected()] == [1492]
 
 
 def test_after_a_rekey_of_the_ike_sa_its_pairs_follow_the_successor(site: Bench) -> None:
@@ -292,13 +305,12 @@ def test_icmp_errors_come_from_the_addresses_that_the_host_has_now(site: Bench) 
 
 
 def test_sources_of_icmp_errors_are_remembered_within_a_bound(site: Bench) -> None:
-    kept = site.policies._icmp_sources
     before, _ = site.install("office", HOME_A, "10.2.0.0/16", "10.1.0.0/16")
     for number in range(MAX_CACHED_SOURCES):
         sa = replace(before, local=parse_selectors([f"10.2.{number // 256}.{number % 256}"]))
-        site.policies.plan(sa, sa.path, sa.udp)
-        assert len(kept) <= MAX_CACHED_SOURCES
-    assert kept
+        site.policies.plan(sa)
+        assert site.policies.plans.cached_sources <= MAX_CACHED_SOURCES
+    assert site.policies.plans.cached_sources
 
 
 def test_a_configured_size_is_not_discovered() -> None:
@@ -321,7 +333,7 @@ def test_a_child_sa_with_aggfrag_is_framed_so_both_ways(site: Bench, takes_slice
     assert pair.outbound is not None
     assert (pair.inbound.framing, pair.outbound.plan.framing) == (Framing.AGGFRAG, Framing.AGGFRAG)
     assert pair.outbound.plan.slices is takes_slices
-    (protected,) = site.policies.protected()
+    (protected,) = site.policies.prefixes.protected()
     assert protected.plan == pair.outbound.plan
 
 
@@ -333,7 +345,7 @@ def test_routes_are_sized_for_the_successor_of_a_pair_that_was_framed_otherwise(
         assert site.installer.install(AskInstall(7, sa, KEYS)) == Installed(7)
     site.sizes[1] = 1400
     site.installer.resize(1)
-    (protected,) = site.policies.protected()
+    (protected,) = site.policies.prefixes.protected()
     assert (protected.plan.framing, protected.plan.outer_size) == (Framing.WHOLE, 1400)
     outbound = site.backend.pairs[first].outbound
     assert outbound is not None

@@ -12,7 +12,9 @@ import pytest
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.host.outer_icmp import HEED_SECONDS, MAX_REPORTS, MAX_WATCHED, RECENT_SECONDS, OuterIcmpReader
 from openmoat.daemon.host.policies import Policies
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
+from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.memory import MemoryBackend
 from openmoat.ike.events import AskInstall, ChildSa, PeerMoved, RemoveChildSa
 from openmoat.model.connection import OuterIcmp
@@ -38,7 +40,8 @@ class World:
         self.backend = MemoryBackend()
         self.peers = Peers(lambda: self.now)
         policies = Policies(self.backend.capabilities().rungs, self.peers.outside)
-        self.installer = Installer(self.backend, policies, self.peers, Deadlines().later)
+        switches = Switches(policies.spd, Journal(lambda: self.now), lambda: self.now)
+        self.installer = Installer(self.backend, policies, switches, self.peers, Deadlines().later)
         self.installer.load([connection("home", exactly(HOME_A), "10.1.0.0/16", "10.2.0.0/16")], [])
         self.reader = OuterIcmpReader(
             self.sockets, self.peers, self.installer, lambda _: self.wanted, self.heed, lambda: self.now

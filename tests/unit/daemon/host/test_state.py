@@ -1,7 +1,7 @@
 import ipaddress
 
 from openmoat.daemon.host.keeper import MAX_CHANGES, bounded
-from openmoat.daemon.host.policies import MAX_CACHED, Protected, _prefixes
+from openmoat.daemon.host.prefixes import MAX_CACHED, Protected, prefixes_of
 from openmoat.daemon.host.state import host_state
 from openmoat.mtu.plan import MtuPlan
 from openmoat.policy.selectors import Selectors, TrafficSelector
@@ -50,4 +50,4 @@ def test_more_changes_than_the_bound_are_one_that_everything_may_have_changed() 
 
 
 def test_prefixes_of_selectors_are_remembered_up_to_the_bound() -> None:
-    assert _prefixes.cache_info().maxsize == MAX_CACHED
+    assert prefixes_of.cache_info().maxsize == MAX_CACHED
