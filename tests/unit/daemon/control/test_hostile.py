@@ -1,6 +1,7 @@
 """Callers of the control socket who break rules of HTTP, or use rare ones: each is answered or cut off, and others are served."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -225,7 +226,8 @@ def test_a_request_octet_by_octet_gets_no_more_time_than_any_other(tmp_path: Pat
             writer.write(bytes([octet]))
             if (await asyncio.wait([closed], timeout=0.01))[0]:
                 break
-        assert await closed == b""
+        with contextlib.suppress(ConnectionResetError):  # what it had not read yet makes the end a reset
+            assert await closed == b""
         assert time.monotonic() - began < 2
         writer.close()
 
