@@ -13,6 +13,7 @@ LOCK := requirements/dev.lock
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openmoat/peers
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard rust/*/Cargo.toml) rust/Cargo.toml
+PYTHON_SOURCES := src lab tests docs/conf.py docs/_extensions
 PACKAGES := bc bison charon-systemd cmake ethtool flex gcc g++ iperf3 iproute2 iputils-ping libcharon-extra-plugins \
 	libstrongswan-extra-plugins libstrongswan-standard-plugins nftables openssl procps python3-venv strongswan-swanctl tcpdump tshark xz-utils
 
@@ -25,7 +26,7 @@ demo: setup packages ## three moats and a portal in namespaces, shown and judged
 	$(BIN)/python -m openmoat_lab.demo
 
 .PHONY: test
-test: setup packages check sanitize chaos namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
+test: setup packages check docs sanitize chaos namespaces ## everything that must pass: lint, types, all tests (installs what it needs)
 
 .PHONY: check
 check: PYTEST = --durations=15
@@ -33,14 +34,14 @@ check: lint types rust-test quick ## what needs no root: lint, types, Rust tests
 
 .PHONY: format
 format: setup ## format Python and Rust, and correct what ruff can
-	$(BIN)/ruff check --fix src lab tests
-	$(BIN)/ruff format src lab tests
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+	$(BIN)/ruff format $(PYTHON_SOURCES)
 	cargo fmt --manifest-path rust/Cargo.toml --all
 
 .PHONY: lint
 lint: setup ## ruff, cargo fmt and clippy, without a warning
-	$(BIN)/ruff check src lab tests
-	$(BIN)/ruff format --check src lab tests
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	cargo fmt --manifest-path rust/Cargo.toml --all --check
 	cargo clippy --manifest-path rust/Cargo.toml --workspace --all-targets --release --quiet -- -D warnings
 
@@ -48,6 +49,10 @@ lint: setup ## ruff, cargo fmt and clippy, without a warning
 types: setup ## mypy --strict, and the stub of the Rust module beside the module
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest openmoat._native
+
+.PHONY: docs
+docs: setup ## the documentation and the API of the library as web pages in docs/_build/html, without a warning
+	$(BIN)/sphinx-build -W --keep-going -q -j auto -b html docs docs/_build/html
 
 .PHONY: unit
 unit: setup ## unit and layer tests, in seconds
@@ -170,4 +175,4 @@ packages: # Debian's packages that the lab and its peers need, if any is missing
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(VENV) rust/target src/openmoat/*.so .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) rust/target docs/_build docs/_generated src/openmoat/*.so .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from interop.hosts import Host, hosts, link
 pytestmark = pytest.mark.namespaces
 
 BIN = Path(sys.executable).parent
-README = (Path(__file__).parents[2] / "README.md").read_text()
+LIBRARY = (Path(__file__).parents[2] / "docs" / "guide" / "library.md").read_text()
 RECORD = """
 [daemon]
 control-socket = "{directory}/control.sock"
@@ -207,8 +207,8 @@ def test_the_first_packet_brings_a_trapped_connection_up_and_is_not_lost(ends: t
     assert "Packet filtered" in home.host.run("ping -c 4 -W 2 -I 10.1.0.1 10.2.0.1", check=False)
 
 
-def test_the_engine_of_the_readme_takes_its_commands() -> None:
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+def test_the_engine_of_the_guide_takes_its_commands() -> None:
+    code = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)[1]
     with hosts("engine") as (host,):
         done = subprocess.run(
             ["ip", "netns", "exec", host.name, sys.executable, "-c", code], capture_output=True, text=True, check=False
