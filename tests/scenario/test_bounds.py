@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from openmoat.crypto.limits import MAX_CERTIFICATES
 from openmoat.crypto.numbers import KeMethod
 from openmoat.crypto.suites import ECP_256, X25519
-from openmoat.crypto.x509 import MAX_CERTIFICATES
 from openmoat.ike import window
 from openmoat.ike.endpoint import MAX_DUE
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed

@@ -200,13 +200,12 @@ def daemon_answers() -> str | None:
 
 
 def fail(code: ExitCode, error: ControlError, *, as_json: bool) -> NoReturn:
-    """End with an error: what, and what to do. A hint that asks something belongs to the sentence: did you mean ...?"""
+    """End with an error: what, and what to do."""
     if as_json:
         fields = {"schema": "moat.error/1", "code": error.code, "text": str(error), "hint": error.hint}
         print(json.dumps(fields))
     else:
-        hint = f". {error.hint}" if error.hint.endswith("?") else f"\nnext: {error.hint}" if error.hint else ""
-        print(f"moat: {error}{hint}", file=sys.stderr)
+        print(f"moat: {error}" + (f"\nnext: {error.hint}" if error.hint else ""), file=sys.stderr)
     end(code)
 
 

@@ -10,7 +10,6 @@ from openmoat.config.files import read_file, unreadable
 from openmoat.config.stamps import Stamp, stamp_of
 from openmoat.config.words import printable
 from openmoat.crypto.keys import MAX_KEY_FILE, load_private_key, load_public_key, spki_of
-from openmoat.crypto.x509 import load_certificates
 from openmoat.errors import CryptoError, Secret
 from openmoat.model.connection import PrivateKey, Psk, RawKey
 
@@ -94,6 +93,8 @@ class Files:
         for file in files:
             name = self._note(file)
             if name not in self.certificates:
+                from openmoat.crypto.x509 import load_certificates  # with certificates only: it takes 2 MB
+
                 octets = _read(file, MAX_CERTIFICATE_FILE)
                 try:
                     self.certificates[name] = load_certificates(octets)

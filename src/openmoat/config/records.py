@@ -20,7 +20,6 @@ from openmoat.config.options import (
 from openmoat.config.rows import Read, Table
 from openmoat.crypto.identities import IdentityPattern, PatternKind
 from openmoat.crypto.keys import spki_of
-from openmoat.crypto.x509 import check_identity, subject_key
 from openmoat.errors import CryptoError, FieldError, KeyPath
 from openmoat.model.connection import (
     Authority,
@@ -139,13 +138,19 @@ class _Builder:
             self._tell((*self.local.path, "key"), error)
         try:
             chain = self._chain(self.local.get("certificates") or ())
-            if chain and key and spki_of(subject_key(chain[0])) != self.files.public_keys[key.name]:
-                raise ValueError(f"the first certificate is of another key than {self.local.get('key')}")
-            if chain and (identity := self.local.get("identity")):
-                check_identity(chain[0], identity)  # no peer would accept one that does not name who we say we are
+            if chain:
+                self._check_certificate(chain[0], key)
         except (ValueError, CryptoError) as error:
             self._tell((*self.local.path, "certificates"), error)
         return PrivateKey(key.name, chain) if key else None
+
+    def _check_certificate(self, certificate: bytes, key: PrivateKey | None) -> None:
+        from openmoat.crypto.x509 import check_identity, subject_key  # with certificates only: it takes 2 MB
+
+        if key and spki_of(subject_key(certificate)) != self.files.public_keys[key.name]:
+            raise ValueError(f"the first certificate is of another key than {self.local.get('key')}")
+        if identity := self.local.get("identity"):
+            check_identity(certificate, identity)  # no peer would accept one that does not name who we say we are
 
     def _credential(self) -> PeerCredential | None:
         peer = self.remote

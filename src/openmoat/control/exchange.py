@@ -43,9 +43,7 @@ class Exchange(Generic[Reply]):
             target = route.target(query, names)
         except ValueError:
             name = next(iter(names.values()))
-            raise ControlError(
-                ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name}"', "moat connections lists all"
-            ) from None
+            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name}"', "moat connections") from None
         # With a length a POST is complete for any server; a GET has no content (RFC 9110 8.6).
         headers = [("Host", "moatd"), *([("Content-Length", "0")] if route.method == "POST" else [])]
         head = http.send(h11.Request(method=route.method, target=target, headers=headers)) or b""

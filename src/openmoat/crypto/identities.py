@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from openmoat.crypto.der import SEQUENCE, der
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.rfc5280 import broken_rule_of_name
 from openmoat.errors import CryptoError
+
+if TYPE_CHECKING:
+    from cryptography import x509  # 2 MB, which a daemon without certificates and distinguished names saves
 
 __all__ = ["MAX_IDENTITY", "Identity", "IdentityPattern", "PatternKind", "distinguished_name"]
 
@@ -39,7 +40,6 @@ _DIGITS_AND_DOTS = "0123456789."
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _NAME = re.compile(rf"(?=.*[A-Za-z_-]){_LABEL.pattern}(\.{_LABEL.pattern})*")
 """A host name that can be taken for no address."""
-_ATTRIBUTES = {"emailAddress": NameOID.EMAIL_ADDRESS, "E": NameOID.EMAIL_ADDRESS, "serialNumber": NameOID.SERIAL_NUMBER}
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -111,6 +111,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
             case IdType.FQDN | IdType.RFC822_ADDR:
                 return _printable(_decoded(self.value))
             case IdType.DER_ASN1_DN if name := distinguished_name(self.value):
+                from cryptography.x509.oid import NameOID
+
                 return _printable(name.rfc4514_string({NameOID.EMAIL_ADDRESS: "E"}))
             case IdType.KEY_ID:
                 return f"keyid:{self.value.hex()}"
@@ -187,11 +189,13 @@ def _told(identity: Identity) -> str:
     return f"{'fqdn' if identity.type is IdType.FQDN else 'email'}:{text}"
 
 
-def distinguished_name(octets: bytes) -> x509.Name | None:
+def distinguished_name(octets: bytes) -> "x509.Name | None":
     """The Name that these DER octets hold, which is false where it is empty; None where they hold none.
 
     pyca reads a Name only as part of something, so it is put into the frame of a certification request.
     """
+    from cryptography import x509
+
     request = der(SEQUENCE, _VERSION, octets, _SPKI, _NO_ATTRIBUTES)
     try:
         if broken_rule_of_name(octets):
@@ -240,10 +244,18 @@ def _parse_mailbox(text: str) -> bytes:
 
 
 def _parse_dn(text: str) -> bytes:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    attributes = {
+        "emailAddress": NameOID.EMAIL_ADDRESS,
+        "E": NameOID.EMAIL_ADDRESS,
+        "serialNumber": NameOID.SERIAL_NUMBER,
+    }
     # RFC 4514 knows no space after the comma; people do. An escaped comma is part of its value.
     tight = re.sub(r"(?<!\\)\s*([,+])\s*", r"\1", text.strip())
     try:
-        name = x509.Name.from_rfc4514_string(tight, _ATTRIBUTES)
+        name = x509.Name.from_rfc4514_string(tight, attributes)
     except ValueError as error:
         reason = str(error) or "parts like CN=moat,O=Example,C=CH"
         raise ValueError(f"identity {text!r}: distinguished name: {reason}") from None

@@ -21,13 +21,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from openmoat.crypto.identities import Identity, distinguished_name
 from openmoat.crypto.keys import PublicKeyObject, public_key
+from openmoat.crypto.limits import MAX_CERTIFICATE, MAX_CERTIFICATES
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.rfc5280 import Fields
 from openmoat.errors import BadCertificate, CryptoError
 
 __all__ = [
-    "MAX_CERTIFICATE",
-    "MAX_CERTIFICATES",
     "MAX_CHAIN",
     "MAX_SIGNATURE_CHECKS",
     "authority_hash",
@@ -37,10 +36,6 @@ __all__ = [
     "subject_key",
 ]
 
-MAX_CERTIFICATE = 16384
-"""Octets of one certificate."""
-MAX_CERTIFICATES = 16
-"""Certificates that a peer may send; more refuse it."""
 MAX_CHAIN = 8
 """Certificates of a path, end entity and root included."""
 MAX_SIGNATURE_CHECKS = 32

@@ -7,7 +7,6 @@ from itertools import islice
 from openmoat.crypto.identities import Identity, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import EspSuite, IkeSuite
-from openmoat.crypto.x509 import authority_hash
 from openmoat.ike.config import Count
 from openmoat.ike.negotiate.child_sa import keepable
 from openmoat.model.connection import Authority, Child, Connection, IkeProposal
@@ -111,7 +110,11 @@ class Connections:
 
 def _authorities(connection: Connection) -> frozenset[bytes]:
     credential = connection.peer.credential
-    return frozenset(map(authority_hash, credential.roots)) if isinstance(credential, Authority) else frozenset()
+    if not isinstance(credential, Authority):
+        return frozenset()
+    from openmoat.crypto.x509 import authority_hash  # with certificates only: it takes 2 MB
+
+    return frozenset(map(authority_hash, credential.roots))
 
 
 def _key(connection: Connection) -> tuple[PatternKind, Identity | None]:

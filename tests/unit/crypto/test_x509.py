@@ -12,9 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.keys import PrivateKeyObject, kind_of, spki_of
+from openmoat.crypto.limits import MAX_CERTIFICATE, MAX_CERTIFICATES
 from openmoat.crypto.x509 import (
-    MAX_CERTIFICATE,
-    MAX_CERTIFICATES,
     MAX_CHAIN,
     MAX_SIGNATURE_CHECKS,
     authority_hash,

@@ -1,6 +1,5 @@
 """What the daemon does for callers of the control socket. Every error is a `ControlError` with what to do about it."""
 
-import difflib
 from collections.abc import AsyncIterator, Iterator
 
 from openmoat import __version__
@@ -12,7 +11,7 @@ from openmoat.daemon.reloader import Reloader
 from openmoat.daemon.status import overview
 from openmoat.daemon.status.journal import Journal
 from openmoat.daemon.status.reports import Health, Reports
-from openmoat.errors import ControlError
+from openmoat.errors import ControlError, did_you_mean
 from openmoat.model.connection import Connection
 
 __all__ = ["Handlers"]
@@ -118,8 +117,7 @@ class Handlers:
     def _find(self, name: str) -> Connection:
         connection = self._loaded.find(name)
         if connection is None:
-            names = self._loaded.configuration.connections
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-            hint = f"near: {', '.join(near)}" if near else "moat connections lists all"
-            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name[:80]}"', hint)
+            nearest = did_you_mean(name[:80], self._loaded.configuration.connections)
+            text = f'no connection "{name[:80]}"{nearest}'
+            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, text, "moat connections")
         return connection

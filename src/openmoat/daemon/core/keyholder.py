@@ -11,7 +11,6 @@ from openmoat.crypto.auth import check_padded_psk, check_signature, padded_psk, 
 from openmoat.crypto.keys import PrivateKeyObject, PublicKeyObject, fingerprint, load_private_key, public_key, spki_of
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.suites import PrfRow
-from openmoat.crypto.x509 import check_chain
 from openmoat.errors import BadSignature, CryptoError, Secret
 from openmoat.ike.events import (
     Answer,
@@ -101,6 +100,8 @@ class Keyholder:
             case RawKey(spki=spki):
                 self._check_raw_key(spki, question)
             case Authority(roots=roots):
+                from openmoat.crypto.x509 import check_chain  # with certificates only: it takes 2 MB
+
                 chain = [c.octets for c in question.certificates if c.encoding == CertEncoding.X509_SIGNATURE]
                 key = check_chain(chain, roots, question.identity, self._wall_clock())
                 check_signature(key, question.signed_octets, question.method, question.octets)

@@ -10,16 +10,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
-import dns.asyncresolver
-import dns.exception
-import dns.resolver
-
-from openmoat.daemon.names.dns import outer_backend
 from openmoat.daemon.status.line_rate import LineRate
 from openmoat.ike.events import AskPath, Paths
 from openmoat.model.connection import Connection
 from openmoat.net import IKE_PORT, Address, HostPort, Path
+
+if TYPE_CHECKING:
+    from dns.asyncresolver import Resolver  # 5 MB, which a daemon that looks up no names saves
 
 __all__ = ["LINES_PER_MINUTE", "LOOKUP_SECONDS", "MAX_NAMES", "MAX_PATHS", "MAX_TTL", "MIN_TTL", "Names", "PathFinder"]
 
@@ -52,9 +51,9 @@ class Names:
         self,
         clock: Callable[[], float],
         hosts_file: FilePath = HOSTS_FILE,
-        resolver: Callable[[], dns.asyncresolver.Resolver] = dns.asyncresolver.Resolver,
+        resolver: "Callable[[], Resolver] | None" = None,
     ) -> None:
-        """`resolver` makes one as the host is configured now."""
+        """`resolver` makes one as the host is configured now; by default that of dnspython."""
         self.clock = clock
         """Seconds by which answers grow old."""
         self._hosts_file = hosts_file
@@ -81,8 +80,14 @@ class Names:
         return known.until if known is not None else None
 
     async def _ask(self, name: str) -> tuple[tuple[Address, ...], float]:
+        import dns.asyncresolver
+        import dns.exception
+        import dns.resolver
+
+        from openmoat.daemon.names.dns import outer_backend
+
         try:
-            resolver = self._resolver()
+            resolver = (self._resolver or dns.asyncresolver.Resolver)()
         except dns.resolver.NoResolverConfiguration:
             return (), 0.0
         resolver.lifetime = LOOKUP_SECONDS

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from openmoat.crypto.keymat import signed_octets
-from openmoat.crypto.x509 import authority_hash
 from openmoat.errors import Secret
 from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, ProtocolError
 from openmoat.ike.events import (
@@ -297,6 +296,8 @@ def _certificate_requests(connection: Connection) -> list[Payload]:
     if isinstance(credential, RawKey):
         return [CertRequest(CertEncoding.RAW_PUBLIC_KEY, b"")]
     if isinstance(credential, Authority):
+        from openmoat.crypto.x509 import authority_hash  # with certificates only: it takes 2 MB
+
         return [CertRequest(CertEncoding.X509_SIGNATURE, b"".join(map(authority_hash, credential.roots)))]
     return []
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from openmoat.crypto.x509 import MAX_CERTIFICATES
+from openmoat.crypto.limits import MAX_CERTIFICATES
 from openmoat.ike.errors import MalformedMessage, UnsupportedCriticalPayload
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType

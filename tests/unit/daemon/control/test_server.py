@@ -87,7 +87,8 @@ def test_an_unknown_connection_is_refused_with_a_near_name(tmp_path: Path) -> No
     async def test(one: Daemon, client: Client) -> None:
         with pytest.raises(ControlError) as caught:
             await asyncio.to_thread(client.up, "cabbin")
-        assert (caught.value.code, caught.value.hint) == (ErrorCode.UNKNOWN_CONNECTION, "near: cabin")
+        assert (caught.value.code, caught.value.hint) == (ErrorCode.UNKNOWN_CONNECTION, "moat connections")
+        assert str(caught.value) == 'no connection "cabbin". Did you mean "cabin"?'
 
     ask(tmp_path, test)
 
