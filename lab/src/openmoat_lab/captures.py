@@ -1,6 +1,6 @@
-"""Reads captures and judges them: what was seen outside that should only ever be inside a tunnel.
+"""Reads captures and finds leaks: traffic seen outside a tunnel that belongs inside it.
 
-Knows nothing of the packets' keys and trusts nobody's filter: every frame of the file is looked at. Format: pcap with
+Has no keys and relies on no capture filter: it looks at every frame of the file. Format: pcap with
 Ethernet frames, as tcpdump writes it.
 """
 
@@ -17,7 +17,7 @@ from openmoat_lab.processes import LabError
 __all__ = ["MARKER", "Finding", "Frame", "Packet", "Verdict", "dissect", "judge", "read"]
 
 MARKER = b"-INSIDE-A-MOAT!-"
-"""Sixteen octets that test traffic carries; they can be seen outside only where something leaks."""
+"""Sixteen octets that test traffic carries. They are visible outside only if something leaks."""
 MAX_FINDINGS = 20
 """Findings kept with their text; all of them are counted."""
 
@@ -32,7 +32,7 @@ OUTSIDE_PORTS = frozenset({IKE_PORT, NATT_PORT})
 NEIGHBOUR_DISCOVERY = range(133, 138)
 ICMP_ERRORS = {ICMP: frozenset({3, 4, 5, 11, 12}), ICMPV6: frozenset({1, 2, 3, 4})}
 QUOTE_OFFSET = 8
-"""Where an ICMP error quotes the packet it is about."""
+"""Offset of the packet that an ICMP error quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What the judge looks at in an IP packet."""
+    """The fields of an IP packet that `judge` looks at."""
 
     source: Address
     destination: Address
     protocol: int
     payload: bytes
-    """After all extension headers; of a fragment that is not the first, the middle of something."""
+    """After all extension headers. In a fragment other than the first it is not a header."""
     fragment: tuple[int, int] | None = None
-    """Identification and offset, where it is a fragment."""
+    """Identification and offset, if it is a fragment."""
     dont_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A frame that should not have been there."""
+    """A frame that should not be outside."""
 
     frame: int
     text: str
@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Verdict:
-    """What one capture held."""
+    """What one capture contains."""
 
     frames: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -80,18 +80,18 @@ class Verdict:
     """Octets of the largest IP packet."""
 
     def blame(self, frame: Frame, text: str) -> None:
-        """Note a frame that should not be there."""
+        """Record a frame that should not be outside."""
         self.leaks += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(frame.number, text))
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        return f"{self.frames} frames ({kinds}), {self.leaks} in clear"
+        return f"{self.frames} frames ({kinds}), {self.leaks} in cleartext"
 
 
 def read(file: Path) -> Iterator[Frame]:
-    """Every frame of a pcap file. Raises `LabError` for another format; a record cut short by the end is left out."""
+    """Every frame of a pcap file. Raises `LabError` for another format; a truncated last record is left out."""
     octets = file.read_bytes()
     magic = octets[:4]
     order = {b"\xd4\xc3\xb2\xa1": "<", b"\xa1\xb2\xc3\xd4": ">"}.get(magic)
@@ -152,8 +152,8 @@ def _dissect_v6(octets: bytes) -> Packet:
 def judge(file: Path, inside: Sequence[Network], marker: bytes = MARKER) -> Verdict:
     """Look at every frame of a capture taken outside.
 
-    A frame is in clear where it holds the marker, where an address in it (also of ARP, of neighbour discovery, and of
-    what an ICMP error quotes) is one of `inside`, or where it is anything but ARP, neighbour discovery, UDP 500 and
+    A frame is cleartext if it holds the marker, if an address in it (also of ARP, of neighbour discovery, and of the
+    packet that an ICMP error quotes) is in `inside`, or if it is anything but ARP, neighbour discovery, UDP 500 and
     4500, ESP and ICMP.
     """
     verdict = Verdict()
@@ -175,7 +175,7 @@ def judge(file: Path, inside: Sequence[Network], marker: bytes = MARKER) -> Verd
 def _kind(
     frame: bytes, verdict: Verdict, fragments: set[tuple[Address, Address, int]]
 ) -> tuple[str, tuple[Address, ...]]:
-    """The kind of a frame, with `!` before it where it may not be outside, and the addresses in it."""
+    """The kind of a frame, with `!` before it if it must not be outside, and the addresses in it."""
     if len(frame) < ETHERNET_HEADER:
         return "!short frame", ()
     ether, body = int.from_bytes(frame[12:14], "big"), frame[ETHERNET_HEADER:]

@@ -1,6 +1,6 @@
-"""`make demo`: three moats and a portal on this machine, shown and judged; the last line is one JSON object.
+"""`make demo`: three moats and a portal on this machine, shown and checked; the last line is one JSON object.
 
-KEEP=1 in the environment leaves the lab up and says how to look around. Exit code 0 only if all of it was so.
+KEEP=1 in the environment leaves the lab up and prints how to look around. Exit code 0 only if every check holds.
 """
 
 import json
@@ -27,17 +27,17 @@ UP_SECONDS = 20.0
 REKEY_SECONDS = 25.0
 ROUND_TRIPS = 20
 MUST_BE_ZERO = ("unknownspi", "nopolicy", "replayed", "badicv")
-"""Drops that a sound tunnel does not have, even while it is rekeyed; compared without case and punctuation."""
+"""Reasons for which a working tunnel drops no packet, even while it is rekeyed; compared without case and punctuation."""
 
 
 def say(text: str = "") -> None:
-    """A line for whoever watches."""
+    """Print a line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 class Demo:
-    """The show, act by act. Each act says what it does, keeps its figures and notes what was not as it should be."""
+    """The demo, step by step. Each step prints what it does, keeps its figures and records what is wrong."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -47,13 +47,13 @@ class Demo:
         self.captures: dict[str, Capture] = {}
 
     def check(self, holds: bool, text: str) -> None:
-        """Note what is not so."""
+        """Record `text` as a failure unless `holds`."""
         if not holds:
             self.failures.append(text)
-            say(f"   NOT SO: {text}")
+            say(f"   FAILED: {text}")
 
     def play(self) -> None:
-        """All acts in order; the first that cannot go on ends the show."""
+        """All steps in order; the first that cannot go on ends the demo."""
         acts: tuple[tuple[str, Callable[[], None]], ...] = (
             ("The round trip without a tunnel", self.without_tunnel),
             ("Captures of every frame on both sides of the ISP, then moatd on the portal and the moats", self.start),
@@ -72,13 +72,13 @@ class Demo:
                 break
 
     def without_tunnel(self) -> None:
-        """Before anything is protected, the PC reaches the office through the ISP in clear."""
+        """Before anything is protected, the PC reaches the office through the ISP unencrypted."""
         trip = ping(self.lab, "pc-a", OFFICE.address, count=ROUND_TRIPS)
         self.figures["round_trip_ms"] = {"without": trip.median}
-        say(f"   pc-a to office in clear: {trip.median:.3f} ms (median of {trip.received})")
+        say(f"   pc-a to office unencrypted: {trip.median:.3f} ms (median of {trip.received})")
 
     def start(self) -> None:
-        """Captures first, so that they see the very first packet of moatd."""
+        """Captures start first, so that they see the first packet of moatd."""
         self.captures = {f"{host}:{end}": self.lab.capture(host, end) for host, end in OUTSIDE}
         self.homes.portal.start()
         seconds = {}
@@ -108,7 +108,7 @@ class Demo:
         self.figures["ping_ms"] = rows
 
     def large_packets(self) -> None:
-        """A packet that does not fit is carried, or its sender is told; silence would be a black hole."""
+        """A packet that does not fit arrives, or its sender gets an ICMP error; silence would be a black hole."""
         answer = probe(self.lab, pc("a"), OFFICE, 1500)
         last = answer["answers"][-1]
         self.figures["packet_of_1500"] = dict(answer)
@@ -178,11 +178,11 @@ class Demo:
             say(f"   {place:16} {verdict}")
             for finding in verdict.findings[:3]:
                 say(f"      frame {finding.frame}: {finding.text}")
-            self.check(verdict.leaks == 0, f"{place}: {verdict.leaks} frames in clear")
+            self.check(verdict.leaks == 0, f"{place}: {verdict.leaks} frames in cleartext")
             self.check(verdict.frames > 0, f"{place}: the capture is empty")
 
     def summary(self, seconds: float) -> None:
-        """What a reader wants to know who has not watched."""
+        """The results in short."""
         trips = self.figures.get("round_trip_ms", {})
         say("\nSummary")
         for letter, up in self.figures.get("up_seconds", {}).items():
@@ -195,14 +195,14 @@ class Demo:
             say(f"   round trip: {trips['with']:.3f} ms through the tunnel, {trips['without']:.3f} ms without")
         leaks = sum(row["in_clear"] for row in self.figures.get("captures", {}).values())
         if "captures" in self.figures:
-            say(f"   frames in clear outside: {leaks}")
+            say(f"   frames in cleartext outside: {leaks}")
         for failure in self.failures:
-            say(f"   NOT SO: {failure}")
-        say(f"   {'all of it was so' if not self.failures else 'FAILED'}, {seconds:.0f} s")
+            say(f"   FAILED: {failure}")
+        say(f"   {'all checks passed' if not self.failures else 'FAILED'}, {seconds:.0f} s")
 
 
 def main() -> int:
-    """Raise, show, judge, take down. Gives the exit code."""
+    """Raise the lab, run the demo, take the lab down. Returns the exit code."""
     end_in_order()
     keep = os.environ.get("KEEP") == "1"
     begun = time.monotonic()

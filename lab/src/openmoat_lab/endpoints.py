@@ -1,11 +1,11 @@
 """The tiny programs that run on hosts of the lab, as `python endpoints.py PROGRAM ...`; each ends with one JSON line.
 
-    numbered OWN PEER PORT RATE    numbered UDP packets both ways until SIGTERM, then who missed what
-    receive OWN PORT               take one TCP stream to its end and answer with its SHA-256
+    numbered OWN PEER PORT RATE    numbered UDP packets both ways until SIGTERM, then the number of missing ones
+    receive OWN PORT               read one TCP stream to its end and answer with its SHA-256
     send PEER PORT OCTETS          send such a stream, with DF on every packet
     probe PEER PORT SIZE           one UDP packet of SIZE octets with DF: does it arrive, or which error comes back
     echo OWN PORT                  send UDP packets back until SIGTERM
-    shout OWN PEER PORT RATE       UDP packets with the marker and TCP SYNs until SIGTERM, whatever errors come
+    shout OWN PEER PORT RATE       UDP packets with the marker and TCP SYNs until SIGTERM; errors are ignored
 
 Uses the standard library only, so that it starts fast and can be copied anywhere.
 """
@@ -33,14 +33,14 @@ HELLO_SECONDS = 0.05
 MEET_SECONDS = 15.0
 """How long the ends wait for each other before the first numbered packet."""
 LINGER_SECONDS = 3.0
-"""How long an end waits for the other's END, and for stragglers before it."""
+"""How long an end waits for the other's END, and for late packets before it."""
 BLOCK = MARKER * 4096
 IPV6_MTU_DISCOVER, IP_MTU_DISCOVER, PMTU_DO, IP_MTU = 23, 10, 2, 14
 ANSWER_SECONDS = 2.0
 
 
 def say(line: str) -> None:
-    """Tell the harness, which reads the standard output."""
+    """Print a line at once: the lab reads the standard output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -110,7 +110,7 @@ class Numbered:
         self._refused = 0
 
     def send(self, kind: int, number: int) -> bool:
-        """Send one packet; an error (no route, ICMP refusal) is counted, for it is a packet that is missing."""
+        """Send one packet. An error (no route, ICMP error) is counted, since the packet will be missing."""
         try:
             self._socket.sendto(HEADER.pack(kind, number, time.monotonic_ns()) + PADDING, self._target)
         except OSError:
@@ -120,7 +120,7 @@ class Numbered:
         return True
 
     def receive(self, seconds: float) -> None:
-        """Take what comes within that time."""
+        """Read packets that arrive within this time."""
         if not select.select([self._socket], [], [], max(seconds, 0))[0]:
             return
         while True:
@@ -142,7 +142,7 @@ class Numbered:
             self.received.take(number)
 
     def run(self) -> dict[str, object]:
-        """Meet the other end, send until stopped, part; gives the account of what was received."""
+        """Meet the other end and send until stopped; returns the account of what was received."""
         deadline = time.monotonic() + MEET_SECONDS
         while not self._has_met and not self.stopped:
             if time.monotonic() > deadline:
@@ -162,7 +162,7 @@ class Numbered:
         return self.part()
 
     def part(self) -> dict[str, object]:
-        """Tell the other end how many were sent, and hear the same from it."""
+        """Exchange with the other end how many packets were sent."""
         deadline = time.monotonic() + LINGER_SECONDS
         enough = time.monotonic() + LINGER_SECONDS / 4
         while time.monotonic() < deadline:
@@ -185,7 +185,7 @@ def numbered(own: str, peer: str, port: str, rate: str) -> dict[str, object]:
 
 
 def receive(own: str, port: str) -> dict[str, object]:
-    """Take one TCP stream; the answer is its digest. Tells the longest time in which nothing of it came."""
+    """Read one TCP stream and answer with its digest. Reports the longest time without data."""
     with socket.create_server((own, int(port)), family=family(own)) as server:
         say("receive: listening")
         connection, _ = server.accept()
@@ -270,7 +270,7 @@ def echo(own: str, port: str) -> dict[str, object]:
 
 
 def shout(own: str, peer: str, port: str, rate: str) -> dict[str, object]:
-    """Try to be heard, by every way there is; what is refused is counted and tried again."""
+    """Send by UDP and TCP again and again; refused packets are counted and sent again."""
     sent = refused = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,7 +1,7 @@
 """The two ends of a flood of numbered UDP packets, as `python flood.py PROGRAM ...`; each ends with one JSON line.
 
     send PEER PORT SIZE RATE    packets of SIZE octets, RATE a second (0: as fast as they go), until SIGTERM
-    take OWN PORT SIZE          count them until SIGTERM and a second without any
+    take OWN PORT SIZE          count them until SIGTERM, and until a second has passed without any
 
 Uses the standard library only, so that it starts fast and can be copied anywhere.
 """
@@ -19,18 +19,18 @@ __all__ = ["LINGER_SECONDS"]
 NUMBER = struct.Struct(">Q")
 UDP_SEGMENT = 103
 SEGMENTS = 40
-"""Packets of one system call."""
+"""Packets per system call."""
 NICENESS = 10
-"""The flood takes what processor time is left, so that it is the tunnel that is measured and not the fight with it."""
+"""The flood takes only processor time that is left, so that it does not compete with the tunnel."""
 PATTERN = bytes(range(251)) * 40
 BUFFER_OCTETS = 32 << 20
 SO_RCVBUFFORCE = 33
 LINGER_SECONDS = 1.0
-"""Silence after which nothing is on its way any more."""
+"""Silence after which no packet is in transit."""
 
 
 def send(peer: str, port: int, size: int, rate: float) -> dict[str, object]:
-    """Send until SIGTERM; gives how many packets the kernel took, and how many calls it refused."""
+    """Send until SIGTERM; returns how many packets the kernel took, and how many calls it refused."""
     stopped = False
 
     def stop(_number: int, _frame: object) -> None:
@@ -59,7 +59,7 @@ def send(peer: str, port: int, size: int, rate: float) -> dict[str, object]:
 
 
 def take(own: str, port: int, size: int) -> dict[str, object]:
-    """Count until SIGTERM and silence; gives how many came, how many of them changed, repeated or out of order."""
+    """Count until SIGTERM and silence; returns how many packets arrived, and how many were changed, repeated or out of order."""
     stopped = False
 
     def stop(_number: int, _frame: object) -> None:
@@ -92,7 +92,7 @@ def take(own: str, port: int, size: int) -> dict[str, object]:
 
 
 def say(line: str) -> None:
-    """Tell the harness, which reads the standard output."""
+    """Print a line at once: the lab reads the standard output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What a traceroute prints: UDP probes with growing hop limits, and who said that one of them was exceeded (RFC 1393 1)."""
+"""A traceroute: UDP probes with growing hop limits, and which hosts answer that the limit was exceeded (RFC 1393 1)."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ print(json.dumps(seen))
 
 
 def trace(lab: Lab, host: str, target: str, limit: int = 6, seconds: float = 1.0) -> list[str]:
-    """Who answers a probe with 1, 2, ... hops, up to `target` itself; `NOBODY` where none does within `seconds`."""
+    """The hosts that answer probes with 1, 2, ... hops, up to `target`; `NOBODY` if none does within `seconds`."""
     argv = (sys.executable, "-c", PROGRAM, target, str(limit), str(seconds))
     answers: list[str] = json.loads(lab.run(host, *argv).stdout)
     return answers

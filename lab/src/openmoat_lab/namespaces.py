@@ -1,7 +1,7 @@
-"""Raises a topology in network namespaces of its own and takes it down again, whatever happens in between.
+"""Raises a topology in network namespaces and takes it down again, whatever happens in between.
 
-All that belongs to a lab is found by two things: a directory below `STATE`, which says who raised it, and namespaces
-whose names begin with its prefix. A lab whose raiser is gone (also by kill -9) is removed when the next one is raised.
+A lab is found by two things: a directory below `STATE`, which names the process that raised it, and namespaces whose names
+begin with its prefix. A lab whose process has ended (also by kill -9) is removed when the next one is raised.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 STATE = Path("/var/lib/openmoat-lab")
-"""One directory per lab: owner, logs, captures. Not below /run, which peers cover with a file system of their own."""
+"""One directory per lab: owner, logs, captures. Not below /run, over which peers mount a file system of their own."""
 PREFIX = "moatlab"
 NEEDS_ROOT = "the lab makes network namespaces and needs root: run it with sudo"
 NAME = re.compile(r"[a-z0-9]{1,12}")
 HAND_OVER_SECONDS = 1.2
 END_SECONDS = 5.0
-"""Until killed processes must be gone."""
+"""Until killed processes must have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class LabEntry:
     topology: str
     hosts: tuple[str, ...]
     pid: int
-    """Who raised it; 0 where it is kept on purpose, until `moat lab down`."""
+    """The process that raised it; 0 if it is kept until `moat lab down`."""
     is_stale: bool
 
 
@@ -80,11 +80,11 @@ class Capture:
         self._is_stopped = False
 
     def stop(self) -> Path:
-        """End it and give the file. Raises `LabError` where the kernel dropped frames: such a capture proves nothing."""
+        """End it and return the file. Raises `LabError` if the kernel dropped frames: such a capture proves nothing."""
         return stop_captures([self])[0]
 
     def end(self) -> None:
-        """End it now; `stop_captures` has waited for what was on its way."""
+        """End it now; `stop_captures` has waited for frames that were on their way."""
         if self._is_stopped:
             return
         self._process.stop(signal.SIGINT)
@@ -97,9 +97,9 @@ class Capture:
 
 
 def stop_captures(captures: Sequence[Capture]) -> list[Path]:
-    """End several captures at once and give their files; see `Capture.stop`."""
-    # The kernel hands frames over in blocks, and a block that is not full after a second; tcpdump, once it is asked to
-    # end, does not wait for the last one.
+    """End several captures at once and return their files; see `Capture.stop`."""
+    # The kernel hands over full blocks of frames, and after a second one that is not full. tcpdump does not wait for the
+    # last block when it is asked to end.
     time.sleep(HAND_OVER_SECONDS)
     for capture in captures:
         capture.end()
@@ -251,7 +251,7 @@ def _host_script(host: Host) -> str:
         "net/ipv6/conf/default/accept_dad": 0,
         "net/ipv6/conf/all/accept_ra": 0,
         "net/ipv6/conf/default/accept_ra": 0,
-        # A lab sends ICMP errors as often as they are due: tests count them.
+        # A lab sends every ICMP error that is due, since tests count them.
         "net/ipv4/icmp_ratelimit": 0,
         "net/ipv6/icmp/ratelimit": 0,
     }
@@ -297,7 +297,7 @@ def labs() -> tuple[LabEntry, ...]:
 
 
 def remove_stale() -> tuple[str, ...]:
-    """Remove the labs whose raiser is gone; gives their names."""
+    """Remove the labs whose process has ended; returns their names."""
     stale = tuple(entry.name for entry in labs() if entry.is_stale)
     for name in stale:
         remove(name)
@@ -357,7 +357,7 @@ def _entry(directory: Path) -> LabEntry:
 
 
 def _start_time(pid: int) -> int:
-    """When a process began, in ticks since boot: with its pid, this names it. 0 where it is gone."""
+    """When a process started, in ticks since boot, which identifies it together with its pid. 0 if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -367,7 +367,7 @@ def _start_time(pid: int) -> int:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """One raiser at a time looks for stale labs."""
+    """One process at a time looks for stale labs."""
     lock = os.open(STATE.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -378,7 +378,7 @@ def _locked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals that ask for an end wait until the clean-up is done."""
+    """Signals that end the program wait until the clean-up is done."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield

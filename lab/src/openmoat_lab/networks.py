@@ -19,7 +19,7 @@ def homes(*, offloads: bool = True) -> Topology:
     pc-b -- moat-b --+                     |
     pc-c -- moat-c (IPv6 only) ------------+
     ```
-    Inside, every network has IPv4 and IPv6. The ISP routes IPv6 too, so that what leaks has somewhere to go.
+    Inside, every network has IPv4 and IPv6. The ISP routes IPv6 too, so that a leak arrives somewhere.
     """
     hosts = [_isp(), _internet(), *_portal()]
     links = [
@@ -46,8 +46,8 @@ def homes(*, offloads: bool = True) -> Topology:
 
 
 def _isp() -> Host:
-    # Inside networks are reachable in clear from outside, so that a leak arrives instead of dying of a missing route.
-    # The captures look for exactly that.
+    # Inside networks are reachable from outside without a tunnel, so that a leak arrives instead of failing for want of a
+    # route. The captures look for it.
     return Host(
         name="isp",
         forwards=True,
@@ -92,7 +92,7 @@ def two_gateways(*, nat: bool = False, version: int = 4, offloads: bool = True, 
     pc-left -- left -- router -- right -- pc-right
     ```
     Inside, 10.1.0.0/24 and fd00:1::/64 on the left, 10.2.0.0/24 and fd00:2::/64 on the right. Without NAT the router
-    knows the way to the inside of both, so that packets in clear would arrive.
+    has routes to the inside of both, so that cleartext packets would arrive.
     """
     outside = {4: ("192.0.2.{}", 24, "198.51.100.{}"), 6: ("2001:db8:1::{}", 64, "2001:db8:2::{}")}[version]
     left, length, right = outside

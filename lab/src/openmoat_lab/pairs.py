@@ -1,4 +1,4 @@
-"""A moat opposite a strongSwan: one description of what they share, written in the words of both."""
+"""A moat and a strongSwan: one description of what they share, written in the configuration language of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,19 +41,19 @@ class Terms:
     """What both ends agree on. The moat is `left`, and behind the NAT where there is one; strongSwan is `right`."""
 
     auth: str = "psk"
-    """`psk`, `ed25519` (raw public keys), or certificates of one authority: `rsa`, `ecdsa`, or any of `pki.KINDS`."""
+    """`psk`, `ed25519` (raw public keys), or certificates of one CA: `rsa`, `ecdsa`, or any of `pki.KINDS`."""
     ike: str = "aes128gcm16-prfsha256-x25519"
     esp: str = "aes128gcm16-x25519"
     moat_begins: bool = True
     nat: bool = False
     version: int = 4
-    """Of the outside."""
+    """IP version outside the tunnel."""
     moat_net: str = "10.1.0.0/24"
     swan_net: str = "10.2.0.0/24"
     offloads: bool = True
-    """Whether links carry joined packets, larger than any that a real one carries."""
+    """Whether links carry super-packets, larger than any on a real link."""
     chain: int = 0
-    """Authorities between the root and the end entities: makes IKE_AUTH large."""
+    """Intermediate CAs between the root and the end entities; they make IKE_AUTH large."""
 
     def topology(self) -> Topology:
         """The network for it."""
@@ -62,7 +62,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How the two prove themselves, in the words of both."""
+    """How the two authenticate, in the configuration language of each."""
 
     moat_local: Mapping[str, Any]
     moat_peer: Mapping[str, Any]
@@ -74,7 +74,7 @@ class Credentials:
 
 
 def credentials(auth: str, chain: int = 0) -> Credentials:
-    """Fresh keys, and certificates where `auth` wants them."""
+    """New keys, and certificates if `auth` needs them."""
     if auth == "psk":
         return Credentials(
             {}, {}, {"psk": "psk"}, {"psk": PSK}, SwanEnd(identity=SWAN), SwanEnd(identity=MOAT),
@@ -120,7 +120,7 @@ def _raw_keys(kind: str) -> Credentials:
 
 
 def moat_tables(terms: Terms, proof: Credentials, swan_address: str) -> dict[str, Any]:
-    """The connection `swan` as the moat's configuration has it; change it at will before it is written."""
+    """The connection `swan` as the moat's configuration has it; tests may change it before it is written."""
     return {
         "swan": {
             **proof.moat_both,
@@ -189,7 +189,7 @@ class Pair:
         self.swan = StrongSwan(self.lab, "right", [self.record], self.proof.swan_keys)
 
     def start(self) -> None:
-        """Start both, the one that waits first."""
+        """Start both, the responder first."""
         self.prepare()
         if self.terms.moat_begins:
             self.swan.start()
@@ -200,14 +200,14 @@ class Pair:
             self.swan.initiate()
 
     def wait_up(self, seconds: float = UP_SECONDS) -> float:
-        """Wait until a packet goes through; gives the seconds it took."""
+        """Wait until a packet passes; returns the seconds it took."""
         return wait_until("an echo request is answered through the tunnel", self._echoes, seconds)
 
     def _echoes(self) -> bool:
         return reaches(self.lab, PC_MOAT.host, PC_SWAN.address)
 
     def ping(self, count: int = 5) -> tuple[RoundTrip, RoundTrip]:
-        """Echo requests from either PC to the other. Raises `LabError` where one is lost."""
+        """Echo requests from either PC to the other. Raises `LabError` if one is lost."""
         trips = (
             ping(self.lab, PC_MOAT.host, PC_SWAN.address, count=count),
             ping(self.lab, PC_SWAN.host, PC_MOAT.address, count=count),
@@ -225,7 +225,7 @@ class Pair:
         )
 
     def story(self) -> str:
-        """The ends of both logs, to be read where something went wrong."""
+        """The ends of both logs, for messages about failures."""
         texts = []
         for name in ("moat", "swan"):
             end = getattr(self, name, None)

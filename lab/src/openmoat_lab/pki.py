@@ -1,4 +1,4 @@
-"""Keys and certificates for peers of the lab: authorities, chains, raw keys. All of it PEM; nothing is kept."""
+"""Keys and certificates for peers of the lab: CAs, chains, raw keys. All of it is PEM; nothing is stored."""
 
 import datetime as dt
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Key:
 
     @classmethod
     def make(cls, kind: str = "ecdsa256") -> Self:
-        """A fresh one; `kind` is one of `KINDS`."""
+        """A new one; `kind` is one of `KINDS`."""
         return cls(KINDS[kind]())
 
     @property
@@ -61,7 +61,7 @@ class Holder:
 
     @property
     def intermediate_pems(self) -> tuple[bytes, ...]:
-        """The authorities between it and the root."""
+        """The intermediate CAs between it and the root."""
         return tuple(one.public_bytes(Encoding.PEM) for one in self.intermediates)
 
     @property
@@ -77,7 +77,7 @@ class Authority:
     key: Key
     certificate: x509.Certificate
     above: tuple[x509.Certificate, ...] = ()
-    """Authorities between this one and the root, this one first where it is no root itself."""
+    """CAs between this one and the root; this one comes first unless it is the root."""
 
     @classmethod
     def root(cls, name: str, kind: str = "ecdsa256") -> Self:
@@ -91,13 +91,13 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     def below(self, name: str, kind: str = "ecdsa256") -> "Authority":
-        """An authority that this one has signed."""
+        """A CA whose certificate this one has signed."""
         key = Key.make(kind)
         certificate = _issue(name, key, _common_name(self.certificate), self.key, is_authority=True)
         return Authority(key, certificate, (certificate, *self.above))
 
     def certify(self, name: str, kind: str = "ecdsa256") -> Holder:
-        """An end entity whose subject alternative name is the DNS name `name`, good from an hour ago on."""
+        """An end entity whose subject alternative name is the DNS name `name`, valid from an hour ago."""
         key = Key.make(kind)
         certificate = _issue(name, key, _common_name(self.certificate), self.key, is_authority=False)
         return Holder(key, certificate, self.above)

@@ -1,4 +1,4 @@
-"""Processes inside a network namespace: run to the end, or kept in the background with their output in a file."""
+"""Processes: run to the end, or kept in the background with their output in a file."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from pathlib import Path
 __all__ = ["CommandFailed", "LabError", "Process", "end_in_order", "run", "wait_until"]
 
 STOP_SECONDS = 5.0
-"""What a process gets to end by itself before it is killed."""
+"""Seconds that a process has to end by itself before it is killed."""
 POLL_SECONDS = 0.02
 
 
 class LabError(Exception):
-    """The lab could not do what it was told; the text says which command and what it answered."""
+    """The lab could not do something; the text has the command and its output."""
 
 
 class CommandFailed(LabError):
@@ -40,7 +40,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and keep its output; `text` goes to its standard input.
 
-    Raises `CommandFailed` with all it said where it takes longer than `seconds`, or fails and `check` is set.
+    Raises `CommandFailed` with its output if it takes longer than `seconds`, or fails and `check` is set.
     """
     try:
         done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds, check=False)
@@ -59,7 +59,7 @@ def _said(*outputs: str | bytes | None) -> str:
 
 
 class Process:
-    """A background process. Its output is in `log`; it is ended by `stop`, by its own pid and nobody else's."""
+    """A background process. Its output is in `log`; `stop` ends it, by its own pid."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Process:
         self.argv = tuple(argv)
         self.log = log
         with log.open("ab") as out:
-            # A session of its own: Ctrl-C at the terminal is for us, and we end the others in order.
+            # A session of its own: Ctrl-C at the terminal reaches only this program, which ends the others in order.
             self._popen = subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
@@ -94,11 +94,11 @@ class Process:
         return self._popen.poll()
 
     def output(self) -> str:
-        """All it has said so far."""
+        """Its output so far."""
         return self.log.read_text(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, where it still runs."""
+        """Send a signal, if it still runs."""
         if self._popen.poll() is None:
             self._popen.send_signal(number)
 
@@ -110,7 +110,7 @@ class Process:
             raise CommandFailed(f"{' '.join(self.argv)}: no end after {seconds:g} s") from late
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
-        """Ask it to end, kill it where it does not, and give the exit code."""
+        """Ask it to end, kill it if it does not, and return the exit code."""
         self.send(number)
         try:
             return self._popen.wait(seconds)
@@ -123,7 +123,7 @@ class Process:
         return self._popen.wait()
 
     def wait_for_output(self, words: str, seconds: float = 10.0) -> None:
-        """Wait until it has said `words`; raises `LabError` with its whole output where it ends or stays silent."""
+        """Wait until its output contains `words`; raises `LabError` with the output if it ends or takes too long."""
         deadline = time.monotonic() + seconds
         while words not in self.output():
             if self.exit_code is not None or time.monotonic() > deadline:
@@ -133,7 +133,7 @@ class Process:
 
 
 def wait_until(what: str, holds: Callable[[], object], seconds: float = 10.0, poll: float = 0.05) -> float:
-    """Wait until the function `holds` gives something true; gives the seconds it took, or raises `LabError`."""
+    """Wait until `holds()` is true; returns the seconds it took, or raises `LabError`."""
     start = time.monotonic()
     while not holds():
         if time.monotonic() - start > seconds:

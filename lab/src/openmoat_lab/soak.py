@@ -1,4 +1,4 @@
-"""`make soak`: a flood of numbered packets through two moats that rekey every few seconds, with every packet accounted for.
+"""`make soak`: a flood of numbered packets through two moats that rekey every few seconds; each packet is accounted for.
 
 Packets sent less packets received is the sum of the named counters of both kernels' stacks and both engines, exactly; and
 the daemons' memory does not grow. The links carry each packet by itself (no super-packets), since a kernel counts a lost
@@ -28,7 +28,7 @@ __all__ = ["Account", "main", "soak"]
 
 SECONDS = 600.0
 SIZE = 1100
-"""Octets of UDP payload: fits the smallest outer packets, with which a tunnel begins, so that one packet stays one."""
+"""Octets of UDP payload: fits the smallest outer packets, with which a tunnel starts, so that no packet is divided."""
 CHILD_REKEY_SECONDS = 4.0
 IKE_REKEY_SECONDS = 25.0
 LOOK_SECONDS = 2.0
@@ -71,7 +71,7 @@ class Account:
 
     @property
     def unexplained(self) -> int:
-        """Packets that are missing and counted nowhere; less than 0: counted, and not missing."""
+        """Packets that are missing and not counted as dropped; if negative, packets that are counted and not missing."""
         return self.sent - self.received - self.drops.total()
 
     def growth(self, host: str) -> int:
@@ -81,7 +81,7 @@ class Account:
         return round(statistics.median(looks[-part:]) - statistics.median(looks[part : 2 * part]))
 
     def faults(self) -> list[str]:
-        """What is not as it must be."""
+        """What is wrong, in words."""
         least = int(self.seconds / (2 * CHILD_REKEY_SECONDS))
         found = {
             f"{self.unexplained} packets are missing and counted nowhere": self.unexplained != 0,
@@ -98,7 +98,7 @@ class Account:
 
 
 def soak(seconds: float, rate: float = 0.0, *, encapsulates: bool = True) -> Account:
-    """Raise two moats, flood them both ways for so long, `rate` packets a second and way, and account for all."""
+    """Raise two moats, flood them both ways for `seconds` with `rate` packets per second each way, and account for all."""
     with Lab(two_gateways(offloads=False)) as lab:
         moats = [_moat(lab, row, peer, encapsulates) for row, peer in (ENDS, ENDS[::-1])]
         for moat in moats:
@@ -150,7 +150,7 @@ def _moat(lab: Lab, row: tuple[str, str, str, str], peer: tuple[str, str, str, s
 
 
 def _watch(account: Account, moats: Sequence[Moatd], seconds: float) -> None:
-    """Look at memory and SAs until the time is over."""
+    """Watch memory and SAs until the time is over."""
     seen = moats[0].spis("soak")[1]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -196,14 +196,14 @@ def _stack(lab: Lab, host: str) -> Counter[str]:
         numbers = dict(zip(words.split(), values.partition(": ")[2].split(), strict=True))
         for name in STACK_COUNTERS.get(part, ()):
             found[f"{part}{name}"] += int(numbers.get(name, 0))
-    # Sockets of protocol 50 have their drops here and nowhere else.
+    # Drops of sockets of protocol 50 are only here.
     for line in lab.run(host, "cat", "/proc/net/raw").stdout.splitlines()[1:]:
         found["raw sockets"] += int(line.split()[-1])
     return found
 
 
 def main() -> int:
-    """Soak, tell all, and fail where anything is not as it must be."""
+    """Run the soak test and print the account; exit code 1 if anything is wrong."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rate", type=float, default=0.0, help="packets a second each way; 0: as fast as they go")

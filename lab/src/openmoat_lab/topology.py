@@ -9,7 +9,7 @@ __all__ = ["DEFAULT_MTU", "MAX_HOST_NAME", "MAX_INTERFACE_NAME", "End", "Host", 
 
 DEFAULT_MTU = 1500
 MAX_INTERFACE_NAME = 15
-"""Octets the kernel has for the name of an interface (IFNAMSIZ less its zero)."""
+"""Octets of an interface's name at most (IFNAMSIZ without its zero)."""
 MAX_HOST_NAME = 24
 """Keeps the names of namespaces readable in the output of `ip netns`."""
 
@@ -36,11 +36,11 @@ class Host:
     name: str
     routes: tuple[Route, ...] = ()
     forwards: bool = False
-    """Whether it passes on packets that are not for it, IPv4 and IPv6."""
+    """Whether it forwards packets, IPv4 and IPv6."""
     masquerades: tuple[str, ...] = ()
-    """Interfaces behind whose IPv4 address everything that leaves there is hidden (NAT with port translation)."""
+    """Interfaces that masquerade: what leaves there gets their IPv4 address (NAT with port translation)."""
     drops: tuple[str, ...] = ()
-    """What its firewall drops of the packets it passes on, in the words of nft: `icmp type destination-unreachable`."""
+    """Forwarded packets that its firewall drops, as nft matches them: `icmp type destination-unreachable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Hosts and the links between them; always sound: every name is found, no name is used twice."""
+    """Hosts and the links between them; always valid: every name is known, no name is used twice."""
 
     name: str
     hosts: tuple[Host, ...]

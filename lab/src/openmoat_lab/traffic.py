@@ -39,7 +39,7 @@ LOSS = re.compile(r"(\d+) packets transmitted, (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A host of the lab and the address it is to be reached at."""
+    """A host of the lab and the address at which it is reached."""
 
     host: str
     address: str
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What one end of a numbered stream got of what the other sent."""
+    """What one end of a numbered stream received from the other."""
 
     expected: int
     received: int
@@ -75,12 +75,12 @@ class NumberedStream:
             end.wait_for_output("numbered: met", endpoints.MEET_SECONDS + 5)
 
     def end(self) -> None:
-        """End it without an account; where it has ended, nothing happens."""
+        """End it without an account; nothing happens if it has ended."""
         for end in self._ends:
             end.kill()
 
     def stop(self) -> tuple[Received, Received]:
-        """End it; gives what `a` and what `b` received."""
+        """End it; returns what `a` and what `b` received."""
         for end in self._ends:
             end.send(signal.SIGTERM)
         a, b = (_received(_answer(end)) for end in self._ends)
@@ -111,17 +111,17 @@ class RoundTrip:
 
     @property
     def median(self) -> float:
-        """0 where none was answered."""
+        """0 if none was answered."""
         return statistics.median(self.times) if self.times else 0.0
 
     def percentile(self, share: float) -> float:
-        """The least time that `share` percent of the answers needed at most (nearest rank); 0 where there was none."""
+        """The time within which `share` percent of the answers came (nearest rank); 0 if none came."""
         return self.times[max(math.ceil(len(self.times) * share / 100) - 1, 0)] if self.times else 0.0
 
 
 @contextmanager
 def numbered(lab: Lab, a: Place, b: Place, rate: float = 500, port: int = NUMBERED_PORT) -> Iterator[NumberedStream]:
-    """A numbered stream that ends with the block at the latest."""
+    """A numbered stream that ends when the block is left, if not before."""
     stream = NumberedStream(lab, a, b, rate, port)
     try:
         yield stream
@@ -132,7 +132,7 @@ def numbered(lab: Lab, a: Place, b: Place, rate: float = 500, port: int = NUMBER
 def transfer(
     lab: Lab, source: Place, target: Place, octets: int = 10_000_000, *, port: int = TRANSFER_PORT, seconds: float = 60
 ) -> Transfer:
-    """Send octets with path MTU discovery on (DF set); raises `LabError` where they do not arrive as they were sent."""
+    """Send octets with path MTU discovery on (DF set); raises `LabError` if they do not arrive as they were sent."""
     receiver = lab.spawn(
         target.host, *PROGRAM, "receive", target.address, str(port), name=f"receive-{port}-{source.host}"
     )
@@ -161,7 +161,7 @@ def ping(
     size: int = 56,
     patience: float = 2,
 ) -> RoundTrip:
-    """Echo requests that carry the marker. Losing some is no error: the caller compares `sent` and `received`.
+    """Echo requests that carry the marker. Loss is no error: the caller compares `sent` and `received`.
 
     `patience` is how many seconds the last answer may take.
     """
@@ -176,7 +176,7 @@ def ping(
 
 
 def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[str, Any]:
-    """Send packets of `size` octets with DF; gives `answers` (`echoed whole`, or the error) and the `path_mtu` learned."""
+    """Send packets of `size` octets with DF; returns `answers` (`echoed whole`, or the error) and the `path_mtu` that was learned."""
     server = lab.spawn(target.host, *PROGRAM, "echo", target.address, str(PROBE_PORT), name=f"echo-{source.host}")
     try:
         server.wait_for_output("echo: listening")
@@ -189,7 +189,7 @@ def probe(lab: Lab, source: Place, target: Place, size: int = 1500) -> Mapping[s
 
 @contextmanager
 def shouting(lab: Lab, source: Place, target: Place, rate: float = 25) -> Iterator[Process]:
-    """Packets with the marker from one place to another for as long as the block lasts, whatever becomes of them."""
+    """Sends packets with the marker from one place to another while the block runs, whether they arrive or not."""
     process = lab.spawn(
         source.host, *PROGRAM, "shout", source.address, target.address, str(SHOUT_PORT), str(rate),
         name=f"shout-{source.address.replace(':', '.')}-{target.host}",
@@ -203,7 +203,7 @@ def shouting(lab: Lab, source: Place, target: Place, rate: float = 25) -> Iterat
 
 
 def reaches(lab: Lab, host: str, target: str) -> bool:
-    """Whether one echo request is answered soon: to be asked again and again."""
+    """Whether one echo request is answered soon; callers ask again until it is."""
     return ping(lab, host, target, count=1, patience=0.5).received == 1
 
 

@@ -1,1 +1,1 @@
-"""Measurements in the lab, always beside somebody else's, in the same run on the same machine."""
+"""Measurements in the lab, always of ours and others in the same run on the same machine."""

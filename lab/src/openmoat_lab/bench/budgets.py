@@ -22,7 +22,7 @@ Medians = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A work where more is better, and ours is to be so many times the best peer."""
+    """A work where more is better, and the goal: how many times the best peer's figure ours should be."""
 
     what: str
     goal: float
@@ -33,7 +33,7 @@ RATES = (Rate(GATEWAY_STREAM.title, TCP_GOAL), Rate(udp_title(64), UDP_GOAL), Ra
 
 
 def budgets(results: Sequence[Result], links: str) -> Iterator[Row]:
-    """The ratios of one kind of links; what could not be compared is missing."""
+    """The ratios over one kind of links. What could not be compared becomes `Missing`."""
     works: dict[str, dict[str, float]] = {}
     for row in results:
         works.setdefault(row.work, {})[row.subject] = row.median

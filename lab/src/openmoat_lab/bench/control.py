@@ -2,7 +2,7 @@
 
 Each subject is started anew for each of its turns, pinned to the first core, and meets the same initiators on the last
 one; turns alternate (ABAB). CPU is that of all threads of the responder. The initiators' own CPU is part of the result:
-where they had some to spare, it was the responder that set the pace.
+where they had some left, the responder set the pace.
 """
 
 import json
@@ -55,7 +55,7 @@ STORM_SECONDS = 10.0
 TURN_SECONDS = 0.020
 """CPU time that one turn of the event loop may take (as in `daemon.turns`)."""
 CPU_LEFT = 0.95
-"""Part of a core from which on the initiators are taken to have set the pace themselves."""
+"""Share of a core from which on the initiators, not the responder, are assumed to have set the pace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Options:
     handshakes: tuple[int, ...] = (500, 2_000)
     """Of one turn, for each number of SAs that is compared."""
     window: int = 48
-    """Handshakes that are under way at a time."""
+    """Handshakes in progress at a time."""
     authentications: tuple[str, ...] = tuple(AUTHENTICATIONS)
     patience: float = 120.0
 
@@ -83,12 +83,12 @@ class Turn:
 
     @property
     def per_cpu_second(self) -> float:
-        """Handshakes for a second of the responder's CPU time."""
+        """Handshakes per second of the responder's CPU time."""
         return self.account.established / max(self.cpu_seconds, TICK)
 
     @property
     def per_second(self) -> float:
-        """Handshakes in a second by the wall clock."""
+        """Handshakes per second of wall-clock time."""
         return self.account.established / self.account.seconds
 
     @property
@@ -110,7 +110,7 @@ class Responder(Protocol):
         ...
 
     def kill(self) -> None:
-        """End it at once: nobody waits for Deletes."""
+        """End it at once, without Deletes."""
         ...
 
 
@@ -143,15 +143,15 @@ class Site:
         return cls(authentication, root, root.certify(IDENTITY))
 
     def proof(self) -> tuple[str, str]:
-        """How an initiator proves itself: `Plan.psk` and `Plan.authority`."""
+        """How an initiator authenticates itself: `Plan.psk` and `Plan.authority`."""
         if self.authentication == "psk":
             return PSK, ""
         return "", (self.root.key.private_pem + self.root.certificate_pem).decode()
 
 
 def moatd(lab: Lab, site: Site, settings: Mapping[str, Any]) -> Responder:
-    """Our daemon with one template; nothing of what bounds strangers is switched off but by `settings`."""
-    # Initiators of a benchmark have no life after the handshake: nobody would answer whether large packets arrive.
+    """Our daemon with one template. Limits on unknown peers are as they are by default, unless `settings` change them."""
+    # Initiators of a benchmark fall silent after the handshake, so no probe of the path MTU would be answered.
     child = {"local": [LOCAL], "remote": [REMOTE], "proposals": [SUITE], "path-mtu": DEFAULT_MTU}
     own: dict[str, Any] = {"identity": IDENTITY}
     peer: dict[str, Any] = {"identity": EVERYBODY}
@@ -221,7 +221,7 @@ def raised(name: str, site: Site, settings: Mapping[str, Any] | None = None) -> 
 
 
 def meet(lab: Lab, responder: Responder, plan: Plan) -> Turn:
-    """Let initiators come, on the last core, and measure what they cost the responder."""
+    """Run the initiators on the last core, and measure what they cost the responder."""
     core = max(os.sched_getaffinity(0))
     before, octets = cpu_seconds(responder.pid), proportional_octets(responder.pid)
     done = lab.run(
@@ -257,7 +257,7 @@ def control_rows(options: Options, say: Callable[[str], None] = lambda text: Non
 
 
 def storm_rows(site: Site, count: int = STORM) -> Iterator[Row]:
-    """All initiators at once, against our daemon with the bounds on strangers as they are by default."""
+    """All initiators at once, against our daemon with the default limits on unknown peers."""
     work = f"storm of {count} initiators, PSK"
     with raised(OURS, site) as (lab, responder):
         turn = meet(lab, responder, plan_of(site, count, count, 60.0))
@@ -287,7 +287,7 @@ def plan_of(site: Site, count: int, window: int, patience: float) -> Plan:
 
 
 def _turn(name: str, site: Site, count: int, options: Options) -> Turn:
-    # What bounds strangers is off on both sides: here it is the handshakes that are measured.
+    # Both sides have no limits on unknown peers here: only handshakes are measured.
     settings = {"cookie-threshold": 1 << 20, "max-half-open": 1 << 20} if name == OURS else {}
     with raised(name, site, settings) as (lab, responder):
         turn = meet(lab, responder, plan_of(site, count, options.window, options.patience))

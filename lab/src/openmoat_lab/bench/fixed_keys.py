@@ -1,11 +1,12 @@
-"""One engine with keys everybody knows, run on a host of the lab: a tunnel without IKE, for what IKE cannot show.
+"""One engine with fixed, public keys, run on a host of the lab: a tunnel without IKE, to measure what IKE would hide.
 
     python -m openmoat_lab.bench.fixed_keys NUMBER COUNT sealed|unsealed plain|virtual|virtual-64k OWN_FILE PEER_FILE
 
-Gateway NUMBER (1 or 2) of `two_gateways` installs COUNT pairs of SAs, each with a policy of its own. The last one carries
-the networks behind both gateways, so that a lookup that goes through all of them would show; the others carry addresses of
-100.64.0.0/10. What is virtual is AGGFRAG; with 64k TCP of the gateways is not kept at the size of the path. It writes the SPIs it reserved to one file, takes the peer's from the other, says `up`, and stays until
-SIGTERM. The keys are no secret: nothing real must ever go through this.
+Gateway NUMBER (1 or 2) of `two_gateways` installs COUNT pairs of SAs, each with a policy of its own. The last pair
+carries the networks behind both gateways, so that a lookup that walks all policies would be visible; the others carry
+addresses of 100.64.0.0/10. `virtual` is AGGFRAG; with `virtual-64k`, TCP of the gateways themselves may send packets larger
+than the path. The program writes the SPIs it reserved to OWN_FILE, reads the peer's from PEER_FILE, prints `up`, and runs
+until SIGTERM. The keys are no secret: no real traffic may ever use this.
 """
 
 import json
@@ -38,7 +39,7 @@ INSIDE = {1: "10.1.0.0/24", 2: "10.2.0.0/24"}
 GATEWAY = {1: "10.1.0.1", 2: "10.2.0.1"}
 OTHERS = "100.64.0.0/10"
 OTHERS_STEP = 16
-"""Where the remote networks of all pairs but the last are, so many addresses each."""
+"""The remote networks of all pairs but the last lie here, with this many addresses each."""
 PLAIN = "plain"
 VIRTUAL = "virtual"
 VIRTUAL_64K = "virtual-64k"
@@ -48,7 +49,7 @@ PEER_SECONDS = 60.0
 
 
 def main(words: Sequence[str]) -> None:
-    """Install, say so, and wait for the end."""
+    """Install the pairs, print `up`, and wait for SIGTERM."""
     number, count, sealing, sizes, own_file, peer_file = words
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     backend = _open(is_sealed=sealing == "sealed")
@@ -120,7 +121,7 @@ def _selectors(number: int, place: int, count: int) -> tuple[Selectors, Selector
         return parse_selectors([INSIDE[number]]), parse_selectors([INSIDE[3 - number]])
     first = int(ip_address(OTHERS.partition("/")[0])) + OTHERS_STEP * place
     away = parse_selectors([f"{ip_address(first)}/28"])
-    # The second gateway has them behind it, the first one's network is the other end.
+    # They are behind the second gateway; the other end is the first gateway's network.
     near = parse_selectors([INSIDE[1]])
     return (near, away) if number == 1 else (away, near)
 
@@ -137,7 +138,7 @@ def _route(number: int, plan: MtuPlan, *, bounds_tcp: bool) -> None:
     if sizes.mtu < MAX_PACKET:
         words += ["mtu", str(sizes.mtu)]
     run(["ip", "route", "add", INSIDE[3 - number], *words])
-    # Whoever is meant in these networks: the second gateway itself is there.
+    # The second gateway itself answers for all addresses of these networks.
     run(["ip", "route", "add", *((OTHERS, *words) if number == 1 else ("local", OTHERS, "dev", "lo"))])
 
 

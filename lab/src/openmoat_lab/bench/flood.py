@@ -1,12 +1,12 @@
 """The sender and the sink of UDP measurements, run on hosts of the lab as `python flood.py ROLE ...`.
 
     send SOURCE TARGET PORT OCTETS RATE SECONDS TOGETHER TARGETS STEP
-                         datagrams of OCTETS of payload at RATE a second by `sendmmsg`, so many TOGETHER as one super-packet,
-                         in turn to TARGETS addresses that begin with TARGET and lie STEP apart
-    sink ADDRESS PORT    takes datagrams until SIGTERM without ever reading one
+                         datagrams of OCTETS of payload at RATE a second by `sendmmsg`, TOGETHER of them as one super-packet,
+                         in turn to TARGETS addresses, the first of which is TARGET, each STEP after the one before
+    sink ADDRESS PORT    counts datagrams until SIGTERM without reading one
 
-The sink's socket has a filter that drops everything: the kernel counts each datagram after its checksum, at no cost of
-ours, and whoever wants to know reads `/proc/PID/net/udp`. Uses the standard library only.
+The sink's socket has a filter that drops everything: the kernel counts each datagram after its checksum, at no
+cost to us, and the count is in `/proc/PID/net/udp`. Uses the standard library only.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 __all__ = ["BATCH", "MAX_TOGETHER", "main", "sockaddr", "transmitter"]
 
 BATCH = 64
-"""Datagrams a system call at most: what a burst is when the sender is late."""
+"""Datagrams per system call at most: the size of a burst when the sender is late."""
 MAX_TOGETHER = 64_000
 """Octets of a super-packet at most."""
 NAP_SECONDS = 0.0001
 UDP_SEGMENT = 103
 PATIENCE = 2
-"""How many times the seconds it was given a sender that is late may take."""
+"""A sender that is late may take this many times the seconds it was given."""
 SOCKADDR = struct.Struct("H2s4s8x")
 SO_ATTACH_FILTER = 26
 RETURN_NOTHING = struct.pack("HBBI", 6, 0, 0, 0)
@@ -70,7 +70,7 @@ def send(source: str, targets: Sequence[bytes], octets: int, rate: float, second
     transmit = transmitter(sock, octets * together, targets)
     sent = refused = 0
     start = now = time.monotonic()
-    # The number is set before, so that a machine that is late is asked for as much as one that is not.
+    # The number is fixed beforehand, so that a slow machine is asked for as many as a fast one.
     wanted = max(1, int(rate * seconds / together))
     while sent + refused < wanted and now - start < PATIENCE * seconds:
         due = min(BATCH // together, wanted - sent - refused, int((now - start) * rate / together) - sent - refused)
@@ -84,11 +84,11 @@ def send(source: str, targets: Sequence[bytes], octets: int, rate: float, second
 
 
 def transmitter(sock: socket.socket, octets: int, targets: Sequence[bytes]) -> Callable[[int], int]:
-    """What sends so many packets of one content, to one target after the other, and says how many the kernel took."""
+    """A function that sends a number of packets of the same content, in turn to the targets, and returns how many the kernel took."""
     libc = ctypes.CDLL(None)
     kept = [ctypes.create_string_buffer(os.urandom(octets), octets), *map(ctypes.create_string_buffer, targets)]
     vector = IoVector(ctypes.addressof(kept[0]), octets)
-    # One round through all targets, and as many more as a batch may need that begins at the last of them.
+    # All targets once, and enough of them again for a batch that begins at the last one.
     count = len(targets)
     messages = (Message * (count + BATCH))(
         *(
@@ -100,7 +100,7 @@ def transmitter(sock: socket.socket, octets: int, targets: Sequence[bytes]) -> C
 
     def transmit(due: int) -> int:
         nonlocal place
-        # `kept` is named, so that it lives as long as this function does.
+        # A reference from this function keeps `kept` alive.
         taken = libc.sendmmsg(descriptor, ctypes.byref(messages, place * ctypes.sizeof(Message)), due, 0) if kept else 0
         place = (place + max(taken, 0)) % count
         return max(int(taken), 0)
@@ -114,7 +114,7 @@ def sockaddr(address: int, port: int) -> bytes:
 
 
 def sink(address: str, port: int) -> None:
-    """Be there until SIGTERM; `drops` of the socket is how many datagrams arrived."""
+    """Wait for SIGTERM; the kernel counts each datagram that arrives in `drops` of the socket."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     program = ctypes.create_string_buffer(RETURN_NOTHING, len(RETURN_NOTHING))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(program)))

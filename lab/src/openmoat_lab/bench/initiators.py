@@ -1,8 +1,8 @@
 """Many IKEv2 initiators in one process: a load generator, run as `python -m openmoat_lab.bench.initiators` with a plan.
 
-It speaks RFC 7296 with one suite and shares no code with the daemon it measures: messages are put together from octets
-that were made once. Whatever can be is made beforehand (one X25519 key for all, certificates, constant payloads); what
-depends on the responder is done honestly: shared secret, keys, AUTH, sealing, opening, and checking what comes back.
+It speaks RFC 7296 with one suite and shares no code with the daemon it measures: it assembles messages from octets that
+are made once. All that can be is made beforehand (one X25519 key for all, certificates, constant payloads); what depends on
+the responder is computed for each handshake: shared secret, keys, AUTH, encryption, decryption, and checks of the responses.
 The plan is one JSON object on standard input, the account one on standard output.
 """
 
@@ -32,11 +32,11 @@ __all__ = ["Account", "Plan", "main", "run"]
 
 PORT = 4500
 NON_ESP = bytes(4)
-"""Marker before every IKE message at port 4500 (RFC 3948 2.2): no change of port is ever needed."""
+"""Marker before every IKE message at port 4500 (RFC 3948 2.2), which is used from the start."""
 SILENCE = 1.0
-"""Seconds without any answer after which everything that is outstanding is sent again."""
+"""Seconds without any response after which all outstanding requests are sent again."""
 CHECK_EVERY = 64
-"""Of signatures of the responder every so many is checked; of MACs every one."""
+"""One of this many signatures of the responder is verified; of MACs each one."""
 MAX_DATAGRAM = 65_535
 RECEIVE_BUFFER = 8 << 20
 IP_PKTINFO = 8
@@ -71,12 +71,12 @@ ESP_PROPOSAL = (bytes.fromhex("0000002001030402"), bytes.fromhex("0300000c010000
 
 
 class Refused(Exception):
-    """The responder does not want this IKE SA, or does not prove who it is."""
+    """The responder refuses this IKE SA, or its authentication fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do: `count` handshakes, of which `window` are under way at a time."""
+    """What to do: `count` handshakes, of which `window` are in progress at a time."""
 
     responder: str
     count: int
@@ -84,7 +84,7 @@ class Plan:
     first: int = 0
     """Number of the first initiator: identity, inner address and source address follow from it."""
     sources: str = "0.0.0.0"
-    """First of the source addresses, one per initiator; the unspecified one leaves all to the kernel's choice."""
+    """First of the source addresses, one per initiator; with the unspecified address the kernel chooses all."""
     identity: str = "n{}.homes.example"
     remote: str = "portal.example"
     inside: str = "10.0.0.0"
@@ -93,9 +93,9 @@ class Plan:
     """Inner addresses behind the responder, first and last."""
     psk: str = ""
     authority: str = ""
-    """PEM of private key and certificate of an authority, with which each initiator gets a certificate; or empty."""
+    """PEM of the private key and certificate of a CA, which issues a certificate to each initiator; or empty."""
     patience: float = 60.0
-    """Seconds after which what is not up will never be."""
+    """Seconds after which the run ends, whether all are up or not."""
 
 
 @dataclass(slots=True)
@@ -109,11 +109,11 @@ class Account:
     seconds: float = 0.0
     """From the first request to the last answer."""
     cpu_seconds: float = 0.0
-    """Of this process meanwhile: less than `seconds`, or it was itself the bottleneck."""
+    """CPU time of this process. If it is near `seconds`, this process was the bottleneck."""
     longest: float = 0.0
     """Seconds of the slowest handshake."""
     faults: list[str] = field(default_factory=list)
-    """What the first refusals said."""
+    """Texts of the first refusals."""
 
 
 def payload(following: int, body: bytes) -> bytes:
@@ -150,7 +150,7 @@ def refuse_errors(chain: list[tuple[int, bytes]]) -> None:
 
 
 class Credentials:
-    """What all initiators prove themselves with: a shared secret, or one key and a certificate each."""
+    """What the initiators authenticate with: a pre-shared key, or one private key and a certificate each."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -162,7 +162,7 @@ class Credentials:
         if plan.authority:
             pem = plan.authority.encode()
             issuer, signer = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, None)
-            # CERTREQ names an authority by a hash of its SubjectPublicKeyInfo (RFC 7296 3.7).
+            # CERTREQ names a CA by a hash of its SubjectPublicKeyInfo (RFC 7296 3.7).
             spki = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             self._request = b"\x04" + sha1(spki, usedforsecurity=False).digest()
             self._certificates = [self._certify(n, issuer, signer) for n in range(plan.count)]
@@ -187,7 +187,7 @@ class Credentials:
         return CERT if self._certificates else ID_R
 
     def check(self, chain: dict[int, bytes], signed: bytes) -> None:
-        """Raise `Refused` unless AUTH of the responder fits; of its signatures one in `CHECK_EVERY` is looked at."""
+        """Raise `Refused` unless the responder's AUTH is right; of signatures one in `CHECK_EVERY` is verified."""
         proof = chain.get(AUTH, b"")
         if not self._certificates:
             if not hmac.compare_digest(proof[4:], hmac.digest(self._padded, signed, "sha256")):
@@ -253,7 +253,7 @@ class Handshake:
         self.datagram = NON_ESP + self._request
 
     def take(self, load: "Load", message: bytes) -> bool:
-        """Handle a response; True where the Child SA is up, else `datagram` is to be sent, if it has changed."""
+        """Handle a response. True when the Child SA is up; otherwise send `datagram`, if it has changed."""
         _, responder, kind, _, exchange, _, number, _ = HEADER.unpack_from(message)
         if exchange == SA_INIT and self._opener is None:
             self._take_init(load, message, payloads(message[28:], kind), responder)
@@ -348,7 +348,7 @@ class Load:
         return (self._inside + number).to_bytes(4, "big")
 
     def run(self) -> Account:
-        """Keep the window full until all are up, or patience is at its end."""
+        """Keep the window full until all are up, or `patience` is over."""
         account, began, cpu = self.account, time.monotonic(), time.process_time()
         end = began + self.plan.patience
         last_progress = began
@@ -377,15 +377,15 @@ class Load:
             if not self._sources:
                 self._socket.send(handshake.datagram)
                 return
-            # struct in_pktinfo: interface, the source that is wanted, and a destination that is ignored.
+            # struct in_pktinfo: interface, the wanted source, and a destination that is ignored.
             wanted = pack("=i4s4s", 0, handshake.source, bytes(4))
             ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, wanted)]
             self._socket.sendmsg([handshake.datagram], ancillary, 0, (self.plan.responder, PORT))
         except BlockingIOError:
-            pass  # the repetition makes up for it
+            pass  # the retransmission makes up for it
 
     def _receive(self) -> bool:
-        """Handle all that has come; says whether it brought a handshake forward."""
+        """Handle all datagrams that have arrived; True if any of them advanced a handshake."""
         progress = False
         while True:
             try:

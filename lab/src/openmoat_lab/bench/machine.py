@@ -1,4 +1,4 @@
-"""What a reader needs to know of the machine, to believe figures or to repeat them."""
+"""Facts about the machine that a reader needs to judge or repeat the figures."""
 
 import os
 import platform

@@ -49,19 +49,19 @@ P99 = "p99"
 IDLE = "round trip, idle"
 LOADED = "round trip, beside one TCP flow"
 LARGEST = 65_507
-"""Octets of the largest UDP datagram over IPv4."""
+"""Octets of payload in the largest UDP datagram over IPv4."""
 BEHIND = f"round trip, among UDP of {LARGEST} octets"
 BEHIND_RATE = 500
-"""Of those datagrams a second: some 260 Mbit/s, so that no queue grows."""
+"""Rate of those datagrams per second: some 260 Mbit/s, so that no queue grows."""
 PING_INTERVAL = 0.002
 IDLE_PINGS, LOADED_PINGS = 300, 500
 MAX_LOSS = 0.001
-"""Of UDP datagrams, at the rate that is called carried."""
+"""Loss of UDP datagrams up to which a rate counts as carried."""
 TRIAL_SECONDS = 0.4
 OVERLOAD_RATE = 5e6
-"""Datagrams a second; more than any sender here can send."""
+"""Datagrams per second; more than any sender here can send."""
 TRIALS, CLOSE_ENOUGH, STEP_DOWN = 9, 1.05, 0.7
-"""Of the search: rates it tries at most, how near its bounds come, and the step down while nothing is carried."""
+"""Of the search: how many rates it tries at most, how close its bounds get, and the step down while no rate is carried."""
 DRAIN_SECONDS = 0.03
 SPREAD_OCTETS = 64
 SPREAD = f"UDP, {SPREAD_OCTETS} octets, spread over all SAs"
@@ -75,7 +75,7 @@ class Raised:
     version: str
     lab: Lab
     pids: tuple[int, ...]
-    """Processes whose threads do its work."""
+    """Processes that do its work."""
     has_real_packets: bool
     """Whether its links carry no super-packets."""
 
@@ -98,14 +98,14 @@ class Work:
     name: str
     """As `--work` has it."""
     measure: Callable[[Raised, int], Sequence[Figure]]
-    """In about as many seconds as it is given."""
+    """Takes about the seconds it is given."""
     is_main: bool = False
     """Whether `--quick` does it."""
     is_for_all: bool = True
-    """Whether a subject does it that does not name it."""
+    """Whether subjects that do not name it do it, too."""
 
     def is_of(self, subject: Subject) -> bool:
-        """Whether the subject is made to do it."""
+        """Whether this subject does it."""
         return self.name in subject.only if subject.only else self.is_for_all
 
 
@@ -114,13 +114,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """TCP from one place to another, in so many flows."""
+    """TCP from one place to another, over a number of flows."""
 
     source: Place
     target: Place
     flows: int
     is_back: bool = False
-    """Whether the octets come from the target, which did not begin."""
+    """Whether the target sends the octets, though the source opened the connection."""
 
     @property
     def title(self) -> str:
@@ -175,12 +175,12 @@ FORWARDED = Stream(PC_LEFT, PC_RIGHT, 1)
 
 
 def target_answers(lab: Lab) -> bool:
-    """Whether packets go through, from PC to PC: to be asked again and again."""
+    """Whether one echo request from PC to PC is answered; callers ask again until it is."""
     return reaches(lab, PC_LEFT.host, PC_RIGHT.address)
 
 
 def largest_packet(raised: Raised) -> int:
-    """Octets of the largest IP packet between the gateways in a short transfer: what kinds of packets were measured."""
+    """Octets of the largest IP packet between the gateways in a short transfer; it shows which packets are measured."""
     capture = raised.lab.capture("router", "left")
     GATEWAY_STREAM.run(raised.lab, 1, extra=("-n", "4M"))
     frames = (frame.octets[14:] for frame in read(capture.stop()))
@@ -209,7 +209,7 @@ def udp_title(octets: int) -> str:
 
 
 def _spread(raised: Raised, seconds: int) -> Sequence[Figure]:
-    """A datagram for each SA but the last in turn: no SA, and no flow, is used twice in a row."""
+    """One datagram for each SA but the last, in turn, so that no SA and no flow is used twice in a row."""
     others = raised.subject.sas - 1
     targets = Targets(OTHERS.partition("/")[0], others, OTHERS_STEP) if others else TO_GATEWAY
     with sink_on(raised.lab, "0.0.0.0") as sink:
@@ -227,10 +227,10 @@ def _udp(octets: int) -> Callable[[Raised, int], Sequence[Figure]]:
 
 
 def highest_rate(trial: Callable[[float], tuple[float, float]]) -> float:
-    """The highest rate a second at which less than `MAX_LOSS` is lost; 0 where no rate was.
+    """The highest rate per second at which less than `MAX_LOSS` is lost; 0 if there is none.
 
-    `trial` offers a rate and gives the rate that was really sent and the rate that arrived. A rate that is too high once
-    gets a second trial: an accident of the machine is not the subject's fault.
+    `trial` takes a rate and returns the rate that was sent and the rate that arrived. A rate that fails once is tried a
+    second time, since other work on the machine may have been the reason.
     """
     sent, arrived = trial(OVERLOAD_RATE)
     if arrived >= sent * (1 - MAX_LOSS):
@@ -244,7 +244,7 @@ def highest_rate(trial: Callable[[float], tuple[float, float]]) -> float:
             high = wanted
         if high < carried * CLOSE_ENOUGH:
             break
-        # Down in steps until one is carried, then to the middle between the two.
+        # Down in steps until a rate is carried, then by bisection.
         wanted = (carried * high) ** 0.5 if carried else high * STEP_DOWN
     return carried
 
@@ -259,7 +259,7 @@ def _carries(trial: Callable[[float], tuple[float, float]], wanted: float) -> tu
 
 @contextmanager
 def sink_on(lab: Lab, address: str = RIGHT.address) -> Iterator[Process]:
-    """What counts at the other gateway."""
+    """The sink at the other gateway, which counts."""
     process = lab.spawn(
         RIGHT.host, sys.executable, "-I", str(flood.__file__), "sink", address, str(FLOOD_PORT), name="sink"
     )
@@ -274,7 +274,7 @@ def sink_on(lab: Lab, address: str = RIGHT.address) -> Iterator[Process]:
 def trial(
     raised: Raised, sink: Process, octets: int, rate: float, targets: Targets = TO_GATEWAY
 ) -> tuple[float, float]:
-    """Send for a moment; gives the rates at which was sent, and at which arrived."""
+    """Send for a moment; returns the rate that was sent and the rate that arrived."""
     before = _arrived(sink)
     # A sender may hand over super-packets where the links carry them.
     together = (
@@ -289,7 +289,7 @@ def trial(
 
 
 def _settled(sink: Process) -> int:
-    """What has arrived once nothing more comes."""
+    """The count once no more datagrams arrive."""
     seen = -1
     while (now := _arrived(sink)) != seen:
         seen = now
@@ -298,7 +298,7 @@ def _settled(sink: Process) -> int:
 
 
 def _arrived(sink: Process) -> int:
-    """Datagrams the kernel has counted at the sink's socket; the counter has 32 bits, a run never fills them."""
+    """Datagrams that the kernel has counted at the sink's socket. The counter has 32 bits, more than a run can use."""
     for line in Path(f"/proc/{sink.pid}/net/udp").read_text().splitlines()[1:]:
         words = line.split()
         if words[1].endswith(f":{FLOOD_PORT:04X}"):
@@ -329,7 +329,7 @@ def _loaded_ping(raised: Raised, seconds: int) -> Sequence[Figure]:
 
 
 def _ping_behind(raised: Raised, seconds: int) -> Sequence[Figure]:
-    """What a small packet waits behind large ones, which leave in one go."""
+    """How long a small packet waits behind large ones that are sent at once."""
     with sink_on(raised.lab):
         client = raised.lab.spawn(
             LEFT.host, sys.executable, "-I", str(flood.__file__), "send", LEFT.address, RIGHT.address, str(FLOOD_PORT),

@@ -1,4 +1,4 @@
-"""Ten thousand connections loaded, and one added: what a reload takes as the client sees it, in CPU and in memory."""
+"""Loads ten thousand connections and adds one: what the reload takes in time, in CPU and in memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +19,16 @@ CONNECTIONS = 10_000
 LOAD_SECONDS, ADD_SECONDS = 5.0, 0.050
 START_SECONDS = 90.0
 SETTLE_SECONDS = 3.0
-"""A file that was written just now may change once more with the same times, and is read again (`config.records`)."""
+"""A file that was just written may change again within the same timestamp: until this has passed it is read again
+(`config.records`)."""
 FIRST_RELOADS = 12
-"""For a moment two configurations are there at once, in memory that is kept for the next time: after so many it grows no more."""
+"""During a reload two configurations exist at once, and the allocator keeps that memory: after this many it no longer
+grows."""
 SECRET = "portal.psk"
 
 
 def reload_rows(rounds: int, say: Callable[[str], None] = lambda text: None, count: int = CONNECTIONS) -> Iterator[Row]:
-    """Each round adds one connection more, in a file of its own, to one daemon."""
+    """Each round adds one connection, in a file of its own, to the same daemon."""
     loading, adding = f"load {count} connections", f"one connection added to {count}, by reload"
     say(loading)
     with Lab(Topology(name="one-portal", hosts=(Host(name="portal"),), links=())) as lab:

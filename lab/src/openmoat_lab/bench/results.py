@@ -12,7 +12,7 @@ __all__ = ["SCHEMA", "Missing", "Ratio", "Report", "Result", "Row", "aspect_of"]
 SCHEMA = "moat.bench/1"
 ASPECT = ": "
 SUBJECT_COLUMNS, FIGURE_COLUMNS, ASPECT_COLUMNS = 30, 22, 13
-"""Width of the table's columns, which is below 80 in all."""
+"""Widths of the table's columns; the whole table stays below 80."""
 PSEUDO_VERSION = re.compile(r"(-\d{8})\d{6}-[0-9a-f]{12}$")
 
 
@@ -37,18 +37,18 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ours beside something: another subject, ourselves under other conditions, or a bound."""
+    """Our figure compared with another subject, with our own under other conditions, or with a bound."""
 
     work: str
     against: str
-    """With what it was compared, in words: `wireguard-go`, `1 SA`."""
+    """What it is compared with, in words: `wireguard-go`, `1 SA`."""
     value: float
     goal: float | None
-    """None where there is no budget for it."""
+    """None if there is no goal."""
     at_least: bool = True
-    """Whether the goal is a least value, or a greatest."""
+    """Whether the goal is a minimum; otherwise it is a maximum."""
     unit: str = "×"
-    """Of value and goal; `s` or `ms` where a budget is a time."""
+    """Of value and goal; `s` or `ms` if the goal is a time."""
 
     @property
     def is_met(self) -> bool | None:
@@ -60,7 +60,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What could not be measured here, and why. Never guessed."""
+    """What could not be measured here, and why."""
 
     subject: str
     """A peer, or a work."""
@@ -76,13 +76,13 @@ class Report:
     """A whole run."""
 
     machine: Mapping[str, object]
-    """Processor, kernel, versions, suite, rounds: whatever a reader needs to repeat it."""
+    """Processor, kernel, versions, suite, rounds: all that a reader needs to repeat the run."""
     results: list[Result] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take rows in, each where it belongs. What is missing for the same reason again is said once."""
+        """Sort rows into their lists. The same `Missing` is kept once."""
         for row in rows:
             match row:
                 case Result():
@@ -145,7 +145,7 @@ class Report:
 
 
 def aspect_of(work: str, aspect: str) -> str:
-    """Name of what else was found at a work: a column beside it in the table."""
+    """Name of a further figure of the same work, which gets a column of its own in the table."""
     return f"{work}{ASPECT}{aspect}"
 
 
@@ -194,12 +194,12 @@ def _ratio_lines(rows: Iterable[Ratio]) -> Iterator[str]:
 
 
 def _short(version: str) -> str:
-    """Without what only programs need: time and commit of a Go pseudo-version, the distribution's own part."""
+    """The version without time and commit of a Go pseudo-version, and without the distribution's revision."""
     return PSEUDO_VERSION.sub(r"\1", version).partition("+")[0]
 
 
 def _figure(value: float) -> str:
-    """Three digits that mean something, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"
 

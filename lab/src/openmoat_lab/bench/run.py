@@ -1,4 +1,4 @@
-"""A whole benchmark: raises everybody side by side, lets them take turns, compares. `moat bench` and `make bench` call it."""
+"""A whole benchmark: raises all subjects side by side, lets them take turns, and compares. `moat bench` runs it."""
 
 import math
 import os
@@ -40,30 +40,30 @@ HANDSHAKES = "handshakes"
 CONNECTIONS = "connections"
 IDLE_DAEMON = "idle"
 CONTROL = (HANDSHAKES, CONNECTIONS, IDLE_DAEMON)
-"""Works of the control plane: the names by which they are selected, beside those of the data plane. The first selects all."""
+"""Works of the control plane, as `--work` names them, beside those of the data plane. The first selects all of them."""
 UP_SECONDS = 20.0
 QUICK_SECONDS = 105.0
-"""For the rounds of a quick run, which is to take less than three minutes with what comes before and after."""
+"""For the rounds of a quick run, which must take less than three minutes as a whole."""
 QUICK_HANDSHAKES = (500,)
 LEFT_OUT = "left out of a quick run; measured by: moat bench"
 TOOLS = {
     "ethtool": "ethtool", "ip": "iproute2", "iperf3": "iperf3", "nft": "nftables", "ping": "iputils-ping",
     "tcpdump": "tcpdump",
 }  # fmt: skip
-"""What every measurement needs, and the package it is in."""
+"""Programs that every measurement needs, and their packages."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Of which kind the cables of a lab are."""
+    """A kind of links between the hosts of a lab."""
 
     title: str
     has_real_packets: bool
 
 
 LINKS = (Links(f"{DEFAULT_MTU}-octet packets", has_real_packets=True), Links("veth as it is", has_real_packets=False))
-"""Without offloads every packet is a real one; as it is, veth carries a super-packet whole."""
+"""Without offloads each packet on a link is a real one; by default veth carries a super-packet as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Options:
     """What is to be measured. Empty selections mean everything."""
 
     works: tuple[str, ...] = ()
-    """Names of works, or what several of them begin with: `udp-64`, `tcp`."""
+    """Names of works, or the beginning of several names: `udp-64`, `tcp`."""
     subjects: tuple[str, ...] = ()
     rounds: int = 3
     seconds: int = 2
@@ -81,7 +81,7 @@ class Options:
 
 
 def bench(options: Options, say: Say) -> Report:
-    """Measure. Raises `ValueError` for names nobody knows, `LabError` where no lab can be raised here at all."""
+    """Measure. Raises `ValueError` for unknown names, `LabError` if no lab can be raised on this machine."""
     works, subjects = selected_works(options), _subjects(options)
     if os.geteuid() != 0:
         raise LabError("the benchmark makes network namespaces and needs root: run it with sudo")
@@ -134,21 +134,21 @@ def selected_works(options: Options) -> Sequence[Work]:
 
 
 def wants_control(options: Options, work: str) -> bool:
-    """Whether a work of the control plane is measured, too: where it is asked for, or everything is."""
+    """Whether a work of the control plane is measured: if it is selected, or if everything is."""
     if options.works or options.subjects:
         return work in options.works or HANDSHAKES in options.works
     return work == HANDSHAKES or not options.is_quick
 
 
 def handshakes_of(options: Options) -> control.Options:
-    """How much is measured of the control plane: of a quick run nothing but the number is less."""
+    """How much of the control plane is measured. A quick run makes fewer handshakes, and is otherwise the same."""
     if options.is_quick:
         return control.Options(rounds=options.rounds if options.works else 1, handshakes=QUICK_HANDSHAKES)
     return control.Options(rounds=options.rounds)
 
 
 def left_out(options: Options) -> Iterator[Missing]:
-    """What a whole run measures and a quick one does not, where nobody selected anything: each by its name."""
+    """What a quick run without a selection leaves out of a whole one, each by its name."""
     if not options.is_quick or options.works or options.subjects:
         return
     chosen = selected_works(options)

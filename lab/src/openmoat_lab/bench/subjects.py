@@ -1,7 +1,7 @@
-"""Who is measured: what raises a tunnel between the two gateways of a lab, and which version of it this machine has.
+"""The subjects: how each raises a tunnel between the two gateways of a lab, and which version of it this machine has.
 
-Each as its users run it, with AES-128-GCM where it can be chosen and ESP in UDP where there is a choice, since all peers
-use UDP. What is not on this machine says so by `LabError`.
+Each runs as its users run it, with AES-128-GCM where it can be chosen and ESP in UDP where there is a choice, since all peers
+use UDP. A subject that is not installed raises `LabError`.
 """
 
 import contextlib
@@ -41,21 +41,21 @@ __all__ = [
 
 SUITE = "aes128gcm16"
 SUITES = f"{SUITE}, of WireGuard ChaCha20-Poly1305"
-"""What is used: WireGuard has one suite only."""
+"""The suites in use; WireGuard has only one."""
 OURS = "openmoat"
 VETH = "veth"
 UNSEALED = "unsealed"
 SIZES = ("tcp-1-forwarded", "udp-65507", "ping", "ping-behind")
-"""Works that show what is gained and lost where inner packets have any size (RFC 9347)."""
+"""Works that show gain and loss where inner packets may have any size (RFC 9347)."""
 PEERS = ("wireguard-go", "boringtun", "openvpn", "strongswan")
 SA_COUNTS = (1, 1_000, 10_000)
 PSK = "a secret between two gateways"
 WIREGUARD_MODULE = "golang.zx2c4.com/wireguard"
 FOUND_MTU = 1400
-"""Of a route into the tunnel once it is known that the outside carries 1500 octets."""
+"""MTU of a route into the tunnel, above which the path is known to carry 1500 octets."""
 SETTLE_SECONDS = 5.0
 FILL_SECONDS = 120.0
-"""For an engine to take ten thousand pairs, on a machine that has other things to do."""
+"""For an engine to install ten thousand pairs on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +72,22 @@ class Gateway:
 LEFT = Gateway("left", "left.example", "192.0.2.2", "10.1.0.1", "10.1.0.0/24")
 RIGHT = Gateway("right", "right.example", "198.51.100.2", "10.2.0.1", "10.2.0.0/24")
 WAYS = ((RIGHT, LEFT), (LEFT, RIGHT))
-"""Own end and the other; the one that waits is first."""
+"""Own end and the other end; the responder comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One of those that are compared."""
+    """One of the implementations that are compared."""
 
     name: str
     """As `--subject` has it."""
     title: str
     version: Callable[[], str]
-    """Raises `LabError` where it is not on this machine."""
+    """Raises `LabError` if it is not on this machine."""
     start: Callable[[Lab], Sequence[int]]
     """Raises the tunnel in a lab of `two_gateways`; gives the processes whose threads do its work."""
     only: tuple[str, ...] = ()
-    """The works it is there for; empty: all that are for everybody."""
+    """The works it does; empty means all that are for all subjects."""
     is_main: bool = True
     """Whether a quick run measures it."""
     sas: int = 1
@@ -100,12 +100,12 @@ def sas_title(count: int) -> str:
 
 
 def sas_name(count: int) -> str:
-    """Of the subject that has so many SAs."""
+    """Name of the subject with this number of SAs."""
     return f"sas-{count}"
 
 
 def peer_directory() -> Path:
-    """Where programs are kept that this distribution does not package."""
+    """Directory for programs that the Linux distribution does not package."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openmoat" / "peers" / "bin"
 
 
@@ -145,7 +145,7 @@ def _moats(lab: Lab, *, encapsulates: bool) -> Sequence[int]:
         moat = Moatd(lab, own.host, tables, {"psk": PSK.encode()}, {"log-level": "warning"})
         moat.start()
         pids.append(moat.pid)
-    # Who does not get there is measured at the size it has: the capture tells it.
+    # A subject that has not found it is measured at its current size, which the capture shows.
     with contextlib.suppress(LabError):
         wait_until("both have found the size of outer packets", lambda: _have_found_size(lab), SETTLE_SECONDS)
     return pids
@@ -247,7 +247,7 @@ def _rows() -> Mapping[str, Subject]:
             "strongswan", "strongSwan libipsec", lambda: _debian_version("charon-systemd", "charon-systemd"),
             _strongswans,
         ),
-        Subject(UNSEALED, "openmoat, not sealing", _unsealed_version, lambda lab: _fixed(lab, 1, is_sealed=False), ("tcp-1",)),
+        Subject(UNSEALED, "openmoat, unencrypted", _unsealed_version, lambda lab: _fixed(lab, 1, is_sealed=False), ("tcp-1",)),
         *(
             Subject(sizes, f"openmoat, {title}", own,
                     partial(_fixed, count=1, sizes=sizes), works, is_main=False)
@@ -268,4 +268,4 @@ def _rows() -> Mapping[str, Subject]:
 
 
 SUBJECTS: Mapping[str, Subject] = _rows()
-"""Everybody, in the order they take turns."""
+"""All subjects, in the order of their turns."""

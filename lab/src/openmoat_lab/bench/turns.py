@@ -1,4 +1,4 @@
-"""Takes turns: in each round every work is done by one subject after the other, so that what else the machine does meets all."""
+"""Turns: in each round one subject after the other does a work, so that other load of the machine affects all of them."""
 
 import math
 import time
@@ -23,7 +23,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Samples:
-    """Of one subject, by figure; in the order they were first seen."""
+    """Samples of one subject by figure, in the order in which they were first seen."""
 
     raised: Raised
     values: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def schedule(
 ) -> Iterator[Turn]:
     """A B A B, for each work: no subject is measured twice in a row while another waits.
 
-    A round after the first begins only where it would end within `seconds`, if it takes as long as those before.
+    A round after the first begins only if it would end within `seconds`, should it take as long as those before.
     """
     start = clock()
     for number in range(1, rounds + 1):
@@ -58,7 +58,7 @@ def schedule(
 
 
 def take_turns(turns: Iterable[Turn], links: str, seconds: int, say: Callable[[str], None]) -> Iterator[Row]:
-    """Measure; gives results, and what could not be measured. Who fails at a work is not asked for it again."""
+    """Measure; yields results, and what could not be measured. A subject that fails at a work does not repeat it."""
     samples: dict[str, Samples] = {}
     failed: set[tuple[str, str]] = set()
     for turn in turns:

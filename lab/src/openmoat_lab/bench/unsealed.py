@@ -1,4 +1,4 @@
-"""An engine that encrypts nothing, to measure what the rest of the pipeline costs. No product has one."""
+"""An engine that encrypts nothing, to measure what the rest of the packet path costs. Released builds have none."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["open_unsealed_engine", "require_unsealed"]
 
 
 def require_unsealed() -> Any:
-    """What opens such an engine. Raises `LabError` where the module was built without it, as those that are installed are."""
+    """The function that opens such an engine. Raises `LabError` if the module was built without it, as released ones are."""
     opener = getattr(_native, "unsealed_engine", None)
     if opener is None:
         raise LabError(

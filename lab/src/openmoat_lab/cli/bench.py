@@ -1,4 +1,4 @@
-"""`moat bench`: this machine's figures, ours beside those of others."""
+"""`moat bench`: figures of this machine, for our tunnel and for others."""
 
 import time
 from pathlib import Path
@@ -43,7 +43,7 @@ def app(  # one parameter for each option
 ) -> None:
     """Measure our tunnel beside those of others (root).
 
-    They take turns, in namespaces on this machine. What is not installed is named. Progress goes to standard error; the figures never make it fail.
+    All take turns, in network namespaces on this machine. What is not installed is listed as missing. Progress goes to standard error; the figures never make it fail.
     """
     from openmoat_lab.bench.run import Options, bench, draw
     from openmoat_lab.processes import LabError, end_in_order

@@ -1,4 +1,4 @@
-"""`moat lab`: networks in namespaces on this machine, to look around in and to try things out."""
+"""`moat lab`: networks in namespaces on this machine, to look around and to try things out."""
 
 import json
 import time
@@ -16,7 +16,7 @@ app = Group(name="lab", help="Networks in namespaces on this machine (root).", n
 
 
 def only(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option that names what is taken of a list; without it everything is."""
+    """An option that selects entries of a list by name; without it all are selected."""
     return click.option(f"--{name}", multiple=True, help="Only this; again for more. A wrong name shows all.")
 
 
@@ -118,7 +118,7 @@ def down(name: str | None) -> None:
 def zoo(*, quick: bool, as_json: bool, as_markdown: bool, **chosen: tuple[str, ...]) -> None:
     """See which servers are reached through the tunnel.
 
-    Kinds of servers, our policies, bad paths outside. Needs root. Everything that is not named is tried: some minutes. Exit code 1 where something that is promised does not arrive.
+    Tries kinds of servers under our policies over bad paths. Needs root. Without a selection it tries everything, which takes some minutes. Exit code 1 if anything that is promised does not arrive.
     """
     from openmoat_lab.processes import LabError, end_in_order
     from openmoat_lab.zoo.results import broken, to_json, to_markdown, to_text

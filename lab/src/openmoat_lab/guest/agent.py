@@ -1,7 +1,7 @@
-"""The program that the guest runs: does what files in the shared folder ask. Standard library only, started by init.sh.
+"""The program that the guest runs: it carries out requests from files in the shared folder. Standard library only, started by init.sh.
 
-A line on the serial port names a request; N.request is its JSON, N.reply the answer, and the same line says that it is
-there. Files carry what a terminal would mangle. Requests are done one after another, as they come.
+A line N on the serial port announces N.request, which is JSON; the same line back announces N.reply. Files carry what a
+terminal would change. Requests are carried out one after another.
 """
 
 import json
@@ -29,7 +29,7 @@ WAITING = 32 << 20
 
 
 class Agent:
-    """Requests come by `operation`; the other words are the keyword arguments of the method of that name."""
+    """`operation` of a request names the method; the other fields are its keyword arguments."""
 
     def __init__(self) -> None:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -80,7 +80,7 @@ class Agent:
     def netlink(self, *, messages: list[str]) -> dict[str, Any]:
         """Requests to the kernel's XFRM, each complete with its header; stops at the first that is refused."""
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM) as kernel:
-            kernel.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK: says in words what it minds
+            kernel.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK: errors come with a text
             for number, message in enumerate(messages):
                 kernel.send(bytes.fromhex(message))
                 reply = kernel.recv(BUFFER)
@@ -103,7 +103,7 @@ class Agent:
         return {}
 
     def listen(self, *, address: str) -> dict[str, Any]:
-        """Hear datagrams from now on; answers the port."""
+        """Receive datagrams from now on; returns the port."""
         one = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WAITING)
         one.bind((address, 0))
@@ -121,7 +121,7 @@ class Agent:
         return {}
 
     def collect(self, *, port: int, count: int, seconds: float) -> dict[str, Any]:
-        """What has come, up to that many, or until nothing has come for so long; then the port is closed."""
+        """Up to `count` received datagrams, or those received until none has arrived for `seconds`; then the port is closed."""
         payloads: list[str] = []
         with self._listening.pop(port) as one:
             one.settimeout(seconds)

@@ -1,7 +1,7 @@
 """Makes the guest's kernel and strongSwan from Debian's packages: `make guest-kernel`. Kept outside the tree, made once.
 
-Both come from a newer Debian than most machines run, by an apt state of their own: the machine's own sources, its
-packages and what it believes to be installed are not touched. apt checks signatures as it always does.
+Both come from a newer Debian than most machines run, through a separate apt state: the machine's own sources, packages
+and list of installed packages are not touched. apt checks signatures as usual.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ STRONGSWAN = ("charon-systemd", "strongswan-swanctl", "libstrongswan-standard-pl
 MERGED = ("bin", "lib", "lib64", "sbin")
 """Directories that are links into /usr; the packages rely on them."""
 NEEDLESS = ("*/drivers/gpu/*.[chS]", "*/sound/*.[chS]", "*/tools/testing/*", "*/Documentation/*/*")
-"""What of the kernel's source is not unpacked: a third of its octets."""
+"""Parts of the kernel's source that are not unpacked: a third of its octets."""
 REMEDY = "make guest-kernel (about 7 minutes the first time, as root)"
 DOWNLOAD_SECONDS = 900.0
 BUILD_SECONDS = 3600.0
 
 
 def folder() -> Path:
-    """Where all of it is kept. Another configuration or another suite is another folder."""
+    """Where the results are kept. Each configuration and each suite has a folder of its own."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256(FRAGMENT.read_bytes() + SUITE.encode()).hexdigest()[:12]
     return cache / "openmoat" / "guest" / key
@@ -53,7 +53,7 @@ def strongswan() -> Path:
 
 
 def why_no_kernel() -> str:
-    """Empty where a guest can be booted, else the reason and the remedy."""
+    """Empty if a guest can be booted, otherwise the reason and the remedy."""
     missing = [path for path in (kernel(), strongswan()) if not path.exists()]
     return f"there is no {missing[0]}; remedy: {REMEDY}" if missing else ""
 
@@ -146,7 +146,7 @@ def _compile(work: Path, source: Path) -> None:
     jobs = os.cpu_count() or 1
     _say(f"building the guest kernel on {jobs} cores, some minutes; see {log}")
     make = ["make", "-C", str(source), "ARCH=um", f"O={output}"]
-    # Whoever built it, when and where is not in it.
+    # Builder, time and place do not become part of it.
     names = ["KBUILD_BUILD_USER=openmoat", "KBUILD_BUILD_HOST=guest", "KBUILD_BUILD_TIMESTAMP=@0"]
     _logged([*make, "allnoconfig", f"KCONFIG_ALLCONFIG={FRAGMENT}"], log, os.environ, BUILD_SECONDS)
     left_out = _missing((output / ".config").read_text())
@@ -159,7 +159,7 @@ def _compile(work: Path, source: Path) -> None:
 
 
 def _missing(configuration: str) -> tuple[str, ...]:
-    """What the fragment asks for and the kernel's configuration has not."""
+    """Options of the fragment that the kernel's configuration lacks."""
     have = set(configuration.splitlines())
     return tuple(line for line in FRAGMENT.read_text().splitlines() if line.endswith("=y") and line not in have)
 
@@ -167,7 +167,7 @@ def _missing(configuration: str) -> tuple[str, ...]:
 def _logged(
     argv: Sequence[str], log: Path, environment: Mapping[str, str], seconds: float, directory: Path | None = None
 ) -> None:
-    """Run with all that is said in a file; its end is in the error where it fails."""
+    """Run a command with its output in a file; an error quotes the end of it."""
     with log.open("ab") as out:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=directory, timeout=seconds,
@@ -179,7 +179,7 @@ def _logged(
 
 @contextlib.contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One builder at a time; the second finds it made."""
+    """One build at a time; a second one finds the result."""
     descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -194,7 +194,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """Make it, or say why not."""
+    """Build what is missing, or print why it cannot be built."""
     try:
         build()
     except LabError as error:

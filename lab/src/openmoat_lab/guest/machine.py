@@ -1,4 +1,4 @@
-"""A guest that runs: booted beside a host of a lab, told what to do, ended with everything in it."""
+"""A running guest: booted next to a host of a lab, controlled from there, and ended with everything in it."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ __all__ = ["Guest", "GuestProcess"]
 HERE = Path(__file__).parent
 MEMORY = "512M"
 BOOT_SECONDS = 30.0
-"""It takes half a second; a machine with much to do takes longer."""
+"""It takes half a second, longer on a busy machine."""
 GRACE_SECONDS = 10.0
-"""For an answer, beyond what the command itself may take."""
+"""For an answer, in addition to the time that the command may take."""
 ENVIRONMENT = {"HOME": "/root", "TMPDIR": "/dev/shm"}
-"""User-mode Linux puts its memory into a file there, without a name."""
+"""User-mode Linux keeps its memory in an unnamed file there."""
 SHARE = "/run/share"
 """Where the guest sees `Guest.directory`."""
 
@@ -34,7 +34,7 @@ class Guest:
     """One guest kernel, whose files are those of this machine, read-only. A context manager that boots and ends it.
 
     Each of `cables` becomes a TAP device of that name in the namespace, and `vec0`, `vec1` … in the guest. The guest's
-    root is root on what it may write, which is `directory` alone. Run as root.
+    root may write to `directory` only. Run as root.
     """
 
     def __init__(self, namespace: str, directory: Path, cables: Sequence[str] = ("out0",)) -> None:
@@ -61,7 +61,7 @@ class Guest:
         self.end()
 
     def boot(self) -> float:
-        """Start it; gives the seconds until it took its first command."""
+        """Start it; returns the seconds until it was ready for a command."""
         if reason := why_no_kernel():
             raise LabError(reason)
         start = time.monotonic()
@@ -79,14 +79,14 @@ class Guest:
         return time.monotonic() - start
 
     def end(self) -> None:
-        """Switch it off, without a word to anything in it. May be called twice."""
+        """Switch it off, without a shutdown of what runs in it. May be called twice."""
         if self._process is not None:
             self._process.kill()
             self._process = None
         if self._bell is not None:
-            # What we have killed is its parent; the line ends when the last process of the guest has gone with it.
+            # The killed process is its parent; the line closes when the last process of the guest has ended.
             self._bell.settimeout(GRACE_SECONDS)
-            with contextlib.suppress(ConnectionResetError):  # it had not read all that we said
+            with contextlib.suppress(ConnectionResetError):  # it had not read all requests
                 while self._bell.recv(64):
                     pass
             self._bell.close()
@@ -116,7 +116,7 @@ class Guest:
         return int(self._ask("stop", seconds, pid=pid, number=number, seconds=seconds)["code"])
 
     def netlink(self, messages: Sequence[bytes]) -> None:
-        """Give its kernel requests of XFRM (`guest.xfrm` writes them). Raises `LabError` with its words."""
+        """Send requests of XFRM to its kernel (`guest.xfrm` writes them). Raises `LabError` with the kernel's text."""
         self._ask("netlink", 0.0, messages=[message.hex() for message in messages])
 
     def encapsulate(self, port: int = 4500) -> None:
@@ -124,7 +124,7 @@ class Guest:
         self._ask("encapsulate", 0.0, port=port)
 
     def listen(self, address: str) -> int:
-        """Hear UDP datagrams at an address; gives the port, which `collect` closes."""
+        """Receive UDP datagrams at an address; returns the port, which `collect` closes."""
         return int(self._ask("listen", 0.0, address=address)["port"])
 
     def send(self, source: str, target: str, port: int, payloads: Sequence[bytes], pause: float = 0.0) -> None:
@@ -134,7 +134,7 @@ class Guest:
         self._ask("send", patience, source=source, target=target, port=port, payloads=octets, pause=pause)
 
     def collect(self, port: int, count: int, seconds: float = 5.0) -> list[bytes]:
-        """The datagrams that have come, up to `count`, or until none has come for so many seconds."""
+        """Up to `count` received datagrams, or those received until none has arrived for `seconds`."""
         reply = self._ask("collect", BOOT_SECONDS + seconds, port=port, count=count, seconds=seconds)
         return [bytes.fromhex(payload) for payload in reply["payloads"]]
 
@@ -152,7 +152,7 @@ class Guest:
         ]
         return [
             "ip", "netns", "exec", self.namespace,
-            # In a process namespace of its own nothing of it outlives it.
+            # In a PID namespace of its own none of its processes outlives it.
             "unshare", "--pid", "--fork", "--kill-child=KILL",
             str(kernel()), f"mem={MEMORY}", "rootfstype=hostfs", "rootflags=/", "ro", f"init={HERE / 'init.sh'}",
             "con0=null,fd:1", f"ssl0=fd:{descriptor}", "quiet", "loglevel=4", "panic=-1",

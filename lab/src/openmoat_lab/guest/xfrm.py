@@ -1,6 +1,6 @@
-"""Requests to the XFRM of a Linux kernel, as octets: SAs and policies in tunnel mode and IP-TFS, for which `ip xfrm` has no word.
+"""Requests to the XFRM of a Linux kernel, as octets: SAs and policies in tunnel mode and IP-TFS, which `ip xfrm` cannot express.
 
-Layouts are those of include/uapi/linux/xfrm.h in host byte order, but for addresses, ports and SPIs.
+Layouts are those of include/uapi/linux/xfrm.h, in host byte order except for addresses, ports and SPIs.
 """
 
 import struct

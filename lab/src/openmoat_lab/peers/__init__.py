@@ -1,1 +1,1 @@
-"""Peers that no one here wrote, started in the lab as they come from their packages."""
+"""Daemons that run on hosts of the lab: ours, and others as they come from their packages."""

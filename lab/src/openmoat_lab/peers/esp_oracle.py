@@ -18,7 +18,7 @@ END_SECONDS = 5.0
 
 
 def prepare(environment: Path) -> Path:
-    """The interpreter of a virtual environment with scapy in it; makes it where it is missing (needs the index)."""
+    """The interpreter of a virtual environment with scapy in it; makes it if it is missing (needs the package index)."""
     ready, interpreter = environment / ".ready", environment / "bin" / "python"
     if not ready.exists() or ready.read_text() != str(REQUIREMENTS):
         run([sys.executable, "-m", "venv", "--clear", str(environment)], seconds=INSTALL_SECONDS)
@@ -53,7 +53,7 @@ class ScapyEsp:
         return self._ask("seal", packet, association)
 
     def open(self, packet: bytes, **association: Any) -> bytes:
-        """The inner packet of `packet`. Raises `LabError` with scapy's words where its ICV does not fit."""
+        """The inner packet of `packet`. Raises `LabError` with scapy's text if its ICV is wrong."""
         return self._ask("open", packet, association)
 
     def _ask(self, op: str, packet: bytes, association: dict[str, Any]) -> bytes:

@@ -46,7 +46,7 @@ class Moatd:
         self.key_log = self.directory / "keys.log"
         self._settings: dict[str, Any] = {
             "control-socket": str(self.socket),
-            # Nobody but root is in the lab.
+            # Only root uses the lab.
             "control-group": "",
             "key-log": str(self.key_log),
             "log-level": "debug",
@@ -57,7 +57,7 @@ class Moatd:
         self.configure(connections, files)
 
     def configure(self, connections: Table, files: Mapping[str, bytes]) -> None:
-        """Write the configuration and the files it names; a running daemon learns of it by `moat("reload")`."""
+        """Write the configuration and the files it names; a running daemon reads it after `moat("reload")`."""
         for name, octets in files.items():
             file = self.directory / name
             file.touch(mode=0o600)
@@ -73,7 +73,7 @@ class Moatd:
         wait_until(f"moatd on {self.host} listens: {self._process.log}", self._answers, seconds)
 
     def moat(self, *words: str, check: bool = True, seconds: float = 30.0) -> str:
-        """Run a command of `moat` against this daemon; gives its output."""
+        """Run a command of `moat` against this daemon; returns its output."""
         done = run(self.command(*words), check=check, seconds=seconds)
         return done.stdout + done.stderr
 
@@ -87,7 +87,7 @@ class Moatd:
         return answer
 
     def spis(self, connection: str) -> tuple[frozenset[str], frozenset[str]]:
-        """SPIs of the IKE SAs and of the Child SAs that are up now on a connection."""
+        """SPIs of the IKE SAs and of the Child SAs of a connection that are up."""
         peers = [
             peer for row in self.ask("status")["connections"] if row["name"] == connection for peer in row["peers"]
         ]
@@ -95,19 +95,19 @@ class Moatd:
         return ike, frozenset(child["local_spi"] for peer in peers for child in peer["children"])
 
     def drops(self) -> Mapping[str, int]:
-        """What the engine and the core have dropped since the start, by name of the reason; zeros are left out."""
+        """What the engine and the core have dropped since the start, by reason; zeros are left out."""
         drops: Mapping[str, int] = self.ask("status")["drops"]
         return {name: count for name, count in drops.items() if count}
 
     def failures(self) -> list[Mapping[str, Any]]:
-        """The explained failures of strangers, and the last one of every connection."""
+        """The explained failures of unknown peers, and the last one of each connection."""
         whole = self.ask("status")
         # A connection that is not up gives another exit code than 0.
         ones = [json.loads(self.moat("status", row["name"], "--json", check=False)) for row in whole["connections"]]
         return [*whole["strangers"], *(one["failure"] for one in ones if one["failure"])]
 
     def explanations(self) -> str:
-        """What `moat status` says to people: of everything, then of each connection."""
+        """The text of `moat status`: of all connections, then of each."""
         names = [row["name"] for row in self.ask("status")["connections"]]
         return "\n".join(self.moat("status", *words, check=False) for words in ([], *([name] for name in names)))
 
@@ -127,11 +127,11 @@ class Moatd:
         return self._running().pid
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a crash would: nothing is cleaned up, no peer is told."""
+        """End it by SIGKILL, as a crash would: nothing is cleaned up, no peer is notified."""
         self._running().kill()
 
     def stop(self) -> int:
-        """End it in order; gives its exit code."""
+        """End it with SIGTERM; returns its exit code."""
         return self._running().stop(signal.SIGTERM, STOP_SECONDS)
 
     def _running(self) -> Process:

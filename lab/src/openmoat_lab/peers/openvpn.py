@@ -1,4 +1,4 @@
-"""OpenVPN between two hosts of the lab: UDP, TLS with certificates of one authority, its data plane in user space."""
+"""OpenVPN between two hosts of the lab: UDP, TLS with certificates of one CA, its data plane in user space."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class OpenVpnEnd:
 
 
 def credentials(*names: str) -> Mapping[str, OpenVpnEnd]:
-    """Fresh ones of one authority."""
+    """New ones of one CA."""
     root = Authority.root("lab root", "ecdsa256")
     holders = {name: root.certify(name, "ecdsa256") for name in names}
     return {
@@ -68,7 +68,7 @@ class OpenVpn:
             self.lab.run(self.host, "ip", "route", "add", network, "dev", DEVICE, "src", source)
 
     def wait_up(self) -> None:
-        """Wait until both ends have agreed."""
+        """Wait until the tunnel is up."""
         self._running().wait_for_output("Initialization Sequence Completed", START_SECONDS)
 
     def _running(self) -> Process:

@@ -55,7 +55,7 @@ class SwanKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwanEnd:
-    """How one end proves itself."""
+    """How one end authenticates."""
 
     identity: str
     auth: str = "psk"
@@ -101,7 +101,7 @@ class SwanChild:
             "start_action": self.start,
             "mode": "tunnel",
             "rekey_time": str(self.rekey_time),
-            # Without room for chance a test knows when it happens.
+            # Without a random part a test knows when it happens.
             "rand_time": "0",
             **times,
             **self.extra,
@@ -185,7 +185,7 @@ class StrongSwan:
             name=f"charon-{self._starts}",
         )  # fmt: skip
         socket = Path(f"/proc/{self._process.pid}/root/{SOCKET}")
-        # The path goes through the process's own view of /run, or fails where it has ended.
+        # The path leads through the process's own /run, and fails if the process has ended.
         wait_until(f"charon on {self.host} listens: {self._process.log}", socket.exists, START_SECONDS)
         self.control("--load-all", "--noprompt")
 
@@ -205,7 +205,7 @@ class StrongSwan:
         return done.stdout + done.stderr
 
     def initiate(self, child: str = "net", *, check: bool = True, seconds: float = 15.0) -> str:
-        """Bring a child up; gives the log of the negotiation, raises `CommandFailed` where it is refused."""
+        """Bring a child up; gives the log of the negotiation, raises `CommandFailed` if it is refused."""
         words = ("--initiate", "--child", child, "--timeout", str(int(seconds)))
         return self.control(*words, check=check, seconds=seconds + 5)
 
@@ -245,7 +245,7 @@ class StrongSwan:
         return self._running().pid
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a crash would: no SA is deleted, no peer is told."""
+        """End it by SIGKILL, as a crash would: no SA is deleted, no peer is notified."""
         self._running().kill()
 
     def stop(self) -> None:

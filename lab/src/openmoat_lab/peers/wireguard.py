@@ -1,4 +1,4 @@
-"""A userspace WireGuard on a host of the lab: wireguard-go or boringtun, spoken to over its own configuration socket.
+"""A userspace WireGuard on a host of the lab: wireguard-go or boringtun, configured over its own socket.
 
 Both make a TUN device and take `set=1` on a unix socket below /run/wireguard; no other tool is needed. Each gets a /run
 of its own, so that devices of one name live on many hosts.
@@ -62,7 +62,7 @@ class WireGuard:
 
     @property
     def public_key(self) -> bytes:
-        """What the other end knows it by."""
+        """Its public key, for the other end."""
         return self.private_key.public_key().public_bytes_raw()
 
     @property
@@ -79,7 +79,7 @@ class WireGuard:
             self.host, "unshare", "--mount", "--propagation", "private", "sh", "-c", script,
             name=self.flavour.name,
         )  # fmt: skip
-        # The path goes through the process's own view of /run, or fails where it has ended.
+        # The path leads through the process's own /run, and fails if the process has ended.
         path = Path(f"/proc/{self.pid}/root/run/wireguard/{DEVICE}.sock")
         wait_until(f"{self.flavour.name} on {self.host} listens: {self._process.log}", path.exists, START_SECONDS)
         self._configure(path, peer)
@@ -102,7 +102,7 @@ class WireGuard:
 
 
 def go_version(program: Path, module: str) -> str:
-    """Version of a Go module as the linker wrote it into a program; empty where it did not."""
+    """Version of a Go module as the linker wrote it into a program; empty if there is none."""
     found = re.search(rb"mod\t" + re.escape(module.encode()) + rb"\t(v[0-9A-Za-z.+-]+)", program.read_bytes())
     return found[1].decode() if found else ""
 

@@ -1,1 +1,1 @@
-"""Whole installations in the lab: who runs what, with which configuration."""
+"""Whole installations in the lab: which host runs what, with which configuration."""

@@ -1,6 +1,6 @@
 """Two homes and a cabin with a moat each, an office behind a portal: the installation that `make demo` shows.
 
-The homes prove themselves by certificates and share one template of the portal; the cabin, on IPv6, by a raw key.
+The homes authenticate with certificates and share one template of the portal; the cabin, on IPv6, uses a raw public key.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ HOME_NETS: Mapping[str, tuple[str, str]] = {
     letter: (f"10.{number}.0.0/24", f"fd00:{number}::/64") for number, letter in enumerate(LETTERS, start=1)
 }
 INSIDE = tuple(ip_network(text) for nets in (*HOME_NETS.values(), OFFICE_NETS) for text in nets)
-"""Everything that must never be seen outside."""
+"""Networks whose addresses must never be seen outside."""
 CHILD_HASTE: Mapping[str, Any] = {"lifetimes": {"rekey-after": "5s", "hard": "60s", "jitter": 0.0}}
 IKE_HASTE: Mapping[str, Any] = {
     "lifetimes": {"rekey-after": "8s", "hard": "90s", "jitter": 0.0, "liveness-after": "3s"}
@@ -57,7 +57,7 @@ class Homes:
     def install(cls, lab: Lab, *, hasty: str = "") -> "Homes":
         """Make keys and certificates, and write the configurations.
 
-        Homes whose letter is in `hasty` rekey every few seconds and notice a silent portal as fast.
+        Homes whose letter is in `hasty` rekey every few seconds, and notice as fast that the portal is silent.
         """
         root = Authority.root("Lab authority")
         portal, raw_portal, raw_cabin = root.certify("portal.example"), Key.make("ed25519"), Key.make("ed25519")

@@ -1,1 +1,1 @@
-"""A zoo of servers: how each kind deals with packets that are too large, over bad paths and under each of our policies."""
+"""A zoo of servers: how each kind handles packets that are too large, over bad paths and under each of our policies."""

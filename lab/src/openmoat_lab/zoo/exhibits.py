@@ -34,7 +34,7 @@ TCP_OCTETS = 300_000
 BIG = 1 << 20
 UDP_DATAGRAMS = 50
 PROMISED_SIZE = 1280
-"""Octets of an outer path from which on everything is promised to arrive."""
+"""Octets of an outer path from which on we promise that everything arrives."""
 RECOVERY_SLICED = 1.0
 RECOVERY_PLAIN = 5.0
 """Seconds within which a transfer goes on after its path has shrunk in silence, with AGGFRAG and in plain tunnel mode."""
@@ -48,15 +48,15 @@ class Server:
 
     name: str
     says: str
-    """For people: what it does with packets that do not get through."""
+    """For people: what it does when packets do not arrive."""
     settings: Mapping[str, int] = field(default_factory=dict)
     """Below /proc/sys/net of its host."""
     mss: int | None = None
-    """What it announces and believes, at most."""
+    """The largest MSS that it announces and uses."""
     locked_mtu: int | None = None
-    """Of its route to everybody. Locked: then nothing that it sends has DF."""
+    """MTU of its default route, locked: nothing that it sends has DF."""
     eats_icmp: bool = True
-    """Its firewall lets no ICMP in."""
+    """Its firewall drops incoming ICMP."""
     is_tcp: bool = True
     inners: tuple[str, ...] = ("IPv4", "IPv6")
 
@@ -89,18 +89,18 @@ SERVERS: Mapping[str, Server] = {
     )
 }
 """The classes of the MTU bug that the paper of 1999 found among web servers, and UDP with DF. All are real TCPs and UDPs of
-Linux, told apart by settings. IPv6 has no DF to leave out, and so no servers that do."""
+Linux, told apart by settings. IPv6 has no DF bit, so the servers that leave it out exist for IPv4 only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the tunnel is told to deal with what is too large."""
+    """How the tunnel handles packets that are too large."""
 
     name: str
     words: Mapping[str, str]
     """Settings of a child."""
     is_silenced: bool = False
-    """ICMP of the gateway is eaten by a firewall of its own side."""
+    """A firewall on its own side drops the ICMP errors of the gateway."""
     is_for_swan: bool = True
     """Whether it differs from another where the peer is strongSwan."""
 
@@ -133,9 +133,9 @@ class Path:
     """It sends no ICMP."""
     sink_eats_fragments: bool = False
     shrinks_to: int | None = None
-    """In the middle of the transfers."""
+    """MTU that it has from the middle of the transfers on."""
     is_forging: bool = False
-    """Somebody on the way answers each outer packet with frag-needed of any size."""
+    """An attacker on the path answers each outer packet with a forged "fragmentation needed" of any size."""
     octets: int = TCP_OCTETS
     outers: tuple[str, ...] = ("IPv4",)
     is_for_swan: bool = False
@@ -148,7 +148,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """How ESP travels."""
+    """How ESP is carried."""
 
     name: str
     version: int
@@ -224,16 +224,16 @@ class Row:
     outer: str
     peer: str
     first_octet_s: float | None
-    """None: never."""
+    """None: none came."""
     octets: int
     complete: bool
-    """Every octet came, as it was sent."""
+    """Every octet arrived as it was sent."""
     fragments_at_sink: int
     recovery_s: float | None = None
     """The longest pause, where the path shrinks."""
 
     def record(self) -> dict[str, Any]:
-        """As it stands in JSON; `recovery_s` only where there is something to recover from."""
+        """The fields in JSON; `recovery_s` only if the path shrinks."""
         fields: dict[str, Any] = {
             "path": self.path,
             "policy": self.policy,
@@ -252,7 +252,7 @@ class Row:
 
 
 def is_promised(row: Row) -> bool:
-    """Whether it is promised that this arrives whole.
+    """Whether we promise that this arrives whole.
 
     Of `virtual` alone: between ours everything over any path that carries 1280 octets; towards a peer without AGGFRAG all
     TCP, and everything wherever fragments pass.
@@ -264,9 +264,9 @@ def is_promised(row: Row) -> bool:
 
 
 def is_kept(row: Row) -> bool:
-    """Whether what is promised of such a row was done."""
+    """Whether the promise for such a row was kept."""
     if row.recovery_s is not None:
         limit = RECOVERY_SLICED if row.peer == PEER_OURS else RECOVERY_PLAIN
-        # Nobody sends UDP again: what was lost until the new size was known stays lost.
+        # UDP is not retransmitted: what was lost until the new size was known stays lost.
         return row.recovery_s <= limit and (row.complete or not SERVERS[row.server].is_tcp)
     return row.complete and row.fragments_at_sink == 0

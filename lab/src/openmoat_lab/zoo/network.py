@@ -35,29 +35,29 @@ SERVER_NETS = ("10.1.0.0/16", "fd00:1::/32")
 SINK_FRAGMENTS = "fragments"
 OUTSIDE = {4: ("192.0.2.{}/24", "198.51.100.{}/24"), 6: ("2001:db8:1::{:x}/64", "2001:db8:2::{:x}/64")}
 BEFORE_DEFRAGMENTATION = -450
-"""Priority of a chain that sees fragments as they come."""
+"""Priority of a chain that sees fragments before they are reassembled."""
 
 
 def server_address(name: str, inner: str) -> str:
-    """Of a server."""
+    """Address of a server."""
     number = list(SERVERS).index(name) + 1
     return f"10.1.{number}.1" if inner == "IPv4" else f"fd00:1:{number}::1"
 
 
 def sink_address(policy: str, inner: str) -> str:
-    """Of the client, where it is to be reached under this policy."""
+    """Address of the client for this policy."""
     number = list(POLICIES).index(policy) + 1
     return f"10.9.{number}.2" if inner == "IPv4" else f"fd00:9:{number}::2"
 
 
 def sink_nets(policy: str) -> tuple[str, str]:
-    """What the Child SA of a policy is for."""
+    """Networks of the client that the Child SA of a policy protects."""
     number = list(POLICIES).index(policy) + 1
     return f"10.9.{number}.0/24", f"fd00:9:{number}::/64"
 
 
 def network(servers: Iterable[str], path: Path, outer: Outer) -> Topology:
-    """All of it, with the servers of these names only."""
+    """The whole network, with only the servers of these names."""
     chosen = [SERVERS[name] for name in servers]
     west, east = OUTSIDE[outer.version]
     hosts = [
@@ -96,7 +96,7 @@ def network(servers: Iterable[str], path: Path, outer: Outer) -> Topology:
 
 
 def server_script(server: Server) -> str:
-    """What makes a host this kind of server, for `sh`."""
+    """Commands for `sh` that make a host this kind of server."""
     lines = [f"echo {value} > /proc/sys/net/{name}" for name, value in server.settings.items()]
     if server.locked_mtu:
         number = list(SERVERS).index(server.name) + 1
@@ -107,7 +107,7 @@ def server_script(server: Server) -> str:
 
 
 def mid_rules(path: Path) -> str:
-    """The router's own ways, for `nft`."""
+    """Rules of the router between the gateways, for `nft`."""
     lines = [f"type filter hook prerouting priority {BEFORE_DEFRAGMENTATION}; policy accept"]
     if path.eats_fragments:
         lines += ["ip frag-off & 0x3fff != 0 counter drop", "exthdr frag exists counter drop"]
@@ -121,7 +121,7 @@ def mid_rules(path: Path) -> str:
 
 
 def sink_rules(path: Path) -> str:
-    """Counts the fragments that reach the client, by sender and address; drops them where the path says so."""
+    """Rules that count the fragments that reach the client, by sender and address, and drop them if the path says so."""
     lines = [
         f"type filter hook prerouting priority {BEFORE_DEFRAGMENTATION}; policy accept",
         f"ip frag-off & 0x3fff != 0 update @{SINK_FRAGMENTS}4 {{ ip saddr . ip daddr counter }}",
@@ -159,7 +159,7 @@ def _eaten(servers: Iterable[Server]) -> Iterable[str]:
 
 
 def _silenced() -> Iterable[str]:
-    """ICMP errors about packets to the client where a policy is silenced: by the destination that they quote."""
+    """ICMP errors about packets to the client under a silenced policy, matched by the destination that they quote."""
     for number, policy in enumerate(POLICIES.values(), start=1):
         if policy.is_silenced:
             yield f"icmp type destination-unreachable @th,192,24 0x0a09{number:02x}"
@@ -197,5 +197,5 @@ def _bare(pattern: str, host: int) -> str:
 
 
 def _link(a: End, b: End, mtu: int = 1500) -> Link:
-    """Every frame is a real frame: sizes are what this is about."""
+    """A link without offloads: each frame is a real frame."""
     return Link(a=a, b=b, mtu=mtu, offloads=False)

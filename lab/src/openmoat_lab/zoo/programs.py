@@ -21,14 +21,14 @@ from typing import Any
 __all__ = ["body", "datagram"]
 
 PACKET = 1500
-"""Octets of the IP packets that UDP sends."""
+"""Octets of each IP packet sent by UDP."""
 HEADERS = {4: 28, 6: 48}
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTU_PROBE = 10, 23, 3
 TURN_SECONDS = 0.02
 ASK_SECONDS = 1.0
-"""A request by UDP is repeated until all has come: a packet that is lost once is not the same as one that never passes."""
+"""A request by UDP is repeated until the answer is complete: a packet lost once does not count as one that never passes."""
 REQUEST = struct.Struct(">II")
-"""Octets (UDP: datagrams), and octets a second; 0 is at once. TCP: as fast as it can."""
+"""Octets (UDP: datagrams), and octets per second; 0 means as fast as possible."""
 UDP_RATE = 750_000
 NUMBER = struct.Struct(">II")
 FORGED_SIZES = (68, 296, 552, 576, 1006, 1279)
@@ -37,18 +37,18 @@ PAGE = 300_000
 
 
 def say(line: str) -> None:
-    """Tell the harness, which reads the standard output."""
+    """Print a line at once: the lab reads the standard output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def body(octets: int) -> bytes:
-    """What is sent by TCP: no two blocks of it are alike."""
+    """The octets sent by TCP; no two blocks are equal."""
     return b"".join(number.to_bytes(8, "big") for number in range(octets // 8 + 1))[:octets]
 
 
 def datagram(number: int, count: int, version: int) -> bytes:
-    """The UDP payload of this number, out of so many."""
+    """The UDP payload with this number, of `count`."""
     head = NUMBER.pack(number, count)
     return (head * (PACKET // len(head)))[: PACKET - HEADERS[version]]
 
@@ -57,7 +57,7 @@ def datagram(number: int, count: int, version: int) -> bytes:
 
 
 def serve(port: str) -> None:
-    """Answer whoever asks; each in a thread of its own."""
+    """Answer all requests, each in a thread of its own."""
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         threading.Thread(target=_serve_udp, args=(family, version, int(port)), daemon=True).start()
     with socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256) as server:
@@ -70,7 +70,7 @@ def serve(port: str) -> None:
 def _answer_tcp(connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):
         request = connection.recv(REQUEST.size, socket.MSG_WAITALL)
-        # Whoever asks by HTTP gets a page as large as the others' answers.
+        # A request by HTTP gets a page as large as the other answers.
         octets, rate = (PAGE, 0) if request.startswith(b"GET ") else REQUEST.unpack(request)
         whole = body(octets)
         turn = round(rate * TURN_SECONDS) or octets
@@ -122,7 +122,7 @@ class Account:
         self.complete = False
 
     def take(self, octets: int) -> None:
-        """Something came."""
+        """Record that octets arrived."""
         now = time.monotonic()
         if self.first is None:
             self.first = now - self.began
@@ -132,14 +132,14 @@ class Account:
         self.octets += octets
 
     def end(self, *, complete: bool, cut: bool) -> dict[str, Any]:
-        """The line for the harness; a pause that lasts until the end is a pause, too."""
+        """The line for the harness; a pause that lasts until the end counts, too."""
         gap = max(self.longest_gap, time.monotonic() - self.last) if cut else self.longest_gap
         first = None if self.first is None else round(self.first, 3)
         return {"first": first, "octets": self.octets, "complete": complete, "longest_gap": round(gap, 3)}
 
 
 class Datagrams(asyncio.DatagramProtocol):
-    """Takes the datagrams of one answer."""
+    """Receives the datagrams of one answer."""
 
     def __init__(self, version: int, account: Account, *, is_stream: bool) -> None:
         self.version = version
@@ -150,18 +150,18 @@ class Datagrams(asyncio.DatagramProtocol):
         self.ended = asyncio.Event()
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Count it once; a datagram that is not as it was sent spoils all."""
+        """Count a datagram once; one that differs from what was sent makes the answer wrong."""
         number, count = NUMBER.unpack_from(data) if len(data) >= NUMBER.size else (0, 0)
         self.is_whole &= data == datagram(number, count, self.version)
         if number not in self.seen:
             self.seen.add(number)
             self.account.take(len(data))
-        # In a stream with a rate of its own nothing is sent again: behind the last one nothing comes.
+        # In a paced stream nothing is sent again: after the last datagram nothing follows.
         if len(self.seen) == count or (self.is_stream and number == count - 1):
             self.ended.set()
 
     def error_received(self, exc: Exception) -> None:
-        """ICMP: it says nothing about what comes."""
+        """An ICMP error: it says nothing about what arrives."""
 
 
 async def _fetch_tcp(job: dict[str, Any], account: Account) -> bool:
@@ -222,11 +222,11 @@ def fetch(file: str) -> None:
     say("fetch: done")
 
 
-# Somebody on the way.
+# The attacker on the path.
 
 
 def forge(interface: str, version: str) -> None:
-    """Answer what passes with ICMP errors that name any size, in the name of this very router: nobody is harder to doubt."""
+    """Answer each packet that passes with ICMP errors of any size, from the address of this router: hard to distrust."""
     forgers = {4: _forged_v4, 6: _forged_v6}
     kinds = {4: (socket.AF_INET, socket.IPPROTO_ICMP, 0x0800), 6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, 0x86DD)}
     family, protocol, ethertype = kinds[int(version)]
@@ -259,7 +259,7 @@ def _forged_v4(packet: bytes, size: int) -> tuple[bytes, tuple[str, int]] | None
 def _forged_v6(packet: bytes, size: int) -> tuple[bytes, tuple[str, int]] | None:
     if packet[6] not in (socket.IPPROTO_UDP, socket.IPPROTO_ESP):
         return None
-    # The kernel fills the checksum in.
+    # The kernel fills in the checksum.
     return struct.pack(">BBHI", 2, 0, 0, size) + packet[:48], (socket.inet_ntop(socket.AF_INET6, packet[8:24]), 0)
 
 

@@ -1,4 +1,4 @@
-"""Rows of the zoo as people and programs read them. Knows nothing of how they came about."""
+"""Formats rows of the zoo for people and programs."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,8 @@ __all__ = ["SCHEMA", "broken", "to_json", "to_markdown", "to_text"]
 SCHEMA = "moat.zoo/1"
 SOON = 0.1
 LEGEND = (
-    "Seconds until the first octet came; `.` is less than 0.1 s. (f): the client saw fragments. cut: it began, and did",
-    "not arrive whole. +N: the longest pause. !: it was promised, and is not so.",
+    "Seconds until the first octet arrived; `.` is less than 0.1 s. (f): the client saw fragments. cut: it began, but did",
+    "not arrive whole. +N: the longest pause. !: this breaks a promise.",
 )
 
 
@@ -21,7 +21,7 @@ def to_json(rows: Iterable[Row]) -> str:
 
 
 def broken(rows: Iterable[Row]) -> list[Row]:
-    """What was promised, and is not so."""
+    """The rows whose promise was not kept."""
     return [row for row in rows if is_promised(row) and not is_kept(row)]
 
 
@@ -39,7 +39,7 @@ def to_text(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The same for the guide."""
+    """The same in Markdown, for the guide."""
     blocks = []
     for title, header, body in _tables(rows):
         lines = [_bar(header), _bar(["---"] * len(header)), *(_bar(line) for line in body)]
@@ -48,7 +48,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One line: how many were promised, and how many of those are so."""
+    """One line: how many transfers were promised to arrive, and how many did."""
     promised, lost = sum(map(is_promised, rows)), len(broken(rows))
     if not promised:
         return f"{_counted(rows)}; nothing is promised"
@@ -61,7 +61,7 @@ def _counted(rows: Sequence[Row]) -> str:
 
 
 def cell(row: Row | None) -> str:
-    """What stands in the table for a row."""
+    """The cell of the table for a row."""
     if row is None:
         return ""
     if row.first_octet_s is None:

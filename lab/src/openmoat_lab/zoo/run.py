@@ -1,4 +1,4 @@
-"""Which scenes there are for a choice of paths, policies and servers, and all of them run, a few at a time."""
+"""Chooses the scenes for a selection of paths, policies and servers, and runs them, a few at a time."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ QUICK_PATHS, QUICK_POLICIES, QUICK_OUTERS = ("clean1500", "blackhole1400"), ("vi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is wanted; nothing named is everything. Raises `ValueError` for a name that there is not."""
+    """The selection; an empty one means everything. Raises `ValueError` for an unknown name."""
 
     paths: Sequence[str] = ()
     policies: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Options:
     outers: Sequence[str] = ()
     peers: Sequence[str] = ()
     is_quick: bool = False
-    """Where nothing is named, the least that shows whether the promise is kept."""
+    """Without a selection, the least that shows whether the promise is kept."""
 
     def __post_init__(self) -> None:
         for what, names, known in (
@@ -59,7 +59,7 @@ class Options:
 
 
 def scenes(options: Options) -> tuple[Scene, ...]:
-    """What there is to raise, in the order of the paths, ours as peer before strongSwan."""
+    """The scenes to raise, in the order of the paths, with ours as peer before strongSwan."""
     paths = options.paths or (QUICK_PATHS if options.is_quick else tuple(PATHS))
     outers = options.outers or (QUICK_OUTERS if options.is_quick else tuple(OUTERS))
     peers = options.peers or ((PEER_OURS,) if options.is_quick else PEERS)
@@ -74,14 +74,14 @@ def scenes(options: Options) -> tuple[Scene, ...]:
 
 
 def _outsides(path: str) -> Iterable[str]:
-    """What is tried over a path, for people."""
+    """The combinations of outer protocol and peer over a path, for people."""
     return (f"{outer} {peer}" for peer in PEERS for outer in OUTERS if _exists(path, outer, peer))
 
 
 def _exists(path: str, outer: str, peer: str) -> bool:
     if peer == PEER_OURS:
         return outer in PATHS[path].outers
-    # Its userspace ESP is always in UDP, with NAT or without.
+    # Its userspace ESP is always in UDP, with or without NAT.
     return PATHS[path].is_for_swan and outer == "IPv4"
 
 
@@ -98,7 +98,7 @@ def _visits(options: Options, peer: str) -> tuple[Visit, ...]:
 
 
 def run(options: Options, say: Callable[[str], None]) -> list[Row]:
-    """Run all scenes; gives the rows in their order. Raises `ValueError` where there is none, `LabError` without root."""
+    """Run all scenes; returns the rows in their order. Raises `ValueError` if there is none, `LabError` without root."""
     chosen = scenes(options)
     if not chosen:
         known = "; ".join(f"{name}: {', '.join(_outsides(name))}" for name in options.paths or PATHS)
@@ -123,7 +123,7 @@ def _play(scene: Scene, turn: threading.Semaphore, stopped: threading.Event, say
         nonlocal done
         done += 1
         if is_promised(row) and not is_kept(row):
-            say(f"{scene.name}: {row.policy}, {row.server}, {row.inner}: promised, and not so")
+            say(f"{scene.name}: {row.policy}, {row.server}, {row.inner}: promised, but did not arrive")
         elif done == len(scene.visits) // 2:
             say(f"{scene.name}: {done} of {len(scene.visits)} transfers have ended")
 

@@ -1,4 +1,4 @@
-"""One raised zoo: a path, a way for ESP to travel, a far gateway. Runs all its transfers at once and gives their rows."""
+"""One scene: a path, an outer protocol, a far gateway. Raises it, runs all its transfers at once and returns their rows."""
 
 import contextlib
 import json
@@ -49,15 +49,15 @@ PORT = 5080
 PROGRAM = (sys.executable, "-I", str(File(programs.__file__)))
 UP_SECONDS = 30.0
 SETTLE_SECONDS = 12.0
-"""What the gateways get to find out how large the path is; what begins then begins, wherever they are."""
+"""Time for the gateways to find the MTU of the path; then transfers begin, whether they have found it or not."""
 POLICY_DELAY = 0.8
 SERVER_DELAY = 0.1
 """Seconds between the beginnings of transfers, so that they do not measure one another."""
 BEGUN_SECONDS = 1.0
-"""After the last transfer has begun, all there is to do is to wait."""
+"""After this, the transfers need little CPU: they mostly wait."""
 SLACK_SECONDS = 20.0
 PACED = 100_000
-"""Octets a second, where the path shrinks in mid-transfer."""
+"""Octets per second of a transfer during which the path shrinks."""
 PACED_SECONDS = 12
 SHRINK_AFTER = 4.0
 POLL_SECONDS = 0.1
@@ -66,7 +66,7 @@ SIZE_FOUND = re.compile(r"Outside\(size=(\d+), is_proved=True, fragments_pass=(?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """One transfer that is to be made."""
+    """One transfer to make."""
 
     policy: str
     server: str
@@ -75,7 +75,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One zoo to raise, and the transfers in it."""
+    """One network to raise, and the transfers in it."""
 
     path: Path
     outer: Outer
@@ -113,10 +113,9 @@ class Scene:
         )
 
     def run(self, told: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
-        """Raise it, make all transfers, take it down; `told` hears of each transfer as it ends.
+        """Raise it, make all transfers, take it down; `told` is called for each transfer as it ends.
 
-        Holds `turn` for as long as there is much to do. Raises `LabError` where the tunnel does not come up, and soon after
-        `stopped` is set.
+        Holds `turn` while it is busy. Raises `LabError` if the tunnel does not come up, and soon after `stopped` is set.
         """
         servers = list(dict.fromkeys(visit.server for visit in self.visits))
         with contextlib.ExitStack() as stack:
@@ -147,7 +146,7 @@ class _Stage:
         self.west = Moatd(lab, WEST, self._tables(WEST), {"psk": PSK})
 
     def prepare(self, servers: Iterable[str]) -> None:
-        """Servers, router, client and gateways, all up."""
+        """Start servers, router and gateways, and wait until the Child SAs are up."""
         for name in servers:
             self.lab.run(name, "sh", "-eu", text=server_script(SERVERS[name]))
         self.lab.run(MID, "nft", "-f", "-", text=mid_rules(self.scene.path))
@@ -166,7 +165,7 @@ class _Stage:
     def _tables(self, host: str) -> dict[str, Any]:
         identities = {WEST: MOAT, EAST: SWAN}
         other = WEST if host == EAST else EAST
-        # Through a NAT only one of them can begin; the other takes whoever proves to be it.
+        # Through a NAT only the west can begin; the east accepts any address.
         addresses = {"addresses": [self.addresses[EAST]]} if host == WEST else {}
         children = {}
         for policy in self.policies:
@@ -203,7 +202,7 @@ class _Stage:
         return {child["name"] for peer in peers for child in peer["children"]} >= set(self.policies)
 
     def _settle(self) -> None:
-        """Wait until it is known how large the path is and whether fragments pass, or long enough."""
+        """Wait until the MTU of the path is known, and whether fragments pass, for `SETTLE_SECONDS` at most."""
         west, deadline = self.west, time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline and not self.stopped.is_set():
             found = SIZE_FOUND.findall(west.log())
@@ -212,7 +211,7 @@ class _Stage:
             time.sleep(POLL_SECONDS)
 
     def begin(self) -> Process:
-        """Begin the transfers, one after the other; what runs on the client tells of each that ends."""
+        """Begin the transfers, one after the other; the program on the client prints a line for each that ends."""
         file = self.lab.directory / "jobs.json"
         jobs = [self._job(number, visit) for number, visit in enumerate(self.scene.visits)]
         file.write_text(json.dumps(jobs))
@@ -230,7 +229,7 @@ class _Stage:
         self.lab.run(MID, "ip", "link", "set", EAST, "mtu", str(self.scene.path.shrinks_to))
 
     def rows(self, client: Process, told: Callable[[Row], None]) -> list[Row]:
-        """Wait for all that ends."""
+        """Wait for all transfers to end."""
         found = []
         longest = self.last_begins + _seconds(self.scene.path) + SLACK_SECONDS
         try:
@@ -284,17 +283,17 @@ class _Stage:
         return 0
 
     def story(self) -> str:
-        """The end of the log of our own gateway, to be read where something went wrong."""
+        """The end of the log of our own gateway, for messages about failures."""
         return f"--- log of {WEST}\n{self.west.last_words()}"
 
 
 def _seconds(path: Path) -> float:
-    """After which a transfer is cut."""
+    """Seconds after which a transfer is cut off."""
     return MAX_FIRST_OCTET + (PACED_SECONDS if path.shrinks_to else 0)
 
 
 def _lines(client: Process, seconds: float, stopped: threading.Event) -> Iterator[dict[str, Any]]:
-    """What the client says of each transfer, as it says it. Raises `LabError` where it ends early or does not end."""
+    """The lines of the client about each transfer, as they come. Raises `LabError` if it ends early or does not end."""
     deadline, seen = time.monotonic() + seconds, 0
     while True:
         is_over = client.exit_code is not None

@@ -38,10 +38,10 @@ def test_round_trips_are_compared_by_what_is_added_to_the_bare_one() -> None:
 
 
 def test_ours_is_compared_with_itself_unsealed_and_with_more_sas() -> None:
-    found = [result(TCP, "openmoat, 1 SA", 2000), result(TCP, "openmoat, not sealing", 2500)]
+    found = [result(TCP, "openmoat, 1 SA", 2000), result(TCP, "openmoat, unencrypted", 2500)]
     found += [result(TCP, "openmoat, 1 000 SAs", 1990), result(TCP, "openmoat, 10 000 SAs", 1980)]
     assert list(budgets(found, LINKS)) == [
-        Ratio(TCP, "openmoat, not sealing", 0.8, 0.7),
+        Ratio(TCP, "openmoat, unencrypted", 0.8, 0.7),
         Ratio(f"openmoat, 1 000 SAs: {TCP}", "openmoat, 1 SA", 0.995, None),
         Ratio(f"openmoat, 10 000 SAs: {TCP}", "openmoat, 1 SA", 0.99, 0.95),
     ]

@@ -183,8 +183,8 @@ def test_the_table_has_a_block_for_each_scene_a_line_for_each_server_and_a_colum
         "           virtual",
         "  naughty  . cut !",
         "",
-        "Seconds until the first octet came; . is less than 0.1 s. (f): the client saw fragments. cut: it began, and did",
-        "not arrive whole. +N: the longest pause. !: it was promised, and is not so.",
+        "Seconds until the first octet arrived; . is less than 0.1 s. (f): the client saw fragments. cut: it began, but did",
+        "not arrive whole. +N: the longest pause. !: this breaks a promise.",
         "",
         "6 transfers; promised to arrive whole: 4; 2 did not",
     ]
