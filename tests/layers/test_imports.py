@@ -70,7 +70,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "mtu": frozenset({"msgspec"}),
     "model": frozenset(),
     "ike": frozenset({"msgspec"}),
-    "config": frozenset({"cryptography"}),
+    "config": frozenset({"cryptography", "tomli_w"}),
     "dataplane": frozenset({"msgspec"}),
     "system": frozenset(),
     "control": frozenset({"h11", "msgspec"}),

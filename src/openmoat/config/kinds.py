@@ -77,7 +77,10 @@ def texts(form: str, parse: Callable[[str], T], write: Callable[[T], str] = str)
             raise FieldErrors(errors)
         return tuple(values)
 
-    return Kind(f"{form}, or a list", read, lambda values: [write(value) for value in values])
+    def written(values: tuple[T, ...]) -> Toml:
+        return write(values[0]) if len(values) == 1 else [write(value) for value in values]
+
+    return Kind(f"{form}, or a list", read, written)
 
 
 def choice(kind: type[E]) -> Kind[E]:

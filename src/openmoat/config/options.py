@@ -286,6 +286,7 @@ IKE_LIFETIMES = Table(
             "Check that the peer is alive after this time without a packet from it (RFC 7296 2.4).",
         ),
     ),
+    together=("rekey-after", "hard"),
 )
 CHILD_LIFETIMES = Table(
     "[connections.NAME.children.CHILD.lifetimes]",
@@ -300,6 +301,7 @@ CHILD_LIFETIMES = Table(
         Option("rekey-packets", NUMBER, Need.LIVE, "Rekey after this many packets in either direction."),
         Option("hard-packets", NUMBER, Need.LIVE, "Stop after this many packets in either direction."),
     ),
+    together=("rekey-after", "hard"),
 )
 CHILD = Table(
     "[connections.NAME.children.CHILD]",

@@ -102,19 +102,25 @@ class Read:
         return self.values.get(name)
 
     def has(self, name: str) -> bool:
-        """Whether the key is there, right or wrong."""
-        return bool(self.values.get(name)) or name in self.wrong
+        """Whether the key is there and not an empty list, right or wrong."""
+        return self.values.get(name, ()) != () or name in self.wrong
 
 
 class Table(Generic[M]):
     """One table of the file: its place, its rows, and the part of the model that it gives."""
 
-    def __init__(self, header: str, title: str, model: type[M], rows: tuple[Row, ...]) -> None:
-        """`model` is the dataclass whose fields the rows give, and whose defaults hold."""
+    def __init__(
+        self, header: str, title: str, model: type[M], rows: tuple[Row, ...], together: tuple[str, ...] = ()
+    ) -> None:
+        """`model` is the dataclass whose fields the rows give, and whose defaults hold.
+
+        Options that are `together` depend on each other where only some are given; they are written all or not at all.
+        """
         self.header = header
         self.title = title
         self.rows: Mapping[str, Row] = {row.name: row for row in rows}
         self.model = model
+        self.together = together
         self._fields: Mapping[str, Field[Any]] = {one.name: one for one in fields(model)} if is_dataclass(model) else {}
         self._required = [row.name for row in rows if self.is_required(row)]
         self._inner = [(row.name, row) for row in rows if isinstance(row, Inner)]
@@ -146,6 +152,14 @@ class Table(Generic[M]):
     def is_required(self, row: Row) -> bool:
         """Whether the file must have it."""
         return self.default(row) is UNSET if isinstance(row, Option) else row.is_required
+
+    def gives(self, row: Option) -> bool:
+        """Whether the option alone gives a field of the model."""
+        return row.name in self._direct
+
+    def is_usual(self, row: Option, record: object) -> bool:
+        """Whether a record has the default of an option."""
+        return row.name not in self._direct or bool(getattr(record, self._direct[row.name]) == self.default(row))
 
     def default(self, row: Option) -> Any:
         """The value of an option that is left out; `UNSET` where it must not be."""

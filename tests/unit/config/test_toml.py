@@ -118,6 +118,13 @@ def test_lifetimes_are_written_with_units(folder: Folder) -> None:
     assert home.children[0].lifetimes.rekey_octets == 500_000_000
 
 
+def test_a_limit_that_is_switched_off_stays_off_beside_the_other(folder: Folder) -> None:
+    home = folder.load(RECORD + '[connections.home.lifetimes]\nrekey-after = "1h"\nhard = 0\n').connections["home"]
+    assert (home.lifetimes.rekey_after, home.lifetimes.hard) == (3600, 0)
+    home = folder.load(RECORD + '[connections.home.lifetimes]\nrekey-after = 0\nhard = "2h"\n').connections["home"]
+    assert (home.lifetimes.rekey_after, home.lifetimes.hard) == (0, 7200)
+
+
 def test_a_directory_of_records_is_included(folder: Folder) -> None:
     folder.write("conf.d/a.toml", RECORD.replace("home.psk", "../home.psk"))
     folder.write(
