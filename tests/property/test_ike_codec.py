@@ -85,7 +85,7 @@ def selectors(draw: st.DrawFn) -> TrafficSelector:
     world = ipaddress.ip_network(family)
     first, last = sorted((draw(st.integers(0, world.num_addresses - 1)), draw(st.integers(0, world.num_addresses - 1))))
     ports = draw(st.just((65535, 0)) | st.tuples(u16, u16).map(lambda pair: (min(pair), max(pair))))
-    return TrafficSelector(world[first], world[last], draw(u8), *ports)
+    return TrafficSelector.between(world[first], world[last], draw(u8), *ports)
 
 
 identities = st.one_of(

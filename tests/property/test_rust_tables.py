@@ -39,7 +39,7 @@ def pairs(draw: st.DrawFn) -> tuple[Address, Address]:
 def selectors(draw: st.DrawFn) -> TrafficSelector:
     start, end = sorted(draw(pairs()), key=int)
     ports = draw(st.sampled_from(PORTS))
-    return TrafficSelector(start, end, draw(st.sampled_from((0, 6, 17))), *ports)
+    return TrafficSelector.between(start, end, draw(st.sampled_from((0, 6, 17))), *ports)
 
 
 @st.composite

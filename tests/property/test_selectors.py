@@ -46,7 +46,7 @@ def selector_of_the_small_world(draw: st.DrawFn) -> TrafficSelector:
     ports = (0, MAX_PORT)
     if protocol:
         ports = draw(st.sampled_from([(0, MAX_PORT), (MAX_PORT, 0), (0, 0), (1, 1), (0, 1), (1, 2), (2, MAX_PORT)]))
-    return TrafficSelector(address(version, start), address(version, end), protocol, *ports)
+    return TrafficSelector.between(address(version, start), address(version, end), protocol, *ports)
 
 
 @st.composite
@@ -54,7 +54,7 @@ def any_selector(draw: st.DrawFn) -> TrafficSelector:
     """Whatever a wire may bring, sense or not."""
     version = draw(st.sampled_from((st.ip_addresses(v=4), st.ip_addresses(v=6))))
     port = st.integers(0, MAX_PORT)
-    return TrafficSelector(draw(version), draw(version), draw(st.integers(0, 255)), draw(port), draw(port))
+    return TrafficSelector.between(draw(version), draw(version), draw(st.integers(0, 255)), draw(port), draw(port))
 
 
 LISTS = st.lists(selector_of_the_small_world(), max_size=4).map(tuple)

@@ -17,7 +17,7 @@ NAMES = st.sampled_from([f"p{n}" for n in range(12)])
 def selectors(draw: st.DrawFn) -> tuple[TrafficSelector, ...]:
     start, end = sorted((draw(st.integers(0, 15)), draw(st.integers(0, 15))))
     protocol = draw(st.sampled_from((0, 0, 6)))
-    return (TrafficSelector(ipaddress.IPv4Address(BASE + start), ipaddress.IPv4Address(BASE + end), protocol),)
+    return (TrafficSelector.between(ipaddress.IPv4Address(BASE + start), ipaddress.IPv4Address(BASE + end), protocol),)
 
 
 WANTED = st.builds(

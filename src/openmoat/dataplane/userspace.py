@@ -262,7 +262,7 @@ def _integrity(suite: EspSuite) -> int:
 
 
 def _selectors(selectors: Selectors) -> "list[_native.Selector]":
-    return [(s.start.packed, s.end.packed, s.protocol, s.start_port, s.end_port) for s in selectors]
+    return [(*s.packed, s.protocol, s.start_port, s.end_port) for s in selectors]
 
 
 def _limits(limits: Limits) -> tuple[int, int, int, int]:

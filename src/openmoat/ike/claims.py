@@ -79,4 +79,4 @@ class Claims:
 
 def _places(template: str, remote: Selectors) -> Iterator[tuple[Place, Range]]:
     for selector in remote:
-        yield (template, selector.start.version), (int(selector.start), int(selector.end))
+        yield (template, selector.version), (selector.first, selector.last)

@@ -258,7 +258,7 @@ class Child:
         yield from _name("name", self.name)
         yield from _selectors("local", self.local)
         yield from _selectors("remote", self.remote)
-        families = [{selector.start.version for selector in side} for side in (self.local, self.remote)]
+        families = [{selector.version for selector in side} for side in (self.local, self.remote)]
         if all(families) and not families[0] & families[1]:
             text = "an address family that local has too; a packet has one family at both ends"
             yield FieldError(("remote",), text)
@@ -274,7 +274,7 @@ class Child:
         if len({address.version for address in self.tunnel_address}) < len(self.tunnel_address):
             yield FieldError(("tunnel_address",), "one of each family")
         for address in self.tunnel_address:
-            ranges = ((int(one.start), int(one.end)) for one in self.local if one.start.version == address.version)
+            ranges = ((one.first, one.last) for one in self.local if one.version == address.version)
             if not any(first <= int(address) <= last for first, last in ranges):
                 yield FieldError(("tunnel_address",), f"one inside local, {address} came")
 

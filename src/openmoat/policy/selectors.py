@@ -97,23 +97,35 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
     As text: `10.2.0.0/16`, `10.2.0.1-10.2.0.9`, `10.2.0.0/16[tcp/443]`, `::/0[icmpv6/128]`, `10.2.0.5[udp/opaque]`.
     """
 
-    start: Address
-    end: Address
+    version: int
+    """Of IP: 4 or 6."""
+    first: int
+    """The lowest address as a number, since numbers are compared and hashed many times as fast as addresses."""
+    last: int
     protocol: int = ANY_PROTOCOL
     """IP protocol number, 0 for any."""
     start_port: int = 0
     end_port: int = MAX_PORT
 
     @classmethod
+    def between(
+        cls, start: Address, end: Address, protocol: int = ANY_PROTOCOL, start_port: int = 0, end_port: int = MAX_PORT
+    ) -> Self:
+        """The selector of all addresses from `start` to `end`, which are of one family."""
+        if start.version != end.version:
+            raise ValueError(f"a selector has addresses of one family, not {start} and {end}")
+        return cls(start.version, int(start), int(end), protocol, start_port, end_port)
+
+    @classmethod
     def of(cls, network: Network, protocol: int = ANY_PROTOCOL, start_port: int = 0, end_port: int = MAX_PORT) -> Self:
         """The selector of all addresses of `network`."""
-        return cls(network[0], network[-1], protocol, start_port, end_port)
+        return cls.between(network[0], network[-1], protocol, start_port, end_port)
 
     @classmethod
     def of_address(cls, address: Address, protocol: int = ANY_PROTOCOL, port: int | None = None) -> Self:
         """The selector of one address and, where given, one port of one protocol."""
         ports = (0, MAX_PORT) if port is None else (port, port)
-        return cls(address, address, protocol, *ports)
+        return cls.between(address, address, protocol, *ports)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -123,7 +135,23 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
             raise ValueError(f"selector {text!r}: a bracket is open, as in 10.2.0.0/16[tcp/443]")
         start, end = _parse_addresses(addresses.strip())
         protocol, first, last = _parse_protocol(rest[:-1].strip()) if bracket else (ANY_PROTOCOL, 0, MAX_PORT)
-        return cls(start, end, protocol, first, last)
+        return cls.between(start, end, protocol, first, last)
+
+    @property
+    def start(self) -> Address:
+        """The lowest address."""
+        return _address(self.first, self.version)
+
+    @property
+    def end(self) -> Address:
+        """The highest address."""
+        return _address(self.last, self.version)
+
+    @property
+    def packed(self) -> tuple[bytes, bytes]:
+        """Lowest and highest address as they are written on a wire."""
+        size = 4 if self.version == 4 else 16
+        return self.first.to_bytes(size, "big"), self.last.to_bytes(size, "big")
 
     @property
     def is_opaque(self) -> bool:
@@ -142,14 +170,12 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
 
     @property
     def is_empty(self) -> bool:
-        """Whether no packet can match: ends swapped, families mixed, or ports without a protocol."""
-        if self.is_plain:
-            return int(self.start) > int(self.end) or self.start.version != self.end.version
-        return self._box() is None
+        """Whether no packet can match: ends swapped, or ports without a protocol."""
+        return self.first > self.last if self.is_plain else self._box() is None
 
     def intersect(self, other: "TrafficSelector") -> "TrafficSelector | None":
         """What both select; None where that is nothing."""
-        if self.start.version != other.start.version:
+        if self.version != other.version:
             return None
         if self.is_plain and other.is_plain:
             return self._meet_plain(other)
@@ -159,22 +185,16 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
             return None
         if common == mine:
             return self
-        return other if common == theirs else _selector(common, self.start.version)
+        return other if common == theirs else _selector(common, self.version)
 
     def _meet_plain(self, other: "TrafficSelector") -> "TrafficSelector | None":
         """`intersect` of two whose addresses alone decide."""
-        version = self.start.version
-        if self.end.version != version or other.end.version != version:
+        first, last = max(self.first, other.first), min(self.last, other.last)
+        if first > last:  # also where the ends of either are swapped
             return None
-        mine, theirs = (int(self.start), int(self.end)), (int(other.start), int(other.end))
-        common = max(mine[0], theirs[0]), min(mine[1], theirs[1])
-        if common[0] > common[1]:  # also where the ends of either are swapped
-            return None
-        if common == mine:
+        if first == self.first and last == self.last:
             return self
-        if common == theirs:
-            return other
-        return TrafficSelector(_address(common[0], version), _address(common[1], version))
+        return other if first == other.first and last == other.last else TrafficSelector(self.version, first, last)
 
     def covers(self, other: "TrafficSelector") -> bool:
         """Whether every packet of `other` is selected too."""
@@ -184,7 +204,7 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
     def contains(self, address: Address, protocol: int, port: int | None) -> bool:
         """Whether a packet with these values on this side matches; `port` None where it shows none."""
         box = self._box()
-        if box is None or address.version != self.start.version:
+        if box is None or address.version != self.version:
             return False
         point = (int(address), protocol, _NO_PORT if port is None else port)
         return all(low <= value <= high for value, (low, high) in zip(point, box, strict=True))
@@ -193,19 +213,16 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
         """The fewest prefixes that make up its addresses."""
         if self.is_empty:
             return []
-        start, size = int(self.start), int(self.end) - int(self.start) + 1
-        if not size & (size - 1) and not start & (size - 1):
-            length = self.start.max_prefixlen - size.bit_length() + 1
-            return [
-                ipaddress.IPv4Network((start, length))
-                if self.start.version == 4
-                else ipaddress.IPv6Network((start, length))
-            ]
-        return list(ipaddress.summarize_address_range(self.start, self.end))
+        size = self.last - self.first + 1
+        if size & (size - 1) or self.first & (size - 1):
+            return list(ipaddress.summarize_address_range(self.start, self.end))
+        if self.version == 4:
+            return [ipaddress.IPv4Network((self.first, 33 - size.bit_length()))]
+        return [ipaddress.IPv6Network((self.first, 129 - size.bit_length()))]
 
     def _box(self) -> _Box | None:
-        start, end, protocol = int(self.start), int(self.end), self.protocol
-        if start > end or self.start.version != self.end.version or not 0 <= protocol <= MAX_PROTOCOL:
+        start, end, protocol = self.first, self.last, self.protocol
+        if start > end or not 0 <= protocol <= MAX_PROTOCOL:
             return None
         low, high = self.start_port, self.end_port
         if protocol == ANY_PROTOCOL:
@@ -220,10 +237,6 @@ class TrafficSelector(msgspec.Struct, frozen=True, order=True, gc=False):
         else:
             return None
         return (start, end), (protocol, protocol), ports
-
-    def __hash__(self) -> int:
-        # Of the numbers: the hash of an address object is several times as much work, and keys of tables are hashed often.
-        return hash((int(self.start), int(self.end), self.protocol, self.start_port, self.end_port))
 
     def __str__(self) -> str:
         return _told(self)
@@ -295,12 +308,12 @@ def canonical(selectors: Selectors) -> Selectors:
     groups: dict[tuple[int, int, int, int], list[_Interval]] = {}
     for selector in selectors:
         if not selector.is_empty:
-            key = (selector.start.version, selector.protocol, selector.start_port, selector.end_port)
-            groups.setdefault(key, []).append((int(selector.start), int(selector.end)))
+            key = (selector.version, selector.protocol, selector.start_port, selector.end_port)
+            groups.setdefault(key, []).append((selector.first, selector.last))
     merged = []
     for (version, *rest), ranges in sorted(groups.items()):
         for low, high in _join(ranges):
-            merged.append(TrafficSelector(_address(low, version), _address(high, version), *rest))
+            merged.append(TrafficSelector(version, low, high, *rest))
     return tuple(s for s in merged if not any(other is not s and other.covers(s) for other in merged))
 
 
@@ -309,7 +322,7 @@ def volume(selectors: Selectors, version: int) -> int:
     total = 0
     for selector in canonical(selectors):
         box = selector._box()
-        if box is not None and selector.start.version == version:
+        if box is not None and selector.version == version:
             addresses, protocols, ports = (high - low + 1 for low, high in box)
             total += addresses * protocols * ports
     return total
@@ -341,9 +354,7 @@ def _selector(box: _Box, version: int) -> TrafficSelector:
     protocol = ANY_PROTOCOL if protocols == (0, MAX_PROTOCOL) else protocols[0]
     if ports[1] == _NO_PORT:
         ports = (MAX_PORT, 0)
-    return TrafficSelector(
-        _address(addresses[0], version), _address(addresses[1], version), protocol, max(ports[0], 0), ports[1]
-    )
+    return TrafficSelector(version, addresses[0], addresses[1], protocol, max(ports[0], 0), ports[1])
 
 
 def _address(value: int, version: int) -> Address:
@@ -357,7 +368,7 @@ def _is_covered(selector: TrafficSelector, outer: Selectors) -> bool:
     left = [box] if box else []
     for other in outer:
         hole = other._box()
-        if hole and other.start.version == selector.start.version:
+        if hole and other.version == selector.version:
             left = [piece for whole in left for piece in _subtract(whole, hole)]
         if not left:
             break

@@ -288,6 +288,6 @@ class Spd:
 
 def _sort_key(wanted: WantedPolicy) -> _SortKey:
     """Equal selectors have equal volume, so among them a shunt comes first; what holds another comes after it."""
-    versions = {selector.start.version for selector in wanted.local}
+    versions = {selector.version for selector in wanted.local}
     size = sum(volume(wanted.local, version) * volume(wanted.remote, version) for version in versions)
     return wanted.priority, size, wanted.action is Action.PROTECT, wanted.name

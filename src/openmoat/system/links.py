@@ -111,12 +111,12 @@ def address_inside(selectors: Selectors, addresses: Iterable[InterfaceAddress], 
     """Our address for the gateway's own packets of one family: the first inside `selectors`, those of wide ranges last."""
     chosen: tuple[int, Address] | None = None
     for selector in selectors:
-        width = int(selector.end) - int(selector.start)
+        width = selector.last - selector.first
         for candidate in addresses:
             address = candidate.address
-            if address.version != version or selector.start.version != version or not can_speak(address):
+            if address.version != version or selector.version != version or not can_speak(address):
                 continue
-            if int(selector.start) <= int(address) <= int(selector.end) and (chosen is None or width < chosen[0]):
+            if selector.first <= int(address) <= selector.last and (chosen is None or width < chosen[0]):
                 chosen = (width, address)
     return chosen[1] if chosen else None
 

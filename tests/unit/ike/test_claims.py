@@ -11,7 +11,7 @@ PEERS = [Identity.parse(f"m{number}.example") for number in range(4)]
 
 
 def ranges(low: int, high: int) -> Selectors:
-    return (TrafficSelector(IPv4Address(low), IPv4Address(high), 0, 0, 65535),)
+    return (TrafficSelector.between(IPv4Address(low), IPv4Address(high), 0, 0, 65535),)
 
 
 def test_a_claim_meets_another_where_a_plain_search_finds_one() -> None:

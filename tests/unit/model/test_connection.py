@@ -97,7 +97,7 @@ def test_a_faulty_connection_is_refused_with_the_field(changes: dict[str, Any], 
         ({"local": ()}, "^local: 1 to 64 selectors, 0 came"),
         ({"remote": parse_selectors(["2001:db8::/64"])}, "^remote: an address family"),
         (
-            {"remote": (TrafficSelector(ipaddress.ip_address("10.0.0.9"), ipaddress.ip_address("10.0.0.1")),)},
+            {"remote": (TrafficSelector.between(ipaddress.ip_address("10.0.0.9"), ipaddress.ip_address("10.0.0.1")),)},
             "selects nothing",
         ),
         ({"proposals": ()}, "^proposals: "),

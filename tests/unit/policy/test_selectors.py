@@ -113,10 +113,10 @@ def test_two_halves_cover_the_whole() -> None:
 
 def test_selectors_with_swapped_ends_select_nothing() -> None:
     low, high = ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("10.0.0.9")
-    swapped = TrafficSelector(high, low)
+    swapped = TrafficSelector.between(high, low)
     assert swapped.is_empty
     assert intersect((swapped,), parse_selectors(["0.0.0.0/0"])) == ()
-    assert TrafficSelector(low, high, 0, 80, 80).is_empty
+    assert TrafficSelector.between(low, high, 0, 80, 80).is_empty
 
 
 def test_a_range_becomes_the_fewest_prefixes() -> None:

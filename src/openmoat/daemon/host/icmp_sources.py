@@ -40,7 +40,7 @@ def icmp_sources(
 
 
 def _holds(local: Selectors, address: Address) -> bool:
-    ranges = [(int(one.start), int(one.end)) for one in local if one.start.version == address.version]
+    ranges = [(one.first, one.last) for one in local if one.version == address.version]
     return any(first <= int(address) <= last for first, last in ranges)
 
 

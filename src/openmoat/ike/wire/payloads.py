@@ -84,11 +84,8 @@ NOTIFY = Layout("BBH", "protocol", "SPI size", "type")
 SELECTOR = Layout("BBH", "selector type", "IP protocol", "selector length")
 PORTS = Layout("HH", "start port", "end port")
 NOTIFY_HEAD, SELECTOR_HEAD = Struct(">BBH"), Struct(">BBHHH")
-FAMILIES: Mapping[int, tuple[type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address], int]] = {
-    TsType.IPV4_ADDR_RANGE: (ipaddress.IPv4Address, 4),
-    TsType.IPV6_ADDR_RANGE: (ipaddress.IPv6Address, 16),
-}
-"""Kinds of selector that we know, and octets of an address."""
+FAMILIES: Mapping[int, tuple[int, int]] = {TsType.IPV4_ADDR_RANGE: (4, 4), TsType.IPV6_ADDR_RANGE: (6, 16)}
+"""Kinds of selector that we know: version of IP, and octets of an address."""
 
 
 class SecurityAssociation(msgspec.Struct, frozen=True, gc=False):
@@ -356,19 +353,20 @@ def parse_selector(body: Reader) -> TrafficSelector | None:
     # OPAQUE is the one range that runs backwards (RFC 7296 3.13.1).
     if start_port > end_port and (start_port, end_port) != (65535, 0):
         raise inside.fault(f"ports run from {start_port} to {end_port}")
-    family, size = FAMILIES[kind]
-    first, last = inside.octets("start address", size), inside.octets("end address", size)
+    version, size = FAMILIES[kind]
+    ends = inside.octets("start address", size), inside.octets("end address", size)
     inside.end()
-    if first > last:
-        raise inside.fault(f"addresses run from {family(first)} to {family(last)}")
-    start = family(first)
-    return TrafficSelector(start, start if first == last else family(last), protocol, start_port, end_port)
+    if ends[0] > ends[1]:
+        start, end = map(ipaddress.ip_address, ends)
+        raise inside.fault(f"addresses run from {start} to {end}")
+    first, last = int.from_bytes(ends[0], "big"), int.from_bytes(ends[1], "big")
+    return TrafficSelector(version, first, last, protocol, start_port, end_port)
 
 
 def emit_selector(selector: TrafficSelector) -> bytes:
     """One traffic selector (RFC 7296 3.13.1)."""
-    kind = TsType.IPV4_ADDR_RANGE if selector.start.version == 4 else TsType.IPV6_ADDR_RANGE
-    ends = selector.start.packed + selector.end.packed
+    kind = TsType.IPV4_ADDR_RANGE if selector.version == 4 else TsType.IPV6_ADDR_RANGE
+    ends = b"".join(selector.packed)
     return SELECTOR_HEAD.pack(kind, selector.protocol, 8 + len(ends), selector.start_port, selector.end_port) + ends
 
 
