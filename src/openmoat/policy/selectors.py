@@ -319,6 +319,8 @@ def canonical(selectors: Selectors) -> Selectors:
 
 def volume(selectors: Selectors, version: int) -> int:
     """How many combinations of address, protocol and port of one family a list selects; a measure of specificity."""
+    if len(selectors) == 1 and selectors[0].is_plain and selectors[0].version == version:
+        return max(0, selectors[0].last - selectors[0].first + 1) * (MAX_PROTOCOL + 1) * (MAX_PORT + 2)
     total = 0
     for selector in canonical(selectors):
         box = selector._box()

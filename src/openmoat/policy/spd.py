@@ -136,6 +136,8 @@ class Spd:
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
+        self._keys: list[_SortKey] = []
+        """Of the entries, in the same order: what a place is found by."""
         self._by_name: dict[str, _Entry] = {}
         self._by_remote: dict[Selectors, tuple[str, ...]] = {}
         self._next_id: PolicyId = 1
@@ -173,8 +175,9 @@ class Spd:
         self._check(fresh, set(gone))
         self._touched.clear()
         numbers = {name: self._take(self._by_name[name]) for name in gone}
-        for key, wanted in sorted(((_sort_key(w), w) for w in fresh.values()), key=lambda pair: pair[0]):
-            self._insert(key, wanted, numbers.pop(wanted.name, None))
+        keys = {name: _sort_key(wanted) for name, wanted in fresh.items()}
+        for name in sorted(fresh, key=keys.__getitem__):
+            self._insert(keys[name], fresh[name], numbers.pop(name, None))
         changed = sorted((self._by_name[name].policy for name in self._touched), key=lambda policy: policy.rank)
         return SpdChange(put=tuple(changed), remove=tuple(numbers.values()))
 
@@ -195,7 +198,8 @@ class Spd:
             among.append(wanted)
 
     def _take(self, entry: _Entry) -> PolicyId:
-        del self._entries[self._place(entry.key)]
+        place = bisect.bisect_left(self._keys, entry.key)
+        del self._entries[place], self._keys[place]
         del self._by_name[entry.wanted.name]
         if entry.wanted.action is Action.PROTECT:
             remote = canonical(entry.wanted.remote)
@@ -206,14 +210,11 @@ class Spd:
                 del self._by_remote[remote]
         return entry.policy.id
 
-    def _place(self, key: _SortKey) -> int:
-        return bisect.bisect_left(self._entries, key, key=lambda entry: entry.key)
-
     def _insert(self, key: _SortKey, wanted: WantedPolicy, number: PolicyId | None) -> None:
         if number is None:
             number = self._next_id
             self._next_id += 1
-        place = self._place(key)
+        place = bisect.bisect_left(self._keys, key)
         policy = Policy(
             id=number,
             name=wanted.name,
@@ -225,6 +226,7 @@ class Spd:
         )
         entry = _Entry(key, wanted, policy)
         self._entries.insert(place, entry)
+        self._keys.insert(place, key)
         self._by_name[wanted.name] = entry
         self._touched.add(wanted.name)
         self._newest = wanted.name
