@@ -165,7 +165,7 @@ def selectors(draw: st.DrawFn, family: int) -> tuple[TrafficSelector, ...]:
         first, last = sorted(draw(st.tuples(*[V4 if family == 4 else V6] * 2)))
         protocol = draw(st.sampled_from([0, 6, 17, ICMP, ICMPV6, 132, 200]))
         if protocol == 0:
-            return TrafficSelector(first, last)
+            return TrafficSelector.between(first, last)
         low, high = sorted(draw(st.tuples(*[st.integers(0, MAX_PORT)] * 2)))
         ports = draw(st.sampled_from([(0, MAX_PORT), (MAX_PORT, 0), (low, high), (low, low)]))
         return TrafficSelector(first, last, protocol, *ports)
