@@ -76,7 +76,8 @@ class MoatGroup(Group):
             build: Callable[[], click.Command] = _extensions()[cmd_name].load()
             return build()
         if cmd_name in ELSEWHERE and not ctx.resilient_parsing:
-            text = f"moat {cmd_name} is not installed here; remedy: pip install {ELSEWHERE[cmd_name]}"
+            text = f"moat {cmd_name} is part of {ELSEWHERE[cmd_name]}, which is not installed"
+            text += "; remedy, in the source tree: pip install ./lab"
             fail(ExitCode.REFUSED, ControlError("not-permitted", text), as_json=False)
         return None
 

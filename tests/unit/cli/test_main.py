@@ -249,5 +249,6 @@ def test_a_command_that_is_not_installed_tells_in_one_line_what_to_install(
     monkeypatch.setattr(sys, "path", [])
     done = moat(command, "--help")
     assert done.exit_code == ExitCode.REFUSED
-    assert done.stderr == f"moat: moat {command} is not installed here; remedy: pip install openmoat-lab\n"
+    what = f"moat {command} is part of openmoat-lab, which is not installed"
+    assert done.stderr == f"moat: {what}; remedy, in the source tree: pip install ./lab\n"
     assert f" {command} " not in moat("--help").output
