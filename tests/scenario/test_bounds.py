@@ -10,8 +10,8 @@ from openmoat.crypto.suites import ECP_256, X25519
 from openmoat.ike import window
 from openmoat.ike.endpoint import MAX_DUE
 from openmoat.ike.events import DownReason, IkeSaDown, NegotiationFailed
+from openmoat.ike.exchange_runner import MAX_TEMPORARY_FAILURES, TEMPORARY_WAIT
 from openmoat.ike.exchanges.create_child import MAX_METHOD_CHANGES
-from openmoat.ike.exchanges.installation import MAX_TEMPORARY_FAILURES, TEMPORARY_WAIT
 from openmoat.ike.reports import MAX_NOTED_PROPOSALS
 from openmoat.ike.window import MAX_MESSAGE_ID
 from openmoat.ike.wire.message import MAX_PAYLOADS, Header, Message, emit_chain

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from openmoat.ike import registry
+from openmoat.ike import upkeep
 from openmoat.ike.exchanges import answer_child, collisions, create_child, rekey_ike
 from openmoat.ike.ike_sa import IkeSa
 from scenario.chaos import faults, run_chaos
@@ -56,7 +56,7 @@ def test_the_property_fails_for_a_core_that_compares_nonces_the_wrong_way(monkey
         is_mutant = link.acting is link.hosts[0]
         return collisions.is_lowest(own, other) != is_mutant
 
-    for module in (answer_child, create_child, rekey_ike, registry):
+    for module in (answer_child, create_child, rekey_ike, upkeep):
         monkeypatch.setattr(module, "is_lowest", is_lowest)
     bad = 0
     for seed in MUTANT_SEEDS:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from openmoat.ike.events import ChildSaDown, DownReason
-from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, is_lowest, judge
+from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, answer, is_lowest
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import NotifyType
 from openmoat.ike.wire.payloads import Notify
@@ -27,25 +27,27 @@ def do(host: Host, verb: str) -> None:
 
 
 def test_the_table_has_a_verdict_for_every_pair() -> None:
-    assert set(COLLISIONS) == set(itertools.product(Ours, Theirs))
+    assert set(COLLISIONS) == set(itertools.product(Theirs, Ours))
 
 
 def test_the_table_says_what_the_rfc_says() -> None:
-    assert judge(Ours.CLOSING_THIS_CHILD, Theirs.REKEY_CHILD) is Verdict.TEMPORARY_FAILURE
-    assert judge(Ours.REKEYING_THIS_CHILD, Theirs.REKEY_CHILD) is Verdict.ANSWER_AND_COMPARE
-    assert judge(Ours.NOTHING, Theirs.REKEY_MISSING_CHILD) is Verdict.CHILD_SA_NOT_FOUND
-    assert judge(Ours.CLOSING_THIS_CHILD, Theirs.DELETE_CHILD) is Verdict.ANSWER_WITHOUT_DELETE
-    assert judge(Ours.REKEYING_THIS_CHILD, Theirs.DELETE_CHILD) is Verdict.ANSWER
-    assert judge(Ours.NOTHING, Theirs.DELETE_MISSING_CHILD) is Verdict.ANSWER_WITHOUT_DELETE
+    assert answer(Theirs.REKEY_CHILD, Ours.CLOSING_THIS_CHILD) is Verdict.TEMPORARY_FAILURE
+    assert answer(Theirs.REKEY_CHILD, Ours.REKEYING_THIS_CHILD) is Verdict.ANSWER_AND_COMPARE
+    assert answer(Theirs.REKEY_MISSING_CHILD, Ours.NOTHING) is Verdict.CHILD_SA_NOT_FOUND
+    assert answer(Theirs.DELETE_CHILD, Ours.CLOSING_THIS_CHILD) is Verdict.ANSWER_WITHOUT_DELETE
+    assert answer(Theirs.DELETE_CHILD, Ours.REKEYING_THIS_CHILD) is Verdict.ANSWER
+    assert answer(Theirs.DELETE_MISSING_CHILD, Ours.NOTHING) is Verdict.ANSWER_WITHOUT_DELETE
     for busy in (Ours.CREATING_CHILD, Ours.REKEYING_THIS_CHILD, Ours.CLOSING_CHILD):
-        assert judge(busy, Theirs.REKEY_IKE) is Verdict.TEMPORARY_FAILURE
-    assert judge(Ours.REKEYING_IKE, Theirs.REKEY_IKE) is Verdict.ANSWER_AND_COMPARE
-    assert judge(Ours.CLOSING_IKE, Theirs.REKEY_IKE) is Verdict.TEMPORARY_FAILURE
-    assert judge(Ours.REKEYING_IKE, Theirs.DELETE_IKE) is Verdict.ANSWER_AND_FORGET_OURS
-    assert judge(Ours.CLOSING_IKE, Theirs.DELETE_IKE) is Verdict.ANSWER_AND_FORGET_OURS
+        assert answer(Theirs.REKEY_IKE, busy) is Verdict.TEMPORARY_FAILURE
+    assert answer(Theirs.REKEY_IKE, Ours.REKEYING_IKE) is Verdict.ANSWER_AND_COMPARE
+    assert answer(Theirs.REKEY_IKE, Ours.CLOSING_IKE) is Verdict.TEMPORARY_FAILURE
+    assert {answer(Theirs.DELETE_IKE, ours) for ours in Ours} == {Verdict.ANSWER}  # our own exchanges end with it
+    # RFC 7296 1.4.1: our half is left out where our own Delete has been issued; not where it waits for its turn.
+    assert answer(Theirs.DELETE_CHILD, Ours.LEAVING_THIS_CHILD) is Verdict.ANSWER
+    assert answer(Theirs.REKEY_CHILD, Ours.LEAVING_THIS_CHILD) is Verdict.TEMPORARY_FAILURE
     for theirs in (Theirs.CREATE_CHILD, Theirs.REKEY_CHILD):
-        assert judge(Ours.REKEYING_IKE, theirs) is Verdict.TEMPORARY_FAILURE
-    assert judge(Ours.REKEYING_IKE, Theirs.DELETE_CHILD) is Verdict.ANSWER
+        assert answer(theirs, Ours.REKEYING_IKE) is Verdict.TEMPORARY_FAILURE
+    assert answer(Theirs.DELETE_CHILD, Ours.REKEYING_IKE) is Verdict.ANSWER
 
 
 def test_the_lowest_nonce_is_found_octet_by_octet_and_the_shorter_is_the_lower() -> None:

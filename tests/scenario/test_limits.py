@@ -3,7 +3,7 @@
 import pytest
 
 from openmoat.ike.events import AskInstall, ChildSaDown, DownReason, Refused
-from openmoat.ike.ike_sa import MAX_QUEUED_EXCHANGES
+from openmoat.ike.exchange_runner import MAX_QUEUED_EXCHANGES
 from openmoat.ike.upkeep import Phase
 from openmoat.model.connection import ChildLifetimes, IkeLifetimes, Start
 from scenario.chaos import faults

@@ -1,6 +1,7 @@
 """What moves the octets of one IKE SA: SPIs, path, message IDs, protection and fragments. Knows no exchange and no state."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from openmoat.crypto.keymat import IkeKeymat
@@ -11,15 +12,36 @@ from openmoat.ike.config import Count
 from openmoat.ike.context import Context
 from openmoat.ike.errors import MalformedMessage
 from openmoat.ike.events import IkeSaKeys
-from openmoat.ike.natt import NatView, esp_path
-from openmoat.ike.window import SentRequest, Window
-from openmoat.ike.wire.fragments import Reassembly, message_size, seal_fragments
-from openmoat.ike.wire.message import Header, Message, message_room
+from openmoat.ike.natt import NatView, esp_path, on_natt_port
+from openmoat.ike.window import Arrival, SentRequest, Window
+from openmoat.ike.wire.fragments import Reassembly, datagram_size, message_size, seal_fragments
+from openmoat.ike.wire.message import HEADER_SIZE, SK_HEADER_SIZE, Header, Message, emit_chain, message_room
 from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.ike.wire.payloads import EncryptedFragment, Payload
 from openmoat.net import Path
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Malformed", "Received", "Unread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """It cannot be decrypted, or is not encrypted: a message of IKE_SA_INIT, or one that came before there were keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An authenticated peer has written what cannot be read."""
+
+    error: MalformedMessage
+
+
+Received = Message | Malformed | Unread
+
+_DROPPED = {
+    Arrival.BUSY: Count.BUSY_REQUEST,
+    Arrival.STALE: Count.STALE_REQUEST,
+    Arrival.AHEAD: Count.REQUEST_AHEAD,
+}
 
 
 class Channel:
@@ -104,6 +126,18 @@ class Channel:
         new.nat, new.forces_udp, new.has_fragments = self.nat, self.forces_udp, self.has_fragments
         return new
 
+    def accept_init(self, peer_spi: int, nat: NatView, *, has_fragments: bool) -> None:
+        """The IKE_SA_INIT response is the peer's: what it says of the channel holds from now on."""
+        self.window.complete()
+        self.peer_spi, self.nat, self.has_fragments = peer_spi, nat, has_fragments
+        if nat.is_supported and self.uses_udp:
+            self.path = on_natt_port(self.path)
+
+    def restart(self, path: Path) -> None:
+        """Begin again on another path, with the first Message ID (RFC 7296 2.1)."""
+        self.path = path
+        self.window.restart()
+
     # Out.
 
     def header(self, exchange: ExchangeType, message_id: int, *, is_response: bool) -> Header:
@@ -158,6 +192,13 @@ class Channel:
             raise ValueError("IKE SA: nothing can be encrypted before there are keys")
         return message_room(self._outgoing, message_size(self.path, datagram))
 
+    def datagram_size(self, payloads: Sequence[Payload]) -> int:
+        """Octets of the IP datagram that carries these payloads, encrypted, in one message."""
+        if self._outgoing is None:
+            raise ValueError("IKE SA: nothing can be encrypted before there are keys")
+        _, chain = emit_chain(payloads)
+        return datagram_size(self.path, HEADER_SIZE + SK_HEADER_SIZE + self._outgoing.sealed_size(len(chain)))
+
     def _seal(
         self, exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
     ) -> tuple[bytes, ...]:
@@ -185,7 +226,51 @@ class Channel:
 
     # In.
 
-    def open(self, header: Header, datagram: bytes) -> Message | None:
+    def receive(self, header: Header, datagram: bytes, path: Path) -> "Received | None":
+        """What a datagram whose SPIs name this IKE SA is; None where there is nothing to act on.
+
+        Nothing changes before it is found to be authentic. Then the window has moved: a request waits for its response,
+        or the response to our open request is there.
+        """
+        if header.is_initiator is self.is_initiator:
+            self._context.counts[Count.WRONG_ROLE_FLAG] += 1
+            return None
+        if header.is_response:
+            return self._receive_response(header, datagram)
+        arrival = self.window.classify(header.message_id)
+        if arrival in _DROPPED:
+            self._context.counts[_DROPPED[arrival]] += 1
+            return None
+        if not self.is_protected:
+            return Unread()
+        if arrival is Arrival.REPEATED:
+            self._answer_again(header, datagram, path)
+            return None
+        try:
+            message = self._open(header, datagram)
+        except MalformedMessage as error:
+            self.window.accept(path)
+            return Malformed(error)
+        if message is not None:
+            self.window.accept(path)
+        return message
+
+    def _receive_response(self, header: Header, datagram: bytes) -> "Received | None":
+        if not self.window.is_response_expected(header.message_id, header.exchange):
+            self._context.counts[Count.UNEXPECTED_RESPONSE] += 1
+            return None
+        if header.exchange is ExchangeType.IKE_SA_INIT:
+            return Unread()
+        try:
+            message = self._open(header, datagram)
+        except MalformedMessage as error:
+            self.window.complete()
+            return Malformed(error)
+        if message is not None:
+            self.window.complete()
+        return message
+
+    def _open(self, header: Header, datagram: bytes) -> Message | None:
         """The message in an encrypted datagram, or None where there is nothing to act on (yet).
 
         Raises `MalformedMessage` only for what an authenticated peer has written.
@@ -222,7 +307,7 @@ class Channel:
             self._reassembly = None
         return whole
 
-    def answer_again(self, header: Header, datagram: bytes, path: Path) -> None:
+    def _answer_again(self, header: Header, datagram: bytes, path: Path) -> None:
         """Send the kept response, to a request that is authentic; of a fragmented one the first fragment is enough."""
         self._context.counts[Count.REPEATED_REQUEST] += 1
         kept = self.window.kept

@@ -33,6 +33,8 @@ class Connections:
         self._children: dict[str, tuple[Child, ...]] = {}
         self._by_pattern: dict[tuple[PatternKind, Identity | None], dict[str, Connection]] = {}
         self._proposals: dict[tuple[IkeProposal, ...], int] = {}
+        self._barred: dict[str, set[Identity]] = {}
+        """Connections that were taken down, with the peers for which; without any, for all."""
         self._authorities: dict[bytes, int] = {}
         """How many connections trust each authority, by its hash."""
 
@@ -65,6 +67,21 @@ class Connections:
         self._proposals[connection.proposals] = self._proposals.get(connection.proposals, 0) + 1
         for authority in _authorities(connection):
             self._authorities[authority] = self._authorities.get(authority, 0) + 1
+
+    def bar(self, name: str, peer: Identity | None) -> None:
+        """Nobody, or this peer alone, may bring the connection up."""
+        if peer is None:
+            self._barred[name] = set()
+        elif self._barred.get(name, {peer}):
+            self._barred.setdefault(name, set()).add(peer.folded())
+
+    def admit(self, name: str) -> None:
+        """Everybody may bring it up again."""
+        self._barred.pop(name, None)
+
+    def _is_barred(self, name: str, peer: Identity) -> bool:
+        barred = self._barred.get(name)
+        return barred is not None and (not barred or peer.folded() in barred)
 
     def drop(self, name: str) -> None:
         """Forget a connection; what lives of it is not touched here."""
@@ -99,7 +116,7 @@ class Connections:
             self._counts[Count.LABELS_LIMIT] += 1
         for key in _keys(peer):
             for connection in self._by_pattern.get(key, {}).values():
-                if not _fits(connection, peer, wanted, suite):
+                if not _fits(connection, peer, wanted, suite) or self._is_barred(connection.name, peer):
                     continue
                 if len(found) == MAX_TRIED:
                     self._counts[Count.CANDIDATES_LIMIT] += 1

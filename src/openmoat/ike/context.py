@@ -3,12 +3,12 @@
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum, auto
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 from openmoat.ike.config import Count, IkeConfig
 from openmoat.ike.errors import MalformedMessage, ProtocolError
 from openmoat.ike.events import Answer, AskSpis, Event, Question, Spis, Ticket, Transmit, Unanswerable
+from openmoat.ike.news import ChildFailed, ChildInstalled, HandshakeDone, News
 from openmoat.ike.timers import Timers
 from openmoat.net import Path
 
@@ -52,39 +52,18 @@ class Subject(Protocol):
         ...
 
 
-class Turn:
-    """One call of the `Endpoint`: sets the time, and ends the subject in whose handler an exception comes up.
-
-    The exception goes on to the caller, who logs it.
-    """
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: "Context") -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            subject, self._context.subject = self._context.subject, None
-            if subject is not None and isinstance(error, Exception):
-                subject.break_off()
-
-
 class Context:
     """Passed to every IKE SA. Nothing here waits."""
 
-    __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "_turn", "config", "counts", "now", "outputs", "random", "subject", "timers")  # fmt: skip
+    __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "config", "counts", "news", "now", "outputs", "random", "subject", "timers")  # fmt: skip
 
     def __init__(self, config: IkeConfig, random: Callable[[int], bytes]) -> None:
         self.config = config
         self.random = random
         self.now = 0.0
         self.outputs: deque[Output] = deque()
+        self.news: deque[News] = deque()
+        """What `Upkeep` has yet to hear."""
         self.timers: Timers[TimerKey] = Timers()
         self.counts: Counter[Count] = Counter()
         self._handlers: dict[Ticket, Callable[[Answer], None]] = {}
@@ -93,17 +72,16 @@ class Context:
         self._is_asking_spis = False
         self.subject: Subject | None = None
         """What an exception ends that comes up now; None while nothing is known to be authentic."""
-        self._turn = Turn(self)
-
-    def at(self, now: float) -> Turn:
-        """A call of the `Endpoint` at this time."""
-        self.now = now
-        self.subject = None
-        return self._turn
 
     def emit(self, output: Output) -> None:
         """Put it at the end of the one ordered queue."""
         self.outputs.append(output)
+
+    def report(self, news: News) -> None:
+        """Tell everybody, and `Upkeep` once the present call is through."""
+        self.news.append(news)
+        if not isinstance(news, (ChildInstalled, ChildFailed, HandshakeDone)):
+            self.outputs.append(news)
 
     def transmit_all(self, datagrams: Sequence[bytes], path: Path, *, df: bool = False) -> None:
         """One message, or its fragments."""

@@ -1,11 +1,12 @@
 """All IKE SAs of one host: sorts datagrams, time and answers to them, and carries out what the daemon wants."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from hashlib import sha256
+from types import TracebackType
 
 from openmoat.crypto.identities import Identity
-from openmoat.ike import dispatch
+from openmoat.ike.channel import Channel
 from openmoat.ike.config import Count, IkeConfig
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Output, Timer, TimerKey
@@ -13,10 +14,12 @@ from openmoat.ike.cookies import CookieJar
 from openmoat.ike.errors import MalformedMessage, NoCommonProposal, ProtocolError
 from openmoat.ike.events import Answer, DownReason
 from openmoat.ike.exchanges import sa_init
+from openmoat.ike.exchanges.exchange import Failure
 from openmoat.ike.exchanges.informational import FragmentProbe, Probe, SizeProbe
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.registry import HalfOpenKey, Registry
 from openmoat.ike.reports import stranger_failure
+from openmoat.ike.scopes import reason_of
 from openmoat.ike.states import DerivingKeys, InitAnswered, InitReceived, InitSent
 from openmoat.ike.status import ChildStatus, ConnectionStatus, Counts, IkeSaStatus
 from openmoat.ike.upkeep import Upkeep
@@ -25,7 +28,7 @@ from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.wire.payloads import Nonce, Notify
 from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
-from openmoat.net import Path
+from openmoat.net import Address, Path
 
 __all__ = ["HINT_QUIET", "MAX_DUE", "MAX_INIT", "Endpoint"]
 
@@ -40,6 +43,45 @@ MAX_INIT = 16_384
 """Octets of an IKE_SA_INIT request, which is kept until its sender is authenticated."""
 
 
+class Turn:
+    """One call of the `Endpoint`. At its end `Upkeep` hears the news that it has brought.
+
+    Where an exception comes up, the subject in whose handler that happened is ended; the exception goes on to the caller.
+    """
+
+    __slots__ = ("_context", "_upkeep")
+
+    def __init__(self, context: Context, upkeep: Upkeep) -> None:
+        self._context = context
+        self._upkeep = upkeep
+
+    def __enter__(self) -> None:
+        self._context.subject = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        context = self._context
+        try:
+            subject, context.subject = context.subject, None
+            if subject is not None and isinstance(error, Exception):
+                subject.break_off()
+        finally:
+            if context.news:
+                self._hear()
+
+    def _hear(self) -> None:
+        """Go on with the news; an exception in that ends the subject, too, and what is left is heard all the same."""
+        try:
+            self._upkeep.handle_news()
+        finally:
+            subject, self._context.subject = self._context.subject, None
+            if self._context.news:
+                if subject is not None:
+                    subject.break_off()
+                self._hear()
+
+
 class Endpoint:
     """All IKE SAs of one host. Call handle_* or a verb, then poll until each gives None.
 
@@ -52,24 +94,30 @@ class Endpoint:
         self.config = config
         self._context = Context(config, random)
         self._connections = Connections(config.esp_suites, self._context.counts, config.aggfrag)
-        self._registry = Registry(self._context, self._connections)
+        self._registry: Registry[IkeSa] = Registry(self._context, self._connections)
         self._upkeep = Upkeep(self._context, self._registry, self._connections)
+        self._turn = Turn(self._context, self._upkeep)
         self._cookies = CookieJar(random)
         self._allowance = config.answers_per_second
         self._allowed_at = 0.0
         self._is_closing = False
         self._context.refill_spis()
 
+    def _at(self, now: float) -> "Turn":
+        """Every call that may change something is one turn at a time."""
+        self._context.now = now
+        return self._turn
+
     # What happened.
 
     def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
         """An IKE message, without non-ESP marker, that came in on `path`."""
-        with self._context.at(now):
+        with self._at(now):
             self._sort(datagram, path)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due, `MAX_DUE` at a time; the deadline stays in the past as long as there is more."""
-        with self._context.at(now):
+        with self._at(now):
             for _ in range(MAX_DUE):
                 key = self._context.timers.pop_due(now)
                 if key is None:
@@ -78,20 +126,20 @@ class Endpoint:
 
     def handle_answer(self, answer: Answer, now: float) -> None:
         """The answer to a question; late ones are ignored."""
-        with self._context.at(now):
+        with self._at(now):
             self._context.deliver(answer)
 
     def handle_first_packet(self, local_spi: int, now: float) -> None:
         """An authenticated packet has come in on a Child SA: its peer can receive on the other half (RFC 7296 2.8)."""
-        with self._context.at(now):
-            lineage = self._registry.children.get(local_spi)
-            child = lineage.children.get(local_spi) if lineage is not None else None
-            if lineage is not None and child is not None and not child.is_closing:
-                lineage.activate(child)
+        with self._at(now):
+            peer = self._registry.children.get(local_spi)
+            child = peer.children.get(local_spi) if peer is not None else None
+            if peer is not None and child is not None and not child.is_closing:
+                peer.activate(child)
 
     def handle_limit(self, local_spi: int, is_hard: bool, now: float) -> None:
         """A Child SA has carried as much as it should, or as it may."""
-        with self._context.at(now):
+        with self._at(now):
             if is_hard:
                 self._upkeep.expire_child(local_spi, "hard limit of packets or octets")
             else:
@@ -99,10 +147,18 @@ class Endpoint:
 
     def handle_new_path(self, local_spi: int, path: Path, now: float) -> None:
         """The newest authenticated packet of a Child SA came from elsewhere than we send to (RFC 7296 2.23)."""
-        with self._context.at(now):
-            lineage = self._registry.children.get(local_spi)
-            if lineage is not None and lineage.carrier.channel.uses_udp:
-                lineage.carrier.follow(path)
+        with self._at(now):
+            peer = self._registry.children.get(local_spi)
+            sa = self._registry.sas.get(peer.carrier) if peer is not None else None
+            if sa is not None and sa.channel.uses_udp:
+                sa.follow(path)
+
+    def handle_addresses(self, addresses: Collection[Address], now: float) -> None:
+        """The host has these addresses now: IKE SAs at others are ended, and what is kept up is negotiated anew."""
+        with self._at(now):
+            for sa in list(self._registry.sas.values()):
+                if not sa.is_over and sa.session is not None and sa.channel.path.local.address not in addresses:
+                    self._upkeep.end(sa, DownReason.ASKED, "its address is no longer one of this host")
 
     def _sort(self, datagram: bytes, path: Path) -> None:
         """Find out which IKE SA a datagram is for."""
@@ -133,7 +189,7 @@ class Endpoint:
 
     def load(self, connections: Iterable[Connection], now: float) -> None:
         """Add connections, or exchange those of the same name: an exchanged one is negotiated anew."""
-        with self._context.at(now):
+        with self._at(now):
             for connection in connections:
                 if connection.name in self._connections:
                     self._upkeep.unload(connection.name)
@@ -141,24 +197,24 @@ class Endpoint:
 
     def update(self, connections: Iterable[Connection], now: float) -> None:
         """Exchange connections for those of the same name whose SAs may stay; new lifetimes hold from the next rekey on."""
-        with self._context.at(now):
+        with self._at(now):
             for connection in connections:
                 self._upkeep.update(connection)
 
     def unload(self, names: Iterable[str], now: float) -> None:
         """Forget connections and delete their SAs."""
-        with self._context.at(now):
+        with self._at(now):
             for name in names:
                 self._upkeep.unload(name)
 
     def initiate(self, connection: str, child: str | None, now: float) -> None:
         """Bring a connection up, or one child of it; ends a `take_down`, and begins anew what is still unanswered."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.initiate(connection, child)
 
     def handle_acquire(self, connection: str, child: str, now: float) -> None:
         """A packet met a trapping policy that no SA serves. May come for every such packet."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.acquire(connection, child)
 
     def reveal_keys(self, is_wanted: bool) -> None:
@@ -167,53 +223,53 @@ class Endpoint:
 
     def take_down(self, connection: str, now: float, peer: Identity | None = None) -> None:
         """Delete its SAs, and keep it down until `initiate` or a change of it; of a template perhaps one peer only."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.take_down(connection, peer)
 
     def rekey_child(self, local_spi: int, now: float) -> None:
         """Replace a Child SA."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.rekey_child(local_spi)
 
     def rekey_ike(self, ike: int, now: float) -> None:
         """Replace an IKE SA."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.rekey_ike(self._registry.sas[ike])
 
     def delete_child(self, local_spi: int, now: float) -> None:
         """Delete a Child SA. What is kept up comes back."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.end_child(local_spi, DownReason.ASKED)
 
     def delete_ike(self, ike: int, now: float) -> None:
         """Delete an IKE SA with its children. What is kept up comes back."""
-        with self._context.at(now):
+        with self._at(now):
             self._upkeep.end(self._registry.sas[ike], DownReason.ASKED)
 
     def probe(self, ike: int, now: float) -> None:
         """Ask the peer for a sign of life."""
-        with self._context.at(now):
+        with self._at(now):
             sa = self._registry.sas[ike]
             if sa.is_carrier:
                 sa.want(Probe())
 
     def probe_size(self, ike: int, size: int, now: float) -> None:
         """Find out whether outer IP packets of `size` octets reach the peer; `SizeProbed` tells, if the IKE SA lives on."""
-        with self._context.at(now):
+        with self._at(now):
             sa = self._registry.sas.get(ike)
             if sa is not None and sa.is_carrier:
                 sa.want(SizeProbe(size))
 
     def probe_fragments(self, ike: int, now: float) -> None:
         """Find out whether IP fragments reach the peer; `FragmentsProbed` tells, if the IKE SA lives on."""
-        with self._context.at(now):
+        with self._at(now):
             sa = self._registry.sas.get(ike)
             if sa is not None and sa.is_carrier:
                 sa.want(FragmentProbe())
 
     def close(self, now: float) -> None:
         """Delete everything, and be silent to strangers. Poll on until `is_idle`, or as long as there is patience."""
-        with self._context.at(now):
+        with self._at(now):
             self._is_closing = True
             for name in self._connections.names():
                 self._upkeep.unload(name)
@@ -235,7 +291,7 @@ class Endpoint:
     @property
     def is_idle(self) -> bool:
         """Nothing is established or on its way."""
-        return all(sa.is_over and sa.channel.window.sent is None for sa in self._registry.sas.values())
+        return all(sa.is_over and sa.is_idle for sa in self._registry.sas.values())
 
     @property
     def open_questions(self) -> int:
@@ -266,8 +322,8 @@ class Endpoint:
                 rekey_at=deadline((Timer.REKEY_CHILD, spi)),
                 expires_at=deadline((Timer.HARD_CHILD, spi)),
             )
-            for spi, lineage in self._registry.children.items()
-            for child in (lineage.children[spi],)
+            for spi, peer in self._registry.children.items()
+            for child in (peer.children[spi],)
         ]
 
     def ike_sa(self, spi: int) -> IkeSaStatus | None:
@@ -284,22 +340,22 @@ class Endpoint:
         return self._connection_status(name) if name in self._connections else None
 
     def _ike_status(self, sa: IkeSa) -> IkeSaStatus:
-        deadline = self._context.timers.deadline
+        deadline, channel, session = self._context.timers.deadline, sa.channel, sa.session
         return IkeSaStatus(
             ike=sa.own_spi,
-            peer_spi=sa.channel.peer_spi,
+            peer_spi=channel.peer_spi,
             state=type(sa.state).__name__,
             connection=sa.connection.name if sa.connection else None,
-            peer=sa.lineage.peer if sa.lineage else None,
-            is_initiator=sa.channel.is_initiator,
-            path=sa.channel.path,
-            suite=sa.channel.suite,
+            peer=session.peer.identity if session else None,
+            is_initiator=channel.is_initiator,
+            path=channel.path,
+            suite=channel.suite,
             since=sa.created,
-            heard=sa.heard,
+            heard=sa.liveness.heard,
             rekey_at=deadline((Timer.REKEY_IKE, sa.own_spi)),
             expires_at=deadline((Timer.HARD_IKE, sa.own_spi)),
-            is_rekeying=sa.exchange is not None and type(sa.exchange).__name__ == "RekeyIke",
-            children=tuple(sa.lineage.children) if sa.lineage and sa.is_carrier else (),
+            is_rekeying=sa.is_rekeying,
+            children=tuple(session.peer.children) if session and session.is_carrier else (),
         )
 
     def _connection_status(self, name: str) -> ConnectionStatus:
@@ -307,8 +363,8 @@ class Endpoint:
         there = {
             child.spec.name
             for sa in self._registry.established(name)
-            if sa.lineage is not None
-            for child in sa.lineage.children.values()
+            if sa.session is not None
+            for child in sa.session.peer.children.values()
         }
         return ConnectionStatus(
             name=name,
@@ -343,7 +399,7 @@ class Endpoint:
             case Timer.RETRANSMIT:
                 sa.retransmit()
             case Timer.REFUSAL if isinstance(sa.state, InitSent):
-                sa_init.on_silence(sa, sa.state)
+                sa.on_silence()
             case Timer.HANDSHAKE:
                 sa.expire_handshake()
             case Timer.REKEY_IKE:
@@ -356,7 +412,7 @@ class Endpoint:
                 sa.pump()
             case Timer.LINGER:
                 sa.forget(DownReason.REKEYED)
-            case _:
+            case _:  # these are not of IKE SAs, or what they were set for is over
                 pass
 
     # Strangers.
@@ -421,18 +477,12 @@ class Endpoint:
 
     def _open_half(self, key: HalfOpenKey, message: Message, datagram: bytes, path: Path) -> None:
         state = self._read_init(message, datagram, path)
-        sa = IkeSa(
-            self._context,
-            self._registry,
-            own_spi=self._registry.fresh_spi(),
-            peer_spi=message.header.initiator_spi,
-            is_initiator=False,
-            path=path,
-            state=state,
+        channel = Channel(
+            self._context, self._registry.fresh_spi(), message.header.initiator_spi, path, is_initiator=False
         )
+        sa = IkeSa(self._context, self._registry, channel, state)
         self._registry.open_half(sa, key)
-        self._context.subject = sa
-        sa_init.answer_request(sa, state)
+        sa.begin(state)
 
     def _read_init(self, message: Message, datagram: bytes, path: Path) -> InitReceived:
         """By the first list of proposals that any connection has and the request meets."""
@@ -447,9 +497,8 @@ class Endpoint:
     def _refuse_init(self, header: Header, path: Path, error: ProtocolError, message: Message | None) -> None:
         self._context.counts[Count.MALFORMED if isinstance(error, MalformedMessage) else Count.INIT_REFUSED] += 1
         if error.notify is not None and self._answer_stranger(header, path, Notify(error.notify, error.data)):
-            kind, notify = int(header.exchange), int(error.notify)
-            reason = dispatch.reason_of(error)
-            self._context.emit(stranger_failure(self._context, path, kind, notify, reason, str(error), message))
+            failure = Failure(header.exchange, int(error.notify), reason_of(error), str(error), notify_sent=True)
+            self._context.emit(stranger_failure(self._context, path, failure, message))
 
     def _handle_stray(self, header: Header, path: Path) -> None:
         """2.21.4: no IKE SA of ours. A request may be told so; the answer proves nothing and changes nothing."""
@@ -463,7 +512,7 @@ class Endpoint:
         """2.21.1: somebody at the peer's address says, unprotected, that it has no such IKE SA. That proves nothing, for
         anybody may have sent it; but it is a reason to ask, and only if nothing was heard of the peer lately.
         """
-        quiet_until = sa.heard + HINT_QUIET
+        quiet_until = sa.liveness.heard + HINT_QUIET
         if datagram[NEXT_PAYLOAD] != PayloadType.NOTIFY or path.remote != sa.channel.path.remote or not sa.is_carrier:
             return
         try:

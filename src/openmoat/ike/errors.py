@@ -12,7 +12,6 @@ from openmoat.ike.wire.numbers import NotifyType
 __all__ = [
     "AuthenticationFailed",
     "Busy",
-    "ChildSaNotFound",
     "Declined",
     "MalformedMessage",
     "NoAdditionalSas",
@@ -105,9 +104,3 @@ class NoAdditionalSas(Declined):
     """The IKE SA takes no further Child SAs (RFC 7296 1.3)."""
 
     notify = NotifyType.NO_ADDITIONAL_SAS
-
-
-class ChildSaNotFound(Declined):
-    """A rekey names a Child SA that is not there (RFC 7296 2.25.1)."""
-
-    notify = NotifyType.CHILD_SA_NOT_FOUND

@@ -1,517 +1,552 @@
-"""One IKE SA: window, state, keys and timers. It moves octets and time to the exchanges, which know what they mean."""
+"""One IKE SA: runs the steps of its exchanges, one of ours and one of the peer's at a time, and keeps those that wait."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import assert_never
 
-from openmoat.crypto.keymat import IkeKeymat
-from openmoat.crypto.suites import IkeSuite
 from openmoat.ike import dispatch
-from openmoat.ike.channel import Channel
+from openmoat.ike.channel import Channel, Malformed, Unread
 from openmoat.ike.config import Count
 from openmoat.ike.context import Context, Timer
-from openmoat.ike.errors import MalformedMessage, ProtocolError
-from openmoat.ike.events import Answer, DownReason, PeerMoved, Question
-from openmoat.ike.exchanges.exchange import Exchange, PeerExchange
-from openmoat.ike.lineage import Lineage
-from openmoat.ike.reports import failure_of
-from openmoat.ike.scopes import Scope, scope_of
-from openmoat.ike.states import Closed, Dead, Deleting, Established, State, Superseded, check_step
-from openmoat.ike.window import Arrival
+from openmoat.ike.errors import ProtocolError
+from openmoat.ike.events import DownReason, PeerMoved
+from openmoat.ike.exchange_runner import ExchangeRunner
+from openmoat.ike.exchanges import sa_init
+from openmoat.ike.exchanges.collisions import Theirs, Verdict, answer
+from openmoat.ike.exchanges.exchange import (
+    Close,
+    Exchange,
+    Failure,
+    Offered,
+    Outcome,
+    PeerExchange,
+    Succeed,
+    Successor,
+    Yield,
+)
+from openmoat.ike.exchanges.handshake import (
+    AskFirst,
+    Authenticated,
+    GiveUp,
+    Handshake,
+    HandshakeStep,
+    ReadAgain,
+    ReplyInit,
+    SendAuth,
+    SendInit,
+    Wait,
+)
+from openmoat.ike.exchanges.rekey_ike import RekeyIke
+from openmoat.ike.liveness import Liveness
+from openmoat.ike.news import HandshakeDone
+from openmoat.ike.peer import AuthenticatedPeer
+from openmoat.ike.registry import Registry
+from openmoat.ike.session import Session
+from openmoat.ike.states import (
+    Closed,
+    Dead,
+    Deleting,
+    Established,
+    FindingPath,
+    InitReceived,
+    InstallingFirst,
+    Rejecting,
+    State,
+    Superseded,
+    check_step,
+)
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType
-from openmoat.ike.wire.payloads import Notify, Payload
+from openmoat.ike.wire.payloads import Delete, Notify, Payload
+from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-if TYPE_CHECKING:
-    from openmoat.ike.registry import Registry
+__all__ = ["DELETE_SECONDS", "LINGER_SECONDS", "IkeSa"]
 
-__all__ = ["LINGER_SECONDS", "MAX_QUEUED_EXCHANGES", "IkeSa"]
-
-MAX_QUEUED_EXCHANGES = 64
-"""Exchanges of ours that wait for their turn on one IKE SA."""
 DELETE_SECONDS = 60.0
 """A deleted IKE SA is forgotten after this time, whether its Delete could be sent or not."""
 LINGER_SECONDS = 20.0
-"""A closed IKE SA answers a repeated last request for so long; one that was replaced waits so long for its Delete."""
+"""A closed IKE SA answers a repeated last request for this time; one that was replaced waits as long for its Delete."""
+ERROR_TEXT = "an error in moatd; its log has the traceback"
 
-AnswerKind = TypeVar("AnswerKind", bound=Answer)
 
-
-class IkeSa:
+class IkeSa(ExchangeRunner):
     """One IKE SA, from its first message to its end."""
 
     __slots__ = (
-        "_tickets",
-        "activity",
-        "answering",
-        "asked",
-        "channel",
-        "connection",
-        "context",
+        "_end_wanted",
+        "_farewell",
+        "_handshake",
+        "_is_leaving",
+        "_registry",
+        "_state",
         "created",
-        "end_wanted",
-        "exchange",
-        "heard",
-        "is_kin",
-        "is_owed",
-        "keymat",
-        "lineage",
-        "nonces",
-        "queue",
-        "registry",
-        "state",
+        "liveness",
     )
 
     def __init__(
         self,
         context: Context,
-        registry: "Registry",
-        *,
-        own_spi: int,
-        peer_spi: int,
-        is_initiator: bool,
-        path: Path,
+        registry: "Registry[IkeSa]",
+        channel: Channel,
         state: State,
         connection: Connection | None = None,
     ) -> None:
-        self.context = context
-        self.registry = registry
-        self.channel = Channel(context, own_spi, peer_spi, path, is_initiator=is_initiator)
-        self.state: State = state
-        self.connection = connection
-        self.lineage: Lineage | None = None
-        """From authentication on."""
-        self.keymat: IkeKeymat | None = None
-        self.nonces: tuple[bytes, bytes] = (b"", b"")
-        self.is_kin = False
-        """The peer is of our make, by its vendor ID."""
-        self.exchange: Exchange | None = None
-        self.queue: list[Exchange] = []
-        self.answering: PeerExchange | None = None
-        self.asked: Message | None = None
-        """The peer's request that we work on."""
-        self.created = self.heard = context.now
-        """When an authenticated, fresh message last came in."""
-        self.end_wanted: tuple[DownReason, str] | None = None
+        super().__init__(context, channel)
+        self._registry = registry
+        self._state: State = state
+        self._handshake: Handshake | None = None
+        """Until both ends are authenticated; it holds the state until then."""
+        if not isinstance(state, Established):
+            self._handshake = Handshake(context, registry, channel, state, connection)
+        if connection is not None:
+            channel.forces_udp = connection.force_encapsulation
+        self.created = context.now
+        self.liveness = Liveness(context.now)
+        self._end_wanted: tuple[DownReason, str] | None = None
         """Delete it, or rather its successor, once our open rekey has shown which IKE SA that is."""
-        self.activity = (0, 0)
-        """Packets in and out of its children, as last told."""
-        self.is_owed = False
-        """We have sent packets since anything came in."""
-        self._tickets: list[int] = []
-        """Of questions that are open: one or two."""
-        self.channel.forces_udp = connection is not None and connection.force_encapsulation
+        self._farewell: Payload | None = None
+        """What tells the peer that this IKE SA is over, until it has gone out."""
+        self._is_leaving = False
+        """The open request is the farewell."""
         registry.add(self)
 
     # What others ask about it.
 
     @property
-    def own_spi(self) -> int:
-        """Its handle on this host."""
-        return self.channel.own_spi
+    def state(self) -> State:
+        """Where it stands."""
+        return self._handshake.state if self._handshake is not None else self._state
+
+    @property
+    def session(self) -> Session | None:
+        """What exists from authentication on."""
+        state = self._state
+        return state.session if isinstance(state, (InstallingFirst, Established, Superseded, Deleting)) else None
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection it is for, as far as it is known."""
+        if self._handshake is not None:
+            return self._handshake.connection
+        session = self.session
+        return session.peer.connection if session is not None else None
 
     @property
     def is_over(self) -> bool:
         """Nothing is negotiated here any more."""
-        return isinstance(self.state, (Superseded, Deleting, Closed, Dead))
+        return isinstance(self.state, (Superseded, Deleting, Rejecting, Closed, Dead))
 
     @property
     def is_carrier(self) -> bool:
-        """Whether the Child SAs of its lineage hang on this IKE SA."""
-        return self.lineage is not None and self.lineage.carrier is self
+        """Whether the Child SAs of its peer hang on this IKE SA."""
+        session = self.session
+        return session is not None and session.is_carrier
 
-    # State and questions.
+    @property
+    def is_rekeying(self) -> bool:
+        """A successor is being negotiated by us."""
+        return isinstance(self._exchange, RekeyIke)
 
-    def step(self, following: State) -> None:
-        """Go over to the next state, if it may come next."""
-        self.state = check_step(self.state, following)
-        if type(following) in _PAST_HANDSHAKE:
-            self.context.timers.stop((Timer.HANDSHAKE, self.own_spi))
+    def is_attempt(self, states: tuple[type[State], ...] | None = None) -> bool:
+        """Whether it is on its way to be established by us, and in one of these states."""
+        handshake = self._handshake
+        if handshake is None or not self.channel.is_initiator:
+            return False
+        return states is None or isinstance(handshake.state, states)
 
-    def ask(self, make: Callable[[int], Question], on_answer: Callable[[Answer], None], *, for_peer: bool) -> None:
-        """Put a question for the request of the peer that we work on, or for an exchange of ours."""
+    def use(self, connection: Connection) -> None:
+        """The connection has changed in ways that this IKE SA can bear."""
+        self.channel.forces_udp = connection.force_encapsulation
+        if self._handshake is not None:
+            self._handshake.connection = connection
 
-        def handle(answer: Answer) -> None:
-            self.context.subject = self
-            if answer.ticket in self._tickets:
-                self._tickets.remove(answer.ticket)
-            try:
-                on_answer(answer)
-            except ProtocolError as error:
-                self.fail_request(error) if for_peer else self.fail_response(error)
+    # The handshake.
 
-        self._tickets.append(self.context.ask(make, handle))
+    def begin(self, state: FindingPath | InitReceived) -> None:
+        """Start as initiator, or answer an IKE_SA_INIT request."""
+        handshake = self._handshake
+        if handshake is None:
+            raise ValueError("IKE SA: it has begun before")
+        self._context.subject = self
+        if isinstance(state, FindingPath):
+            self._run_handshake(sa_init.begin(handshake, state))
+        else:
+            self._run_handshake(sa_init.answer_request(handshake, state))
 
-    def forget_proofs(self) -> None:
-        """Both ends have proved who they are: of the keys that lie here SK_d alone is wanted again."""
-        if self.keymat is not None:
-            self.keymat = self.keymat.lasting()
+    def _run_handshake(self, step: HandshakeStep) -> None:
+        match step:
+            case AskFirst(question=question, then=then):
+                self.ask(question, lambda answer: self._run_handshake(then(answer)))
+            case SendInit(message=message):
+                self.channel.request_init(message, again=self.channel.window.sent is not None)
+                self._await_response()
+            case ReplyInit(message=message):
+                self.channel.respond_init(message)
+            case SendAuth(payloads=payloads):
+                self.channel.request(ExchangeType.IKE_AUTH, payloads)
+                self._await_response()
+            case ReadAgain(held=held):
+                for datagram, path in held:
+                    self.receive(Header.parse(datagram), datagram, path)
+            case Authenticated():
+                self._authenticate(step)
+            case GiveUp(reason=reason, text=text, failure=failure):
+                self._report(failure)
+                self.forget(reason, text)
+            case Wait():
+                pass
+            case never:
+                assert_never(never)
 
-    def set_keys(self, suite: IkeSuite, keymat: IkeKeymat) -> None:
-        """From now on messages are protected."""
-        self.keymat = keymat
-        self.channel.protect(suite, keymat)
-
-    # Sending.
-
-    def request(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
-        """Send a protected request of ours and keep it until its response comes."""
-        if self.exchange is not None:
-            self.exchange.is_sent = True
-        self.channel.request(exchange, payloads)
-        self._await_response()
-
-    def request_whole(self, exchange: ExchangeType, payloads: Sequence[Payload], *, df: bool = False) -> None:
-        """Send a protected request in one message, whatever its size."""
-        if self.exchange is not None:
-            self.exchange.is_sent = True
-        self.channel.request_whole(exchange, payloads, df=df)
-        self._await_response()
-
-    def request_init(self, message: bytes, *, again: bool) -> None:
-        """Send an IKE_SA_INIT request, in place of the one before it where `again`."""
-        self.channel.request_init(message, again=again)
-        self._await_response()
-
-    def respond(self, exchange: ExchangeType, payloads: Sequence[Payload]) -> None:
-        """Answer the peer's request that we work on, protected."""
-        self.channel.respond(exchange, payloads)
-        self.answering = None
-        self.asked = None
-
-    def _await_response(self) -> None:
-        sent = self.channel.window.sent
-        if sent is not None:
-            wait = self.exchange.wait(sent.sent) if self.exchange is not None else None
-            if wait is None:
-                wait = self.context.config.retransmission.wait(sent.sent)
-            self.context.timers.set((Timer.RETRANSMIT, self.own_spi), self.context.now + wait)
-
-    def retransmit(self) -> None:
-        """No response has come in time: send the same octets again, or conclude that the peer is silent."""
-        self.context.subject = self
-        sent = self.channel.window.sent
-        if sent is None:
+    def _authenticate(self, step: Authenticated) -> None:
+        """Both ends have proved who they are: from now on there is a session."""
+        agreed, handshake, context = step.agreed, self._handshake, self._context
+        if handshake is None:
+            raise ValueError("IKE SA: authenticated without a handshake")
+        is_ours = self.channel.is_initiator
+        peer = AuthenticatedPeer(
+            context, self._registry, handshake.known(), step.identity, step.methods, agreed.nonces, is_ours=is_ours
+        )
+        peer.carrier = self.own_spi
+        session = Session(
+            context, self._registry, self.channel, peer, agreed.suite, agreed.keymat.sk_d, agreed.nonces, agreed.is_kin
+        )
+        self._step(Established(session) if is_ours else InstallingFirst(session))
+        self._registry.authenticated(self, session, is_initial_contact=step.is_initial_contact)
+        if isinstance(step.first, PeerExchange):
+            self._answer(step.first, session)
             return
-        if sent.sent >= self.context.config.retransmission.tries:
-            dispatch.on_silence(self)
+        if step.first is not None:
+            exchange, message = step.first
+            self._set_exchange(exchange)
+            self._go_on(exchange, lambda: exchange.on_response(session, message))
+        context.report(HandshakeDone(self.own_spi))
+
+    def _establish(self) -> None:
+        session = self.session
+        if isinstance(self._state, InstallingFirst) and session is not None:
+            self._step(Established(session))
+            self._context.report(HandshakeDone(self.own_spi))
+
+    def _step(self, following: State) -> None:
+        self._state = check_step(self.state, following)
+        self._handshake = None
+        if not isinstance(following, InstallingFirst):
+            self._context.timers.stop((Timer.HANDSHAKE, self.own_spi))
+
+    # What exchanges lead to.
+
+    def carrier(self) -> "IkeSa":
+        """See `ExchangeRunner.carrier`."""
+        session = self.session
+        return self._registry.sas.get(session.peer.carrier, self) if session is not None else self
+
+    def _after_exchange(self) -> None:
+        if self._end_wanted is not None and self.session is not None:
+            (reason, text), self._end_wanted = self._end_wanted, None
+            self.carrier().delete(reason, text)
+
+    def _say_farewell(self) -> None:
+        if self._farewell is not None:
+            farewell, self._farewell, self._is_leaving = self._farewell, None, True
+            self.channel.request(ExchangeType.INFORMATIONAL, [farewell])
+            self._await_response()
+
+    # A successor (RFC 7296 2.8.2, 2.18).
+
+    def _conclude(self, outcome: Outcome) -> None:
+        match outcome:
+            case Close(reason=reason, text=text, tells=True):
+                self.delete(reason, text)
+            case Close(reason=reason, text=text):
+                self.close(reason, text)
+            case Succeed(successor=successor, rival=rival):
+                self._hand_over(self._make(successor))
+                loser = self._registry.sas.get(rival or 0)
+                if loser is not None:
+                    # Its creator deletes it; if that news is lost with the old IKE SA, we forget it by ourselves.
+                    loser._expire()
+                self._farewell = Delete.ike()
+            case Yield(rival=rival, successor=successor):
+                if successor is not None:
+                    self._make(successor).delete(DownReason.COLLISION)
+                self._yield_to(self._registry.sas.get(rival))
+            case Offered(successor=successor):
+                self._take(successor)
+            case never:
+                assert_never(never)
+
+    def _take(self, successor: Successor) -> None:
+        """The peer has made a successor."""
+        verdict = answer(Theirs.REKEY_IKE, self.doing(None))
+        new = self._make(successor)
+        match verdict:
+            case Verdict.ANSWER_AND_COMPARE if isinstance(self._exchange, RekeyIke):
+                self._exchange.meet(successor)
+            case (
+                Verdict.ANSWER
+                | Verdict.ANSWER_AND_COMPARE
+                | Verdict.ANSWER_WITHOUT_DELETE
+                | Verdict.ANSWER_AND_REMEMBER
+            ):
+                self._hand_over(new)
+            case Verdict.TEMPORARY_FAILURE | Verdict.CHILD_SA_NOT_FOUND:
+                new.forget(DownReason.COLLISION)
+            case never:
+                assert_never(never)
+
+    def _make(self, successor: Successor) -> "IkeSa":
+        """The new IKE SA. It carries nothing yet."""
+        session = self.session
+        if session is None:
+            raise ValueError("IKE SA: a successor before there was a session")
+        channel = self.channel.sibling(*successor.spis, is_initiator=successor.is_ours)
+        channel.protect(successor.suite, successor.keymat)
+        sk_d = successor.keymat.sk_d
+        following = replace(session, channel=channel, suite=successor.suite, sk_d=sk_d, nonces=successor.nonces)
+        return IkeSa(self._context, self._registry, channel, Established(following))
+
+    def _hand_over(self, new: "IkeSa") -> None:
+        """From now on `new` stands for this IKE SA, which only waits for its Delete."""
+        session = self.session
+        if session is not None:
+            self._adopt(session, new)
+            self._step(Superseded(session, new.own_spi))
+            self._expire()
+
+    def _adopt(self, session: Session, new: "IkeSa") -> None:
+        """Children and plans go over to `new`."""
+        session.peer.carry(new.own_spi)
+        self._registry.replaced(self, new)
+        waiting, self._queue = self._queue, []
+        for exchange in waiting:
+            if exchange.moves:
+                new.want(exchange)
+
+    def _yield_to(self, rival: "IkeSa | None") -> None:
+        """The peer's successor is the one; if the peer has deleted it already, all of it is over."""
+        if rival is None or isinstance(rival.state, (Deleting, Closed, Dead)):
+            self.delete(DownReason.PEER_DELETED)
+        else:
+            self._hand_over(rival)
+
+    def on_silence(self) -> None:
+        """Nothing of use has come in answer to our request."""
+        handshake = self._handshake
+        if handshake is not None and (handler := dispatch.SILENCE.get(type(handshake.state))) is not None:
+            self._run_handshake(handler(handshake, handshake.state))
             return
-        sent.sent += 1
-        if self.exchange is not None:
-            self.exchange.on_again(self, sent.sent)
-        self.context.counts[Count.RETRANSMITTED] += 1
-        self.channel.transmit_request()
-        self._await_response()
+        text = f"{self._kind_of_ours().name} request: no response from {self.channel.path.remote}"
+        if handshake is not None:
+            self._report(Failure(self._kind_of_ours(), None, DownReason.PEER_SILENT, text))
+        self.forget(DownReason.PEER_SILENT, text)
 
     # Receiving.
 
     def receive(self, header: Header, datagram: bytes, path: Path) -> None:
-        """A datagram whose SPIs name this IKE SA. Nothing changes before it is found to be authentic."""
-        if header.is_initiator is self.channel.is_initiator:
-            self.context.counts[Count.WRONG_ROLE_FLAG] += 1
-        elif header.is_response:
-            self._receive_response(header, datagram, path)
-        else:
-            self._receive_request(header, datagram, path)
+        """A datagram whose SPIs name this IKE SA."""
+        received = self.channel.receive(header, datagram, path)
+        match received:
+            case None:
+                pass
+            case Unread():
+                self._receive_early(header, datagram, path)
+            case Message() if header.is_response:
+                self._accept_response(path)
+                self._on_response(received)
+            case Message():
+                self._accept(path)
+                self._on_request(received)
+            case Malformed(error=error) if header.is_response:
+                self._accept_response(path)
+                self._fail_response(error)
+            case Malformed(error=error):
+                self._accept(path)
+                self._fail_request(error, header.exchange)
+            case never:
+                assert_never(never)
 
-    def _receive_response(self, header: Header, datagram: bytes, path: Path) -> None:
-        if not self.channel.window.is_response_expected(header.message_id, header.exchange):
-            self.context.counts[Count.UNEXPECTED_RESPONSE] += 1
-            return
-        if header.exchange is ExchangeType.IKE_SA_INIT:
-            dispatch.on_init_response(self, header, datagram)
-            return
-        try:
-            message = self.channel.open(header, datagram)
-            if message is None:
-                return
-        except MalformedMessage as error:
-            self._accept_response(path)
-            self.fail_response(error)
-            return
-        self._accept_response(path)
-        try:
-            dispatch.on_response(self, message)
-        except ProtocolError as error:
-            self.fail_response(error)
-
-    def _accept_response(self, path: Path) -> None:
-        self.context.subject = self
-        self.complete_request()
-        self.hear(path)
-
-    def complete_request(self) -> None:
-        """The response to our open request is accepted."""
-        self.channel.window.complete()
-        self.context.timers.stop((Timer.RETRANSMIT, self.own_spi))
-
-    def _receive_request(self, header: Header, datagram: bytes, path: Path) -> None:
-        arrival = self.channel.window.classify(header.message_id)
-        if arrival in _DROPPED:
-            self.context.counts[_DROPPED[arrival]] += 1
-            return
-        if not self.channel.is_protected:
-            dispatch.on_early_request(self, header, datagram, path)
-            return
-        if arrival is Arrival.REPEATED:
-            self.channel.answer_again(header, datagram, path)
-            return
-        try:
-            message = self.channel.open(header, datagram)
-        except MalformedMessage as error:
-            self._accept_request(path)
-            self.fail_request(error, header.exchange)
-            return
-        if message is None:
-            return
-        self._accept_request(path)
-        try:
-            self.asked = message
-            dispatch.on_request(self, message)
-        except ProtocolError as error:
-            self.fail_request(error, header.exchange)
-
-    def _accept_request(self, path: Path) -> None:
-        self.context.subject = self
-        self.channel.window.accept(path)
-        self.hear(path)
-
-    def hear(self, path: Path) -> None:
+    def _accept(self, path: Path) -> None:
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
-        self.heard = self.context.now
-        if self.lineage is None:
+        self._context.subject = self
+        self.liveness.hear(self._context.now)
+        if self.session is None:
             self.channel.path = path  # an initiator goes over to port 4500 with IKE_AUTH
         elif not self.is_over:
             self.follow(path)
 
+    def _accept_response(self, path: Path) -> None:
+        self._context.timers.stop((Timer.RETRANSMIT, self.own_spi))
+        self._accept(path)
+
+    def _receive_early(self, header: Header, datagram: bytes, path: Path) -> None:
+        """A message of IKE_SA_INIT, or an encrypted request before there are keys."""
+        handshake = self._handshake
+        handler = dispatch.EARLY_REQUESTS.get((type(self.state), header.exchange))
+        if header.is_response and handshake is not None:
+            self._run_handshake(sa_init.on_response(handshake, header, datagram))
+        elif handshake is None or handler is None or header.message_id != 1:
+            self._context.counts[Count.UNEXPECTED_REQUEST] += 1
+        else:
+            self._run_handshake(handler(handshake, datagram, path))
+
+    def _on_response(self, message: Message) -> None:
+        """The response to our open request, under good keys."""
+        handshake, exchange, session = self._handshake, self._exchange, self.session
+        if self._is_leaving:
+            self.forget(DownReason.ASKED)
+        elif handshake is not None:
+            handler = dispatch.HANDSHAKE_RESPONSES.get((type(handshake.state), message.header.exchange))
+            if handler is not None:
+                try:
+                    self._run_handshake(handler(handshake, handshake.state, check(message)))
+                except ProtocolError as error:
+                    self._fail_response(error)
+        elif exchange is not None and session is not None:
+            self._go_on(exchange, lambda: exchange.on_response(session, check(message)))
+        else:
+            self.pump()  # its exchange was given up meanwhile
+
+    def _on_request(self, message: Message) -> None:
+        """A fresh request under good keys. Before its sender is authenticated only IKE_AUTH counts."""
+        place, handshake, session = (type(self.state), message.header.exchange), self._handshake, self.session
+        first, handler = dispatch.HANDSHAKE_REQUESTS.get(place), dispatch.REQUESTS.get(place)
+        self._asked = message
+        try:
+            if handshake is not None and first is not None:
+                self._run_handshake(first(handshake, handshake.state, check(message)))
+            elif session is not None and handler is not None:
+                self._answer(handler(check(message)), session)
+            else:
+                self._context.counts[Count.UNEXPECTED_REQUEST] += 1
+                self.channel.window.abandon_answer()
+        except ProtocolError as error:
+            self._fail_request(error, message.header.exchange)
+
+    def _answer(self, answering: PeerExchange, session: Session) -> None:
+        """Begin to work on a request of the peer."""
+        self._set_answering(answering)
+        self._go_on(answering, lambda: answering.start(session, self.doing))
+
     def follow(self, path: Path) -> None:
         """Use another path where a NAT stands before the peer; without one its address is what it is (RFC 7296 2.23)."""
-        channel = self.channel
+        channel, session = self.channel, self.session
         if path == channel.path or not channel.nat.peer:
             return
         channel.path = path
-        if self.is_carrier and self.lineage is not None:
-            for child in self.lineage.children.values():
+        if session is not None and session.is_carrier:
+            for child in session.peer.children.values():
                 child.sa = replace(child.sa, path=channel.esp_path)
-            children = tuple(self.lineage.children)
-            self.context.emit(PeerMoved(self.own_spi, channel.esp_path, channel.uses_udp, children))
-
-    # Errors.
-
-    def fail_request(self, error: ProtocolError, exchange: ExchangeType | None = None) -> None:
-        """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
-        self.context.count_malformed(error)
-        if isinstance(self.state, Closed):
-            self.channel.window.abandon_answer()  # nothing that is asked of it is done, so nothing can fail
-            return
-        exchange = exchange or dispatch.answered_exchange(self)
-        scope = scope_of(error, exchange, is_response=False)
-        if self.answering is not None:
-            self.answering.on_end(self)
-        self.report(error, exchange, notify_sent=True)
-        if error.notify is None:
-            self.answering = None
-            self.channel.window.abandon_answer()
-            return
-        self.respond(exchange, [Notify(error.notify, error.data)])
-        if scope is Scope.CLOSE:
-            self.close(dispatch.reason_of(error), str(error))
-        else:
-            self.pump()
-
-    def fail_response(self, error: ProtocolError) -> None:
-        """The response to our request is of no use."""
-        self.context.count_malformed(error)
-        exchange = dispatch.open_exchange(self)
-        scope = scope_of(error, exchange, is_response=True)
-        # It is we who found fault: the notify, if any, goes out with the Delete, and none has come in.
-        notify = error.notify if scope is Scope.DELETE else None
-        self.report_failure(exchange, notify, notify_sent=True, reason=dispatch.reason_of(error), text=str(error))
-        if scope is Scope.DELETE:
-            self.delete(dispatch.reason_of(error), str(error), error)
-        elif self.exchange is not None:
-            ended = self.exchange
-            ended.on_end(self, dispatch.reason_of(error))
-            self.finish(ended)
-
-    def report(self, error: ProtocolError, exchange: ExchangeType, *, notify_sent: bool) -> None:
-        """Tell why a negotiation came to nothing."""
-        self.report_failure(
-            exchange, error.notify, notify_sent=notify_sent, reason=dispatch.reason_of(error), text=str(error)
-        )
-
-    def report_failure(
-        self, exchange: ExchangeType, notify: int | None, *, notify_sent: bool, reason: DownReason, text: str
-    ) -> None:
-        """Tell why a negotiation came to nothing, in words."""
-        self.context.emit(failure_of(self, int(exchange), notify, reason, text, notify_sent=notify_sent))
-
-    # Exchanges of ours.
-
-    def want(self, exchange: Exchange, *, first: bool = False) -> None:
-        """Queue an exchange; it starts when those before it are over."""
-        if self.is_over and not isinstance(self.state, Superseded):
-            return
-        waiting = [*self.queue] if self.exchange is None else [self.exchange, *self.queue]
-        if any(other.is_same(exchange) for other in waiting):
-            return
-        if exchange.is_bounded and len(self.queue) >= MAX_QUEUED_EXCHANGES:
-            self.context.counts[Count.EXCHANGE_QUEUE_LIMIT] += 1
-            return
-        if first:
-            self.queue.insert(0, exchange)
-        else:
-            self.queue.append(exchange)
-        self.pump()
-
-    def pump(self) -> None:
-        """Start the next exchange, if nothing stands in its way."""
-        if self.channel.window.is_used_up and self.queue:
-            self.forget(DownReason.EXPIRED, "the Message IDs are used up")
-            return
-        while self.exchange is None and self.queue and self._may_start():
-            self.exchange = self.queue.pop(0)
-            self.exchange.start(self)
-
-    def _may_start(self) -> bool:
-        if not self.channel.window.is_open or (Timer.RESUME, self.own_spi) in self.context.timers:
-            return False
-        if self.answering is not None and self.answering.delays_ours:
-            return False
-        return isinstance(self.state, (Established, Superseded, Deleting))
-
-    def finish(self, exchange: Exchange) -> None:
-        """The exchange is over; the next one may start."""
-        if self.exchange is exchange:
-            self.exchange = None
-        if self.end_wanted is not None and self.lineage is not None:
-            (reason, text), self.end_wanted = self.end_wanted, None
-            self.lineage.carrier.delete(reason, text)
-        self.pump()
-
-    def pause(self, seconds: float) -> None:
-        """Let queued exchanges wait (RFC 7296 2.25)."""
-        self.context.timers.set((Timer.RESUME, self.own_spi), self.context.now + seconds)
+            children = tuple(session.peer.children)
+            self._context.emit(PeerMoved(self.own_spi, channel.esp_path, channel.uses_udp, children))
 
     # The end.
 
     def delete(self, reason: DownReason, text: str = "", error: ProtocolError | None = None) -> None:
         """Tell the peer that this IKE SA is over, also that `error` in its last response is why; forget it in any case."""
-        if isinstance(self.state, (Deleting, Closed, Dead)):
+        if isinstance(self.state, (Deleting, Rejecting, Closed, Dead)):
             return
-        if error is None and self.exchange is not None and self.exchange.is_sent and self.exchange.delays_delete:
-            self.end_wanted = (reason, text)
+        exchange, session = self._exchange, self.session
+        if error is None and exchange is not None and exchange.is_sent and exchange.delays_delete:
+            self._end_wanted = (reason, text)
             return
         self._release(reason, text)
-        self.step(Deleting())
-        self.context.timers.set((Timer.LINGER, self.own_spi), self.context.now + DELETE_SECONDS)
-        self.queue.append(dispatch.farewell(error))
+        self._step(Rejecting() if session is None else Deleting(session))
+        at = self._context.now + DELETE_SECONDS
+        self._context.timers.set((Timer.LINGER, self.own_spi), at)
+        self._farewell = Delete.ike()
+        if error is not None and error.notify is not None:
+            self._farewell = Notify(error.notify, error.data)
         self.pump()
 
     def close(self, reason: DownReason, text: str = "") -> None:
         """The peer knows that this IKE SA is over; its last request may come again."""
         self._release(reason, text)
-        self.step(Closed())
+        self._step(Closed())
         self._stop_timers()
-        self.registry.linger(self, LINGER_SECONDS)
+        self._registry.linger(self, LINGER_SECONDS)
 
     def forget(self, reason: DownReason, text: str = "") -> None:
         """Forget everything at once."""
         if isinstance(self.state, Dead):
             return
         self._release(reason, text)
-        self.step(Dead())
+        self._step(Dead())
         self._stop_timers()
-        self.context.timers.stop((Timer.LINGER, self.own_spi))
-        self.registry.remove(self)
+        self._context.timers.stop((Timer.LINGER, self.own_spi))
+        self._registry.remove(self)
 
     def expire_handshake(self) -> None:
-        """It is not established in time: give it up, whoever is waited for."""
-        self.context.subject = self
+        """It is not established in time: give it up, whatever is waited for."""
         if not self.channel.is_initiator:
-            self.context.counts[Count.HALF_OPEN_EXPIRED] += 1
+            self._context.counts[Count.HALF_OPEN_EXPIRED] += 1
             self.forget(DownReason.PEER_SILENT)
             return
         reason = DownReason.PEER_SILENT if self.channel.window.sent is not None else DownReason.LOCAL
-        text = f"no IKE SA within {self.context.config.handshake_life:g} s"
-        self.report_failure(dispatch.open_exchange(self), None, notify_sent=False, reason=reason, text=text)
+        text = f"no IKE SA within {self._context.config.handshake_life:g} s"
+        self._report(Failure(self._kind_of_ours(), None, reason, text))
         self.forget(reason, text)
 
     def break_off(self) -> None:
         """A handler has raised an exception: the peer is told that this IKE SA is over, if that still works."""
-        text = "an error in moatd; its log has the traceback"
+        session = self.session
         try:
-            if self.lineage is not None and isinstance(self.state, Established):
-                exchange, self.exchange = self.exchange, None
+            if session is not None and isinstance(self._state, Established):
+                exchange = self._exchange
+                self._set_exchange(None)
                 if exchange is not None:
-                    exchange.on_end(self, DownReason.ERROR)
-                self.delete(DownReason.ERROR, text)
+                    exchange.end(session, DownReason.ERROR)
+                self.delete(DownReason.ERROR, ERROR_TEXT)
             else:
-                self.forget(DownReason.ERROR, text)
+                self.forget(DownReason.ERROR, ERROR_TEXT)
         except Exception:
-            self.registry.expel(self)
+            self._registry.expel(self)
             raise
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         """It stands aside: forget it after a while even if nobody deletes it."""
         for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
-            self.context.timers.stop((timer, self.own_spi))
-        self.registry.linger(self, LINGER_SECONDS)
-
-    def sibling(self, own_spi: int, peer_spi: int, *, is_initiator: bool) -> "IkeSa":
-        """A further IKE SA with the same peer on the same path, made by an exchange on this one (RFC 7296 2.18)."""
-        new = IkeSa(
-            self.context,
-            self.registry,
-            own_spi=own_spi,
-            peer_spi=peer_spi,
-            is_initiator=is_initiator,
-            path=self.channel.path,
-            state=Established(),
-            connection=self.connection,
-        )
-        new.lineage = self.lineage
-        new.channel = self.channel.sibling(own_spi, peer_spi, is_initiator=is_initiator)
-        new.is_kin = self.is_kin
-        return new
-
-    def note_deleted(self, remote_spi: int) -> None:
-        """The peer deletes a Child SA that we do not know: perhaps one whose making we have not heard of yet."""
-        deleted = getattr(self.exchange, "deleted", None)
-        if deleted is not None and len(deleted) < MAX_QUEUED_EXCHANGES:
-            deleted.add(remote_spi)
+            self._context.timers.stop((timer, self.own_spi))
+        self._registry.linger(self, LINGER_SECONDS)
 
     def _release(self, reason: DownReason, text: str) -> None:
         """Children, exchanges and questions of this IKE SA end here; once."""
-        if isinstance(self.state, (Deleting, Closed)):
+        if isinstance(self.state, (Deleting, Rejecting, Closed)):
             return
-        exchange, self.exchange = self.exchange, None
-        answering, self.answering = self.answering, None
-        self.asked = None
-        if exchange is not None:
-            exchange.on_end(self, reason)  # a successor may take the queue over
-        self.queue.clear()
-        if answering is not None:
-            answering.on_end(self)
+        exchange, answering, session = self._exchange, self._answering, self.session
+        self._set_exchange(None)
+        self._set_answering(None)
+        self._asked = None
+        if exchange is not None and session is not None:
+            self._end_exchange(exchange, session, reason)
+        self._queue.clear()
+        if answering is not None and session is not None:
+            answering.end(session)
         self.channel.window.abandon_answer()
         for ticket in self._tickets:
-            self.context.forget(ticket)
+            self._context.forget(ticket)
         self._tickets.clear()
-        self.registry.ending(self, reason, text)
+        self._registry.ending(self, reason, text)
+
+    def _end_exchange(self, exchange: Exchange, session: Session, reason: DownReason) -> None:
+        """Our open exchange will not be finished. What the peer has made in a rekey of its own may carry on (2.8.2)."""
+        done = exchange.end(session, reason)
+        rival = self._registry.sas.get(done.outcome.rival) if isinstance(done.outcome, Yield) else None
+        if rival is not None and not isinstance(rival.state, (Deleting, Closed, Dead)):
+            if session.is_carrier and reason in {DownReason.PEER_DELETED, DownReason.PEER_SILENT}:
+                self._adopt(session, rival)
+                if self._end_wanted is not None:
+                    rival.delete(*self._end_wanted)
+            else:
+                rival.forget(reason)
+        self._want_all(done)
 
     def _stop_timers(self) -> None:
         for timer in _OWN_TIMERS:
-            self.context.timers.stop((timer, self.own_spi))
+            self._context.timers.stop((timer, self.own_spi))
 
 
-_PAST_HANDSHAKE = (Established, Deleting, Closed, Dead)
-_DROPPED = {
-    Arrival.BUSY: Count.BUSY_REQUEST,
-    Arrival.STALE: Count.STALE_REQUEST,
-    Arrival.AHEAD: Count.REQUEST_AHEAD,
-}
 _OWN_TIMERS = (
     Timer.RETRANSMIT,
     Timer.HANDSHAKE,

@@ -1,18 +1,18 @@
 """Facts of a failed negotiation, noted in small: sentences are made of them when somebody asks (`ike.explain`)."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from openmoat.crypto.identities import Identity
+from openmoat.ike.channel import Channel
 from openmoat.ike.config import Count
-from openmoat.ike.events import DownReason, NegotiationFailed
+from openmoat.ike.context import Context
+from openmoat.ike.events import NegotiationFailed
+from openmoat.ike.exchanges.exchange import Failure
 from openmoat.ike.negotiate.aggfrag import peer_aggfrag
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.payloads import IdInitiator, IdResponder, SecurityAssociation, TsInitiator, TsResponder
 from openmoat.net import Path
-
-if TYPE_CHECKING:
-    from openmoat.ike.context import Context
-    from openmoat.ike.ike_sa import IkeSa
 
 __all__ = ["MAX_NOTED_PROPOSALS", "facts_of", "failure_of", "stranger_failure"]
 
@@ -47,30 +47,34 @@ def facts_of(message: Message | None, counts: Counter[Count]) -> dict[str, Any]:
 
 
 def failure_of(
-    sa: "IkeSa", exchange: int, notify: int | None, reason: DownReason, text: str, *, notify_sent: bool
+    context: Context,
+    channel: Channel,
+    failure: Failure,
+    *,
+    connection: str | None,
+    peer: Identity | None,
+    asked: Message | None,
 ) -> NegotiationFailed:
-    """The failure of an exchange on this IKE SA; where a request of the peer failed, with what it said."""
-    facts = facts_of(sa.asked if notify_sent else None, sa.context.counts)
-    if sa.lineage is not None:
-        facts["peer"] = sa.lineage.peer
+    """The failure of an exchange on an IKE SA; where a request of the peer failed, with what it said."""
+    facts = facts_of(asked if failure.notify_sent else None, context.counts)
+    if peer is not None:
+        facts["peer"] = peer
     return NegotiationFailed(
-        at=sa.context.now,
-        ike=sa.own_spi,
-        connection=sa.connection.name if sa.connection else None,
-        path=sa.channel.path,
-        is_initiator=sa.channel.is_initiator,
-        exchange=int(exchange),
-        notify=int(notify) if notify is not None else None,
-        notify_sent=notify_sent,
-        reason=reason,
-        text=text,
+        at=context.now,
+        ike=channel.own_spi,
+        connection=connection,
+        path=channel.path,
+        is_initiator=channel.is_initiator,
+        exchange=int(failure.exchange),
+        notify=int(failure.notify) if failure.notify is not None else None,
+        notify_sent=failure.notify_sent,
+        reason=failure.reason,
+        text=failure.text,
         **facts,
     )
 
 
-def stranger_failure(
-    context: "Context", path: Path, exchange: int, notify: int, reason: DownReason, text: str, message: Message | None
-) -> NegotiationFailed:
+def stranger_failure(context: Context, path: Path, failure: Failure, message: Message | None) -> NegotiationFailed:
     """The refusal of a first message, of which no IKE SA was made."""
     return NegotiationFailed(
         at=context.now,
@@ -78,10 +82,10 @@ def stranger_failure(
         connection=None,
         path=path,
         is_initiator=False,
-        exchange=exchange,
-        notify=notify,
+        exchange=int(failure.exchange),
+        notify=failure.notify,
         notify_sent=True,
-        reason=reason,
-        text=text,
+        reason=failure.reason,
+        text=failure.text,
         **facts_of(message, context.counts),
     )

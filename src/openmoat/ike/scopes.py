@@ -2,10 +2,11 @@
 
 from enum import Enum, auto
 
-from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, PeerMisbehaved, ProtocolError
+from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, NoCommonGround, PeerMisbehaved, ProtocolError
+from openmoat.ike.events import DownReason
 from openmoat.ike.wire.numbers import ExchangeType
 
-__all__ = ["Scope", "scope_of"]
+__all__ = ["Scope", "reason_of", "scope_of"]
 
 
 class Scope(Enum):
@@ -36,3 +37,16 @@ def scope_of(error: ProtocolError, exchange: ExchangeType, *, is_response: bool)
     if isinstance(error, (MalformedMessage, PeerMisbehaved)) and error.notify is MalformedMessage.notify:
         return Scope.DELETE if is_response else Scope.CLOSE
     return Scope.ANSWER
+
+
+_REASONS: tuple[tuple[type[ProtocolError], DownReason], ...] = (
+    (AuthenticationFailed, DownReason.AUTHENTICATION_FAILED),
+    (NoCommonGround, DownReason.NO_COMMON_GROUND),
+    (MalformedMessage, DownReason.PEER_MISBEHAVED),
+    (PeerMisbehaved, DownReason.PEER_MISBEHAVED),
+)
+
+
+def reason_of(error: ProtocolError) -> DownReason:
+    """The word of the journal for an error."""
+    return next((reason for family, reason in _REASONS if isinstance(error, family)), DownReason.REFUSED)

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openmoat.crypto.identities import Identity
+from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.numbers import AuthMethod, HashAlgorithm, KeMethod
 from openmoat.crypto.suites import IkeSuite
 from openmoat.errors import Secret
 from openmoat.ike.natt import NatView
+from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.proposals import Proposal
 from openmoat.model.connection import Child, Connection
@@ -15,6 +17,7 @@ from openmoat.net import Path
 
 __all__ = [
     "SUCCESSORS",
+    "Agreed",
     "AuthSent",
     "Authorizing",
     "AwaitingAuth",
@@ -26,15 +29,16 @@ __all__ = [
     "DerivingKeysLate",
     "Established",
     "FindingPath",
+    "FirstRequest",
     "InitAnswered",
     "InitReceived",
     "InitSent",
     "Initials",
     "InstallingFirst",
     "MakingKeyPair",
-    "Opening",
     "ProvingBack",
     "ProvingSelf",
+    "Rejecting",
     "State",
     "Superseded",
     "check_step",
@@ -42,7 +46,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class FirstRequest:
     """What an initiator carries from one IKE_SA_INIT request to the next."""
 
     child: Child | None
@@ -76,25 +80,37 @@ class Initials:
     nat: NatView
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed(Initials):
+    """The same with the keys that follow from it: all but SK_d are for the authentication alone."""
+
+    keymat: IkeKeymat
+
+    @property
+    def nonces(self) -> tuple[bytes, bytes]:
+        """Of the initiator and of the responder."""
+        return self.nonce_i, self.nonce_r
+
+
 @dataclass(frozen=True, slots=True)
 class FindingPath:
     """Initiator: asked where the peer is."""
 
-    opening: Opening
+    opening: FirstRequest
 
 
 @dataclass(frozen=True, slots=True)
 class MakingKeyPair:
     """Initiator: asked for a key pair."""
 
-    opening: Opening
+    opening: FirstRequest
 
 
 @dataclass(frozen=True, slots=True)
 class InitSent:
     """Initiator: IKE_SA_INIT request sent (RFC 7296 1.2)."""
 
-    opening: Opening
+    opening: FirstRequest
     request: bytes
     public_value: bytes
     private: Secret
@@ -112,7 +128,7 @@ class DerivingKeys:
 class ProvingSelf:
     """Initiator: asked for our AUTH payload."""
 
-    initials: Initials
+    agreed: Agreed
     child: Child | None
 
 
@@ -120,7 +136,7 @@ class ProvingSelf:
 class AuthSent:
     """Initiator: IKE_AUTH request sent."""
 
-    initials: Initials
+    agreed: Agreed
     own_method: AuthMethod
     child: Child | None
     child_spi: int
@@ -174,16 +190,16 @@ class DerivingKeysLate:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingAuth:
-    """Responder: keys are there, no IKE_AUTH request has opened with them yet. One that does not open changes nothing."""
+    """Responder: keys are there, no IKE_AUTH request was decrypted with them yet. One that cannot be changes nothing."""
 
-    initials: Initials
+    agreed: Agreed
 
 
 @dataclass(frozen=True, slots=True)
 class Authorizing:
     """Responder: asked whether the peer's AUTH payload is good for the first of these connections."""
 
-    initials: Initials
+    agreed: Agreed
     request: Message
     identity: Identity
     method: AuthMethod
@@ -195,7 +211,8 @@ class Authorizing:
 class ProvingBack:
     """Responder: the peer is who it says; asked for our AUTH payload."""
 
-    initials: Initials
+    agreed: Agreed
+    connection: Connection
     request: Message
     identity: Identity
     peer_method: AuthMethod
@@ -205,24 +222,34 @@ class ProvingBack:
 class InstallingFirst:
     """Responder: authenticated; asked to install the first Child SA before the response goes out."""
 
-    peer_method: AuthMethod
+    session: Session
 
 
 @dataclass(frozen=True, slots=True)
 class Established:
     """Both sides are authenticated. What goes on are exchanges, objects of their own."""
 
+    session: Session
+
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
     """A successor carries the Child SAs (RFC 7296 2.18); this one only waits for its Delete."""
 
+    session: Session
     successor: int
 
 
 @dataclass(frozen=True, slots=True)
 class Deleting:
-    """Our Delete, or the news that authentication failed, is on its way."""
+    """Our Delete is on its way."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Rejecting:
+    """Initiator: the responder could not be authenticated, and that news is on its way (RFC 7296 2.21.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +280,7 @@ State = (
     | Established
     | Superseded
     | Deleting
+    | Rejecting
     | Closed
     | Dead
 )
@@ -265,8 +293,8 @@ SUCCESSORS: Mapping[type[State], frozenset[type[State]]] = {
     # Back: the value was not sound, so the response was not the peer's, or the peer is no good.
     DerivingKeys: frozenset({ProvingSelf, InitSent, Dead}),
     ProvingSelf: frozenset({AuthSent, Dead}),
-    AuthSent: frozenset({CheckingPeer, Deleting, Dead}),
-    CheckingPeer: frozenset({Established, Deleting, Dead}),
+    AuthSent: frozenset({CheckingPeer, Rejecting, Dead}),
+    CheckingPeer: frozenset({Established, Rejecting, Dead}),
     InitReceived: frozenset({InitAnswered, Dead}),
     InitAnswered: frozenset({DerivingKeysLate, Dead}),
     DerivingKeysLate: frozenset({DerivingKeysLate, AwaitingAuth, Dead}),
@@ -277,6 +305,7 @@ SUCCESSORS: Mapping[type[State], frozenset[type[State]]] = {
     Established: frozenset({Superseded, Deleting, Closed, Dead}),
     Superseded: frozenset({Deleting, Closed, Dead}),
     Deleting: frozenset({Closed, Dead}),
+    Rejecting: frozenset({Dead}),
     Closed: frozenset({Dead}),
     Dead: frozenset(),
 }

@@ -4,17 +4,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address
+from typing import assert_never
 
 from openmoat.crypto.identities import Identity
+from openmoat.ike.channel import Channel
 from openmoat.ike.connections import Connections
 from openmoat.ike.context import Context, Timer
-from openmoat.ike.events import Activity, Answer, AskActivity, DownReason, StopOutbound
+from openmoat.ike.events import (
+    Activity,
+    Answer,
+    AskActivity,
+    ChildSaDown,
+    DownReason,
+    IkeSaDown,
+    IkeSaUp,
+    StopOutbound,
+)
 from openmoat.ike.exchanges import sa_init
+from openmoat.ike.exchanges.collisions import is_lowest
 from openmoat.ike.exchanges.create_child import NewChild
 from openmoat.ike.exchanges.informational import DeleteChildren, Probe
 from openmoat.ike.exchanges.rekey_ike import RekeyIke
 from openmoat.ike.ike_sa import IkeSa
-from openmoat.ike.lineage import Lineage
+from openmoat.ike.news import ChildFailed, ChildInstalled, HandshakeDone, News
 from openmoat.ike.registry import Registry
 from openmoat.ike.states import DerivingKeys, Established, FindingPath, InitSent, MakingKeyPair, ProvingSelf
 from openmoat.model.connection import Child, Connection, Start
@@ -22,8 +34,6 @@ from openmoat.net import HostPort, Path
 
 __all__ = ["Phase", "Record", "Upkeep"]
 
-IDLE_PROBES = 8
-"""Without traffic of ours the peer is asked only after so many liveness times: a silent link needs no proof."""
 RECOVERY_SECONDS = 1.0
 """A Child SA that was lost is negotiated again after a random part of this."""
 REFUSALS = frozenset(
@@ -64,8 +74,6 @@ class Record:
     asked: set[str] = field(default_factory=set)
     """Children asked for by hand or by a packet: until they are there, or have failed."""
     is_down: bool = False
-    peers_down: set[Identity] = field(default_factory=set)
-    """Peers of a template that were taken down."""
     failures: int = 0
     failed_at: float = 0.0
     phase: Phase = Phase.IDLE
@@ -89,22 +97,48 @@ class Looking:
 class Upkeep:
     """One record per connection; everything is set going by an event or by a timer of that connection."""
 
-    def __init__(self, context: Context, registry: Registry, connections: Connections) -> None:
-        self.context = context
-        self.registry = registry
-        self.connections = connections
+    def __init__(self, context: Context, registry: Registry[IkeSa], connections: Connections) -> None:
+        self._context = context
+        self._registry = registry
+        self._connections = connections
         self.records: dict[str, Record] = {}
-        registry.upkeep = self
+
+    # What has happened.
+
+    def handle_news(self) -> None:
+        """Go on with everything that the call which is about to end has brought."""
+        news = self._context.news
+        while news:
+            self._context.subject = None
+            self._handle(news.popleft())
+
+    def _handle(self, news: News) -> None:
+        match news:
+            case IkeSaUp(ike=ike):
+                self._ike_up(ike)
+            case IkeSaDown():
+                self._ike_down(news)
+            case ChildSaDown():
+                self._child_down(news)
+            case ChildInstalled(connection=name):
+                self.look(name)
+            case ChildFailed():
+                self._child_failed(news)
+            case HandshakeDone(ike=ike):
+                self._handshake_done(ike)
+            case never:
+                assert_never(never)
 
     # Loading.
 
     def load(self, connection: Connection) -> None:
         """A connection is new, or has changed in a way that a new negotiation must show."""
         wanted = {c.name for c in connection.children if c.start is Start.AUTO and connection.retry}
-        record = Record(connection, wanted, since=self.context.now)
+        record = Record(connection, wanted, since=self._context.now)
         record.asked = {c.name for c in connection.children if c.start is Start.AUTO}
         self.records[connection.name] = record
-        self.connections.put(connection)
+        self._connections.admit(connection.name)
+        self._connections.put(connection)
         self.look(connection.name)
 
     def update(self, connection: Connection) -> None:
@@ -115,14 +149,13 @@ class Upkeep:
             return
         before = {child.name for child in record.connection.children}
         record.connection = connection
-        self.connections.put(connection)
-        for sa in self.all_of(connection.name):
-            sa.connection = connection
-            sa.channel.forces_udp = connection.force_encapsulation
-            if sa.lineage is not None:
-                sa.lineage.connection = connection
-                for child in sa.lineage.children.values():
-                    child.spec = self.connections.child(connection.name, child.spec.name) or child.spec
+        self._connections.put(connection)
+        for sa in self._registry.of_connection(connection.name):
+            sa.use(connection)
+            if sa.session is not None:
+                sa.session.peer.connection = connection
+                for child in sa.session.peer.children.values():
+                    child.spec = self._connections.child(connection.name, child.spec.name) or child.spec
         if not record.is_down:
             record.wanted = {c.name for c in connection.children if c.start is Start.AUTO and connection.retry}
             record.asked |= {c.name for c in connection.children if c.start is Start.AUTO} - before
@@ -131,28 +164,20 @@ class Upkeep:
     def unload(self, name: str) -> None:
         """A connection is gone from the configuration: its SAs are deleted."""
         self.records.pop(name, None)
-        self.context.timers.stop((Timer.KEEP_UP, name))
-        for sa in self.all_of(name):
+        self._context.timers.stop((Timer.KEEP_UP, name))
+        for sa in self._registry.of_connection(name):
             self.end(sa, DownReason.ASKED, "no longer configured")
-        self.connections.drop(name)
-
-    def all_of(self, name: str) -> list[IkeSa]:
-        """IKE SAs of a connection, also those on their way."""
-        return list(self.registry.by_connection.get(name, {}).values())
+        self._connections.drop(name)
+        self._connections.admit(name)
 
     def end(self, sa: IkeSa, reason: DownReason, text: str = "") -> None:
         """Delete an IKE SA; one the peer has not yet authenticated is simply forgotten."""
-        if sa.lineage is not None and isinstance(sa.state, Established):
+        if isinstance(sa.state, Established):
             sa.delete(reason, text)
-        elif sa.lineage is None:
+        elif sa.session is None and not sa.is_over:
             sa.forget(reason, text)
 
     # Wishes.
-
-    def is_down(self, name: str, peer: Identity) -> bool:
-        """Whether nobody may bring this connection up with this peer."""
-        record = self.records.get(name)
-        return record is None or record.is_down or peer.folded() in record.peers_down
 
     def initiate(self, name: str, child: str | None) -> None:
         """Somebody wants it, now."""
@@ -161,7 +186,7 @@ class Upkeep:
             # What was asked for before is no reason any more.
             self._enter(record, Phase.IDLE, None, "")
             record.is_down, record.reason, record.text = False, None, ""
-        record.peers_down.clear()
+        self._connections.admit(name)
         record.failures = 0
         names = {c.name for c in record.connection.children}
         if child is not None and child not in names:
@@ -170,16 +195,16 @@ class Upkeep:
         record.wanted = {
             c.name for c in record.connection.children if c.start is Start.AUTO and record.connection.retry
         }
-        self.context.timers.stop((Timer.KEEP_UP, name))
-        for sa in self.all_of(name):
+        self._context.timers.stop((Timer.KEEP_UP, name))
+        for sa in self._registry.of_connection(name):
             # Whatever it waits for: who asks now wants an attempt that begins now.
-            if sa.lineage is None and sa.channel.is_initiator and isinstance(sa.state, BEFORE_AUTH):
+            if sa.is_attempt(BEFORE_AUTH):
                 sa.forget(DownReason.ASKED, "begun anew")
         self.look(name)
 
     def look_again(self, name: str) -> None:
         """The time to try a connection again has come."""
-        self.context.subject = Looking(self, name)
+        self._context.subject = Looking(self, name)
         self.look(name)
 
     def broken_off(self, name: str) -> None:
@@ -191,11 +216,11 @@ class Upkeep:
     def acquire(self, name: str, child: str) -> None:
         """A packet wants a child: not against a `take_down`, nor sooner after a failure than the back-off says."""
         record = self.records.get(name)
-        if record is None or record.is_down or (Timer.KEEP_UP, name) in self.context.timers:
+        if record is None or record.is_down or (Timer.KEEP_UP, name) in self._context.timers:
             return
         if record.phase is Phase.FAILED and record.reason is not None:
-            wait = self.context.config.backoff.wait(record.failures, is_refusal=record.reason in REFUSALS)
-            if self.context.now < record.failed_at + wait:
+            wait = self._context.config.backoff.wait(record.failures, is_refusal=record.reason in REFUSALS)
+            if self._context.now < record.failed_at + wait:
                 return
         if any(spec.name == child for spec in record.connection.children):
             record.asked.add(child)
@@ -204,15 +229,14 @@ class Upkeep:
     def take_down(self, name: str, peer: Identity | None) -> None:
         """Nobody wants it until it is initiated again or changes."""
         record = self.records[name]
-        if peer is not None:
-            record.peers_down.add(peer.folded())
-        else:
+        self._connections.bar(name, peer)
+        if peer is None:
             record.is_down = True
             record.asked.clear()
-            self.context.timers.stop((Timer.KEEP_UP, name))
+            self._context.timers.stop((Timer.KEEP_UP, name))
             self._enter(record, Phase.DOWN, DownReason.ASKED, "")
-        for sa in self.all_of(name):
-            if peer is None or (sa.lineage is not None and sa.lineage.peer_key == peer.folded()):
+        for sa in self._registry.of_connection(name):
+            if peer is None or (sa.session is not None and sa.session.peer.key == peer.folded()):
                 self.end(sa, DownReason.ASKED)
 
     def look(self, name: str) -> None:
@@ -223,18 +247,18 @@ class Upkeep:
         if record.connection.is_template:
             # Its peers come by themselves. There may be thousands: no message may cost work that grows with them.
             record.asked.clear()
-            self._settle_phase(record, self.registry.each_established(name))
+            self._settle_phase(record, self._registry.each_established(name))
             return
-        carriers = self.registry.established(name)
+        carriers = self._registry.established(name)
         there = {
             child.spec.name
             for sa in carriers
-            if sa.lineage is not None
-            for child in sa.lineage.children.values()
+            if sa.session is not None
+            for child in sa.session.peer.children.values()
             if not child.is_closing and not child.is_replaced
         }
         record.asked -= there
-        missing = [c for c in self.connections.children(name) if c.name in (record.wanted | record.asked) - there]
+        missing = [c for c in self._connections.children(name) if c.name in (record.wanted | record.asked) - there]
         if not missing:
             record.failures = 0
             self._settle_phase(record, carriers)
@@ -248,28 +272,19 @@ class Upkeep:
         if carriers:
             for spec in missing:
                 carriers[-1].want(NewChild(spec))
-        elif not any(sa.lineage is None and sa.channel.is_initiator for sa in self.all_of(name)):
+        elif not any(sa.is_attempt() for sa in self._registry.of_connection(name)):
             self._open(record, missing[0])
 
     def _open(self, record: Record, child: Child) -> None:
         """Begin an IKE SA for this child."""
-        state = sa_init.opening_of(self.context, record.connection, child, record.failures)
-        sa = IkeSa(
-            self.context,
-            self.registry,
-            own_spi=self.registry.fresh_spi(),
-            peer_spi=0,
-            is_initiator=True,
-            path=_NO_PATH,
-            state=state,
-            connection=record.connection,
-        )
-        sa_init.begin(sa, state)
+        state = sa_init.first_state(self._context, record.connection, child, record.failures)
+        channel = Channel(self._context, self._registry.fresh_spi(), 0, _NO_PATH, is_initiator=True)
+        IkeSa(self._context, self._registry, channel, state, record.connection).begin(state)
 
     def _tell_unkept(self, record: Record, there: set[str]) -> None:
         """Children that are wanted, and that nobody is asked for since the data plane could not keep them."""
         unkept = {c.name for c in record.connection.children} - {
-            c.name for c in self.connections.children(record.connection.name)
+            c.name for c in self._connections.children(record.connection.name)
         }
         lost = sorted((record.wanted | record.asked) & unkept - there)
         record.asked -= unkept
@@ -278,13 +293,13 @@ class Upkeep:
             self._enter(record, Phase.FAILED, DownReason.LOCAL, text)
 
     def _settle_phase(self, record: Record, carriers: Iterable[IkeSa]) -> None:
-        phase = Phase.UP if any(sa.lineage and sa.lineage.children for sa in carriers) else Phase.IDLE
+        phase = Phase.UP if any(sa.session and sa.session.peer.children for sa in carriers) else Phase.IDLE
         if phase is Phase.UP or record.phase not in {Phase.FAILED, Phase.DOWN}:
             self._enter(record, phase, None, "")
 
     def _enter(self, record: Record, phase: Phase, reason: DownReason | None, text: str) -> None:
         if record.phase is not phase:
-            record.phase, record.since = phase, self.context.now
+            record.phase, record.since = phase, self._context.now
         if reason is not None or phase is Phase.UP:
             record.reason, record.text = reason, text
 
@@ -292,99 +307,122 @@ class Upkeep:
         """Look again after the back-off, if anything is kept up; else the wish is over."""
         if wait is None:
             record.failures += 1
-            record.failed_at = self.context.now
-            wait = self.context.config.backoff.wait(record.failures, is_refusal=reason in REFUSALS)
-            wait *= 1 + self.context.chance() / 4
+            record.failed_at = self._context.now
+            wait = self._context.config.backoff.wait(record.failures, is_refusal=reason in REFUSALS)
+            wait *= 1 + self._context.chance() / 4
             record.asked.clear()
         if not record.wanted and not record.asked:
             self._enter(record, Phase.FAILED, reason, text)
             return
         self._enter(record, Phase.WAITING, reason, text)
         key = (Timer.KEEP_UP, record.connection.name)
-        at = self.context.now + wait
-        self.context.timers.set(key, min(at, self.context.timers.deadline(key) or at))
+        at = self._context.now + wait
+        self._context.timers.set(key, min(at, self._context.timers.deadline(key) or at))
 
-    # News from SAs.
+    # News.
 
-    def child_gone(self, lineage: Lineage, name: str, reason: DownReason, text: str) -> None:
+    def _child_down(self, news: ChildSaDown) -> None:
         """A Child SA is lost; if it is kept up and nothing has replaced it, it comes back soon."""
-        record = self.records.get(lineage.connection.name)
-        if record is None or record.is_down or name not in record.wanted or reason is DownReason.REKEYED:
+        name, child = news.child.connection, news.child.child
+        record = self.records.get(name)
+        if record is None or record.is_down or child not in record.wanted or news.reason is DownReason.REKEYED:
             return
-        if lineage.lasting(name) is None:
-            self._later(record, reason, text, wait=RECOVERY_SECONDS * self.context.chance())
+        if not self._has_lasting(name, news.child.peer.folded(), child):
+            self._later(record, news.reason, news.text, wait=RECOVERY_SECONDS * self._context.chance())
 
-    def child_failed(self, lineage: Lineage, name: str, reason: DownReason, text: str) -> None:
+    def _child_failed(self, news: ChildFailed) -> None:
         """A Child SA could not be had on an IKE SA that is up."""
-        record = self.records.get(lineage.connection.name)
-        if record is not None and not record.is_down and lineage.lasting(name) is None:
-            record.asked.discard(name)
-            self._later(record, reason, text)
+        record = self.records.get(news.connection)
+        if record is not None and not record.is_down and not self._has_lasting(news.connection, news.peer, news.child):
+            record.asked.discard(news.child)
+            self._later(record, news.reason, news.text)
 
-    def ike_gone(self, sa: IkeSa, reason: DownReason, text: str) -> None:
+    def _has_lasting(self, name: str, peer: Identity, child: str) -> bool:
+        """Whether there is a Child SA of this name that stays."""
+        sessions = (sa.session for sa in self._registry.of_peer(name, peer) if sa.is_carrier and not sa.is_over)
+        return any(session is not None and session.peer.lasting(child) is not None for session in sessions)
+
+    def _ike_down(self, news: IkeSaDown) -> None:
         """An IKE SA has ended without a successor, or has never come up."""
-        record = self.records.get(sa.connection.name) if sa.connection is not None else None
-        if record is None or record.is_down:
+        record, reason, text = self.records.get(news.connection), news.reason, news.text
+        if record is None or record.is_down or reason is DownReason.REKEYED:
             return
-        if sa.lineage is None:
-            if sa.channel.is_initiator and reason not in {DownReason.COLLISION, DownReason.ASKED}:
+        if news.peer is None:
+            if reason not in {DownReason.COLLISION, DownReason.ASKED}:
                 self._later(record, reason, text)
         elif record.wanted and reason is DownReason.ERROR:
             self._later(record, reason, text)
         elif record.wanted:
-            self._later(record, reason, text, wait=RECOVERY_SECONDS * self.context.chance())
+            self._later(record, reason, text, wait=RECOVERY_SECONDS * self._context.chance())
         else:
             self._enter(record, Phase.IDLE, reason, text)
 
-    def ike_up(self, sa: IkeSa) -> None:
+    def _ike_up(self, ike: int) -> None:
         """Set the timers of an IKE SA that is up; attempts of ours that have not come so far are pointless now."""
-        if sa.connection is None:
+        sa = self._registry.sas.get(ike)
+        if sa is None or sa.connection is None or sa.is_over:
             return
-        for other in () if sa.connection.is_template else self.all_of(sa.connection.name):
-            if other.lineage is None and isinstance(other.state, BEFORE_AUTH):
+        for other in () if sa.connection.is_template else self._registry.of_connection(sa.connection.name):
+            if other.is_attempt(BEFORE_AUTH):
                 other.forget(DownReason.COLLISION, "the peer was faster")
-        lifetimes, now, timers = sa.connection.lifetimes, self.context.now, self.context.timers
+        lifetimes, now, timers = sa.connection.lifetimes, self._context.now, self._context.timers
         if lifetimes.rekey_after:
-            early = lifetimes.rekey_after * lifetimes.jitter * self.context.chance()
+            early = lifetimes.rekey_after * lifetimes.jitter * self._context.chance()
             timers.set((Timer.REKEY_IKE, sa.own_spi), now + lifetimes.rekey_after - early)
         if lifetimes.hard:
             timers.set((Timer.HARD_IKE, sa.own_spi), now + lifetimes.hard)
         if lifetimes.liveness_after:
             timers.set((Timer.LIVENESS, sa.own_spi), now + lifetimes.liveness_after / 2)
 
+    def _handshake_done(self, ike: int) -> None:
+        """If both sides began one at once, one stays; then whatever else is wanted."""
+        sa = self._registry.sas.get(ike)
+        session = sa.session if sa is not None and not sa.is_over else None
+        if session is None:
+            return
+        peer, name = session.peer, session.peer.connection.name
+        for other in self._registry.of_peer(name, peer.key):
+            rival = other.session.peer if other.session is not None else peer
+            if rival is peer or rival.is_ours is peer.is_ours or other.is_over:
+                continue
+            loser = peer if is_lowest(peer.nonces, rival.nonces) else rival
+            # As with rekeys (RFC 7296 2.8.1), the side that began the exchange with the lowest nonce closes it.
+            if loser.is_ours:
+                self._registry.sas[loser.carrier].delete(DownReason.COLLISION, "both sides began at once")
+        self.look(name)
+
     # Timers of SAs.
 
     def rekey_child(self, spi: int) -> None:
         """A soft lifetime is over."""
-        lineage = self.registry.children.get(spi)
-        child = lineage.children.get(spi) if lineage is not None else None
-        if lineage is None or child is None or child.is_closing or child.is_replaced:
+        peer = self._registry.children.get(spi)
+        child = peer.children.get(spi) if peer is not None else None
+        if peer is None or child is None or child.is_closing or child.is_replaced:
             return
-        self.context.subject = lineage.carrier
-        spec = self.connections.child(lineage.connection.name, child.spec.name) or child.spec
-        lineage.carrier.want(NewChild(spec, replaces=spi))
+        spec = self._connections.child(peer.connection.name, child.spec.name) or child.spec
+        self._registry.sas[peer.carrier].want(NewChild(spec, replaces=spi))
 
     def end_child(self, spi: int, reason: DownReason, text: str = "") -> None:
         """A hard lifetime is over, or somebody wants it gone."""
-        lineage = self.registry.children.get(spi)
-        child = lineage.children.get(spi) if lineage is not None else None
-        if lineage is None or child is None or child.is_closing:
+        peer = self._registry.children.get(spi)
+        child = peer.children.get(spi) if peer is not None else None
+        if peer is None or child is None or child.is_closing:
             return
-        self.context.subject = lineage.carrier
         child.is_closing = True
-        lineage.carrier.want(DeleteChildren((spi,), reason, text))
+        self._registry.sas[peer.carrier].want(DeleteChildren((spi,), reason, text))
 
     def expire_child(self, spi: int, text: str = "") -> None:
         """A hard lifetime is over: nothing more is sent, whatever the peer says and whatever waits (RFC 4301 4.4.2.1)."""
-        if spi in self.registry.children:
-            self.context.emit(StopOutbound(spi))
+        if spi in self._registry.children:
+            self._context.emit(StopOutbound(spi))
             self.end_child(spi, DownReason.EXPIRED, text)
 
     def expire_ike(self, sa: IkeSa) -> None:
         """The same for an IKE SA, and for all Child SAs that hang on it."""
-        if sa.is_carrier and sa.lineage is not None:
-            for spi in sa.lineage.children:
-                self.context.emit(StopOutbound(spi))
+        session = sa.session
+        if session is not None and session.is_carrier:
+            for spi in session.peer.children:
+                self._context.emit(StopOutbound(spi))
         self.end(sa, DownReason.EXPIRED)
 
     def rekey_ike(self, sa: IkeSa) -> None:
@@ -394,28 +432,21 @@ class Upkeep:
 
     def check_liveness(self, sa: IkeSa) -> None:
         """Half a liveness time has passed: has anything come in? (RFC 7296 2.4)"""
-        if not sa.is_carrier or sa.is_over or sa.lineage is None or sa.connection is None:
+        session = sa.session
+        if session is None or not session.is_carrier or sa.is_over:
             return
-        half = sa.connection.lifetimes.liveness_after / 2
-        self.context.timers.set((Timer.LIVENESS, sa.own_spi), self.context.now + half)
-        if sa.channel.window.sent is not None:
+        half = session.peer.connection.lifetimes.liveness_after / 2
+        self._context.timers.set((Timer.LIVENESS, sa.own_spi), self._context.now + half)
+        if not sa.is_idle:
             return  # whatever is asked now asks for a sign of life as well
-        children = tuple(sa.lineage.children)
-        sa.ask(lambda t: AskActivity(t, children), lambda a: self._on_activity(sa, a), for_peer=False)
+        children = tuple(session.peer.children)
+        sa.ask(lambda t: AskActivity(t, children), lambda a: self._on_activity(sa, a))
 
     def _on_activity(self, sa: IkeSa, answer: Answer) -> None:
-        if not isinstance(answer, Activity) or sa.connection is None or sa.is_over:
+        connection = sa.connection
+        if not isinstance(answer, Activity) or connection is None or sa.is_over:
             return
-        liveness, now = sa.connection.lifetimes.liveness_after, self.context.now
-        has_received = answer.inbound_packets > sa.activity[0]
-        has_sent = answer.outbound_packets > sa.activity[1]
-        sa.activity = (answer.inbound_packets, answer.outbound_packets)
-        if has_received:
-            sa.heard = now
-        sa.is_owed = (sa.is_owed or has_sent) and not has_received
-        silence = now - sa.heard
-        if (silence >= liveness and sa.is_owed) or silence >= liveness * IDLE_PROBES:
-            sa.is_owed = False
+        if sa.liveness.must_ask(answer, self._context.now, connection.lifetimes.liveness_after):
             sa.want(Probe())
 
 

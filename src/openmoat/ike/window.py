@@ -125,6 +125,11 @@ class Window:
         self.next_id = self.sent.message_id + 1
         self.sent = None
 
+    def restart(self) -> None:
+        """Nothing has come of IKE_SA_INIT: forget the open request, and begin again with the first Message ID."""
+        self.sent = None
+        self.next_id = 0
+
     # The peer's requests.
 
     def classify(self, message_id: int) -> Arrival:

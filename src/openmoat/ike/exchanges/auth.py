@@ -2,85 +2,49 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from openmoat.crypto.keymat import signed_octets
 from openmoat.errors import Secret
-from openmoat.ike.errors import AuthenticationFailed, MalformedMessage, ProtocolError
-from openmoat.ike.events import (
-    Answer,
-    AskOwnAuth,
-    AskPeerAuth,
-    Certificate,
-    DownReason,
-    OwnAuth,
-    PeerAccepted,
-    PeerRefused,
-    Unanswerable,
+from openmoat.ike.errors import AuthenticationFailed, MalformedMessage
+from openmoat.ike.events import Answer, AskOwnAuth, AskPeerAuth, Certificate, DownReason, OwnAuth, PeerAccepted
+from openmoat.ike.exchanges.answer_child import AnswerFirst
+from openmoat.ike.exchanges.answers import refusal_text
+from openmoat.ike.exchanges.create_child import FirstChild
+from openmoat.ike.exchanges.exchange import Failure
+from openmoat.ike.exchanges.handshake import (
+    AskFirst,
+    Authenticated,
+    GiveUp,
+    Handshake,
+    HandshakeStep,
+    SendAuth,
+    Wait,
 )
-from openmoat.ike.exchanges import answer_child, create_child
 from openmoat.ike.negotiate.child_sa import offer_payloads
-from openmoat.ike.states import (
-    Authorizing,
-    AuthSent,
-    AwaitingAuth,
-    CheckingPeer,
-    Established,
-    Initials,
-    InstallingFirst,
-    ProvingBack,
-)
+from openmoat.ike.states import Agreed, Authorizing, AuthSent, AwaitingAuth, CheckingPeer, ProvingBack
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import CertEncoding, ExchangeType, NotifyType
-from openmoat.ike.wire.payloads import (
-    Auth,
-    Cert,
-    CertRequest,
-    IdInitiator,
-    IdResponder,
-    Notify,
-    Payload,
-    SecurityAssociation,
-)
+from openmoat.ike.wire.payloads import Auth, Cert, CertRequest, IdInitiator, IdResponder, Notify, Payload
 from openmoat.model.connection import Authority, Child, Connection, RawKey
 
-if TYPE_CHECKING:
-    from openmoat.ike.ike_sa import IkeSa
-
-__all__ = ["connection_of", "on_request", "on_response", "prove_self"]
-
-FATAL = frozenset(
-    {NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX, NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD}
-)
-"""Error notifies that mean that there is no IKE SA (RFC 7296 2.21.2)."""
-
-
-def connection_of(sa: "IkeSa") -> Connection:
-    """The connection of an IKE SA that has one."""
-    if sa.connection is None:
-        raise ValueError("IKE SA: no connection is known yet")
-    return sa.connection
+__all__ = ["on_request", "on_response", "prove_self"]
 
 
 # Initiator.
 
 
-def prove_self(sa: "IkeSa", initials: Initials, child: Child | None) -> None:
+def prove_self(hs: Handshake, agreed: Agreed, child: Child | None) -> HandshakeStep:
     """Ask for our AUTH payload; the request follows."""
-    identity = connection_of(sa).local_identity
-    _ask_own_auth(sa, initials, IdInitiator(identity), lambda a: _on_own_auth(sa, initials, child, a))
+    identity = IdInitiator(hs.known().local_identity)
+    return _ask_own_auth(hs, agreed, hs.known(), identity, lambda a: _on_own_auth(hs, agreed, child, a))
 
 
-def _on_own_auth(sa: "IkeSa", initials: Initials, child: Child | None, answer: Answer) -> None:
+def _on_own_auth(hs: Handshake, agreed: Agreed, child: Child | None, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, OwnAuth):
-        text = answer.text if isinstance(answer, Unanswerable) else type(answer).__name__
-        sa.report_failure(
-            ExchangeType.IKE_AUTH, None, notify_sent=False, reason=DownReason.LOCAL, text=f"own AUTH: {text}"
-        )
-        sa.forget(DownReason.LOCAL, text)
-        return
-    connection = connection_of(sa)
-    spi = sa.context.take_spi() if child is not None else None
+        text = refusal_text(answer)
+        failure = Failure(ExchangeType.IKE_AUTH, None, DownReason.LOCAL, f"own AUTH: {text}")
+        return GiveUp(DownReason.LOCAL, text, failure)
+    connection = hs.known()
     payloads: list[Payload] = [IdInitiator(connection.local_identity)]
     payloads += _certificates(answer)
     payloads += _certificate_requests(connection)
@@ -88,66 +52,57 @@ def _on_own_auth(sa: "IkeSa", initials: Initials, child: Child | None, answer: A
     if not connection.is_template and expected is not None:
         payloads.append(IdResponder(expected))
     payloads.append(Auth(answer.method, answer.octets))
+    spi = hs.context.take_spi() if child is not None else None
     if child is not None and spi is not None:
         payloads += offer_payloads(child, spi, with_key_exchange=False)
-    if expected is not None and not sa.registry.has_others(sa, connection.name, expected):
+    if expected is not None and not hs.host.has_others(hs.channel.own_spi, connection.name, expected):
         # RFC 7296 2.4: said only where it is true at this moment.
         payloads.append(Notify(NotifyType.INITIAL_CONTACT))
-    sa.step(AuthSent(initials, answer.method, child if spi is not None else None, spi or 0))
-    sa.request(ExchangeType.IKE_AUTH, payloads)
+    hs.step(AuthSent(agreed, answer.method, child if spi is not None else None, spi or 0))
+    return SendAuth(payloads)
 
 
-def on_response(sa: "IkeSa", state: AuthSent, message: Message) -> None:
+def on_response(hs: Handshake, state: AuthSent, message: Message) -> HandshakeStep:
     """The responder's proof, or its refusal."""
     error, auth, identity = message.error(), message.first(Auth), message.first(IdResponder)
     if auth is None or identity is None:
-        _on_refusal(sa, error)
-        return
-    connection = connection_of(sa)
+        return _on_refusal(error)
+    connection = hs.known()
     if not connection.peer.identity.matches(identity.identity):
         raise AuthenticationFailed(f"IDr: {connection.peer.identity} is wanted, {identity.identity} came")
-    sa.step(CheckingPeer(state, message, identity.identity, auth.method))
-    initials = state.initials
-    _ask_peer_auth(sa, initials, connection, identity, message, lambda a: _on_peer_checked(sa, a))
+    hs.step(CheckingPeer(state, message, identity.identity, auth.method))
+    return _ask_peer_auth(hs, state.agreed, connection, identity, message, lambda a: _on_peer_checked(hs, a))
 
 
-def _on_refusal(sa: "IkeSa", error: Notify | None) -> None:
+def _on_refusal(error: Notify | None) -> HandshakeStep:
     """2.21.2: the responder is not authenticated, but these octets came from whoever it is that we speak with."""
     if error is None:
         raise MalformedMessage("IKE_AUTH response: neither AUTH nor an error")
-    reason = DownReason.REFUSED
-    if error.type is NotifyType.AUTHENTICATION_FAILED:
-        reason = DownReason.AUTHENTICATION_FAILED
-    text = f"IKE_AUTH: the peer answers {error.type.name}"
-    sa.report_failure(ExchangeType.IKE_AUTH, int(error.type), notify_sent=False, reason=reason, text=text)
-    sa.forget(reason, text)
+    is_refusal = error.type is NotifyType.AUTHENTICATION_FAILED
+    reason = DownReason.AUTHENTICATION_FAILED if is_refusal else DownReason.REFUSED
+    return GiveUp.told(ExchangeType.IKE_AUTH, reason, f"IKE_AUTH: the peer answers {error.type.name}", int(error.type))
 
 
-def _on_peer_checked(sa: "IkeSa", answer: Answer) -> None:
-    state = sa.state
+def _on_peer_checked(hs: Handshake, answer: Answer) -> HandshakeStep:
+    state = hs.state
     if not isinstance(state, CheckingPeer):
-        return
+        return Wait()
     if not isinstance(answer, PeerAccepted):
-        raise AuthenticationFailed(f"AUTH of {state.identity}: {_refusal(answer)}")
-    sent, message = state.sent, state.response
-    sa.step(Established())
-    sa.registry.authenticated(sa, state.identity, sent.own_method, state.method)
-    if sent.child is None:
-        sa.registry.settle(sa)
-        return
-    sa.exchange = create_child.FirstChild(sent.child, sent.child_spi, (sent.initials.nonce_i, sent.initials.nonce_r))
-    sa.exchange.is_sent = True
-    try:
-        sa.exchange.on_response(sa, message)
-    except ProtocolError as error:
-        sa.fail_response(error)
-    sa.registry.settle(sa)
+        raise AuthenticationFailed(f"AUTH of {state.identity}: {refusal_text(answer)}")
+    sent = state.sent
+    first = FirstChild(sent.child, sent.child_spi, sent.agreed.nonces) if sent.child is not None else None
+    return Authenticated(
+        sent.agreed,
+        state.identity,
+        (sent.own_method, state.method),
+        (first, state.response) if first is not None else None,
+    )
 
 
 # Responder.
 
 
-def on_request(sa: "IkeSa", state: AwaitingAuth, message: Message) -> None:
+def on_request(hs: Handshake, state: AwaitingAuth, message: Message) -> HandshakeStep:
     """The initiator's proof: find the connections it may be meant for, and have it checked."""
     auth, identity = message.first(Auth), message.first(IdInitiator)
     if identity is None:
@@ -155,15 +110,15 @@ def on_request(sa: "IkeSa", state: AwaitingAuth, message: Message) -> None:
     if auth is None:
         raise AuthenticationFailed(f"IKE_AUTH request: {identity.identity}: EAP is not offered")
     wanted = message.first(IdResponder)
-    candidates = sa.registry.candidates(identity.identity, wanted.identity if wanted else None, state.initials.suite)
-    sa.step(Authorizing(state.initials, message, identity.identity, auth.method, candidates))
-    _ask_about_next(sa)
+    candidates = hs.host.candidates(identity.identity, wanted.identity if wanted else None, state.agreed.suite)
+    hs.step(Authorizing(state.agreed, message, identity.identity, auth.method, candidates))
+    return _ask_about_next(hs)
 
 
-def _ask_about_next(sa: "IkeSa") -> None:
-    state = sa.state
+def _ask_about_next(hs: Handshake) -> HandshakeStep:
+    state = hs.state
     if not isinstance(state, Authorizing):
-        return
+        return Wait()
     auth, identity = state.request.first(Auth), state.request.first(IdInitiator)
     if auth is None or identity is None or not state.candidates:
         wanted = state.request.first(IdResponder)
@@ -171,118 +126,101 @@ def _ask_about_next(sa: "IkeSa") -> None:
         why = "; ".join(state.refusals) or "no connection accepts it"
         raise AuthenticationFailed(f"IKE_AUTH request: {state.identity}{asked}: {why}")
     connection = state.candidates[0]
-    _ask_peer_auth(sa, state.initials, connection, identity, state.request, lambda a: _on_initiator_checked(sa, a))
+    return _ask_peer_auth(hs, state.agreed, connection, identity, state.request, lambda a: _on_initiator_checked(hs, a))
 
 
-def _on_initiator_checked(sa: "IkeSa", answer: Answer) -> None:
-    state = sa.state
+def _on_initiator_checked(hs: Handshake, answer: Answer) -> HandshakeStep:
+    state = hs.state
     if not isinstance(state, Authorizing):
-        return
+        return Wait()
+    connection = state.candidates[0]
     if not isinstance(answer, PeerAccepted):
-        refused = f"{state.candidates[0].name}: {_refusal(answer)}"
-        sa.step(replace(state, candidates=state.candidates[1:], refusals=(*state.refusals, refused)))
-        _ask_about_next(sa)
-        return
-    sa.connection = state.candidates[0]
-    sa.channel.forces_udp = sa.connection.force_encapsulation
-    sa.channel.has_fragments = sa.channel.has_fragments and sa.connection.fragmentation
-    sa.step(ProvingBack(state.initials, state.request, state.identity, state.method))
-    identity = IdResponder(sa.connection.local_identity)
-    _ask_own_auth(sa, state.initials, identity, lambda a: _on_own_auth_back(sa, a), for_peer=True)
+        refused = f"{connection.name}: {refusal_text(answer)}"
+        hs.step(replace(state, candidates=state.candidates[1:], refusals=(*state.refusals, refused)))
+        return _ask_about_next(hs)
+    hs.settle_on(connection)
+    hs.step(ProvingBack(state.agreed, connection, state.request, state.identity, state.method))
+    identity = IdResponder(connection.local_identity)
+    return _ask_own_auth(hs, state.agreed, connection, identity, lambda a: _on_own_auth_back(hs, a))
 
 
-def _on_own_auth_back(sa: "IkeSa", answer: Answer) -> None:
-    state = sa.state
+def _on_own_auth_back(hs: Handshake, answer: Answer) -> HandshakeStep:
+    state = hs.state
     if not isinstance(state, ProvingBack):
-        return
+        return Wait()
     if not isinstance(answer, OwnAuth):
-        raise AuthenticationFailed(f"own AUTH: {_refusal(answer)}")
-    sa.step(InstallingFirst(state.peer_method))
+        raise AuthenticationFailed(f"own AUTH: {refusal_text(answer)}")
     message = state.request
-    payloads: list[Payload] = [IdResponder(connection_of(sa).local_identity), *_certificates(answer)]
-    payloads.append(Auth(answer.method, answer.octets))
-    initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    sa.registry.authenticated(sa, state.identity, answer.method, state.peer_method, drop_older=initial_contact)
-    nonces = (state.initials.nonce_i, state.initials.nonce_r)
-    if message.first(SecurityAssociation) is None:
-        _answer(sa, payloads, [])
-        sa.registry.settle(sa)
-        return
-    answer_child.answer_first(sa, message, nonces, lambda extra: _answer(sa, payloads, extra))
-
-
-def _answer(sa: "IkeSa", payloads: list[Payload], child: list[Payload]) -> None:
-    """Send the response; what failed of the Child SA does not fail the IKE SA (RFC 7296 2.21.2)."""
-    sa.step(Established())
-    sa.respond(ExchangeType.IKE_AUTH, [*payloads, *child])
-    sa.pump()  # what was wanted of it since it was told that it is up
+    proof: list[Payload] = [IdResponder(state.connection.local_identity), *_certificates(answer)]
+    proof.append(Auth(answer.method, answer.octets))
+    return Authenticated(
+        state.agreed,
+        state.identity,
+        (answer.method, state.peer_method),
+        AnswerFirst(message, state.agreed.nonces, proof),
+        message.notify(NotifyType.INITIAL_CONTACT) is not None,
+    )
 
 
 # Both.
 
 
-def _signed(sa: "IkeSa", initials: Initials, identity: IdInitiator | IdResponder, *, is_initiator: bool) -> Secret:
+def _signed(agreed: Agreed, identity: IdInitiator | IdResponder, *, is_initiator: bool) -> Secret:
     """What the AUTH payload of that side covers (RFC 7296 2.15)."""
-    if sa.keymat is None:
-        raise ValueError("IKE SA: AUTH needs keys")
     if is_initiator:
-        parts = (sa.keymat.sk_pi, initials.first_i, initials.nonce_r)
+        parts = (agreed.keymat.sk_pi, agreed.first_i, agreed.nonce_r)
     else:
-        parts = (sa.keymat.sk_pr, initials.first_r, initials.nonce_i)
-    return signed_octets(initials.suite.prf, *parts, identity.emit())
+        parts = (agreed.keymat.sk_pr, agreed.first_r, agreed.nonce_i)
+    return signed_octets(agreed.suite.prf, *parts, identity.emit())
 
 
 def _ask_own_auth(
-    sa: "IkeSa",
-    initials: Initials,
+    hs: Handshake,
+    agreed: Agreed,
+    connection: Connection,
     identity: IdInitiator | IdResponder,
-    on_answer: Callable[[Answer], None],
-    *,
-    for_peer: bool = False,
-) -> None:
-    connection = connection_of(sa)
-    octets = _signed(sa, initials, identity, is_initiator=sa.channel.is_initiator)
-    sa.ask(
+    then: Callable[[Answer], HandshakeStep],
+) -> HandshakeStep:
+    octets = _signed(agreed, identity, is_initiator=hs.channel.is_initiator)
+    return AskFirst(
         lambda t: AskOwnAuth(
             ticket=t,
             connection=connection.name,
             identity=identity.identity,
-            prf=initials.suite.prf,
+            prf=agreed.suite.prf,
             signed_octets=octets,
-            peer_hashes=initials.peer_hashes,
+            peer_hashes=agreed.peer_hashes,
         ),
-        on_answer,
-        for_peer=for_peer,
+        then,
     )
 
 
 def _ask_peer_auth(
-    sa: "IkeSa",
-    initials: Initials,
+    hs: Handshake,
+    agreed: Agreed,
     connection: Connection,
     identity: IdInitiator | IdResponder,
     message: Message,
-    on_answer: Callable[[Answer], None],
-) -> None:
+    then: Callable[[Answer], HandshakeStep],
+) -> HandshakeStep:
     auth = message.first(Auth)
     if auth is None:
         raise MalformedMessage("IKE_AUTH: AUTH must be there")
     method, proof = auth.method, auth.octets
-    octets = _signed(sa, initials, identity, is_initiator=not sa.channel.is_initiator)
+    octets = _signed(agreed, identity, is_initiator=not hs.channel.is_initiator)
     certificates = tuple(Certificate(int(cert.encoding), cert.octets) for cert in message.every(Cert))
-    sa.ask(
+    return AskFirst(
         lambda t: AskPeerAuth(
             ticket=t,
             connection=connection.name,
             identity=identity.identity,
-            prf=initials.suite.prf,
+            prf=agreed.suite.prf,
             signed_octets=octets,
             method=method,
             octets=proof,
             certificates=certificates,
         ),
-        on_answer,
-        for_peer=not sa.channel.is_initiator,
+        then,
     )
 
 
@@ -300,7 +238,3 @@ def _certificate_requests(connection: Connection) -> list[Payload]:
 
         return [CertRequest(CertEncoding.X509_SIGNATURE, b"".join(map(authority_hash, credential.roots)))]
     return []
-
-
-def _refusal(answer: Answer) -> str:
-    return answer.text if isinstance(answer, (PeerRefused, Unanswerable)) else type(answer).__name__

@@ -1,23 +1,41 @@
 """INFORMATIONAL, both roles: Delete, liveness, notices (RFC 7296 1.4, 2.4)."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, assert_never
 
-from openmoat.ike.errors import ProtocolError
+from openmoat.ike.errors import Busy
 from openmoat.ike.events import DownReason, Event, FragmentsProbed, SizeProbed
-from openmoat.ike.exchanges.collisions import Ours
-from openmoat.ike.exchanges.exchange import Exchange
-from openmoat.ike.wire.fragments import datagram_size
+from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, answer
+from openmoat.ike.exchanges.exchange import (
+    Close,
+    Doing,
+    Done,
+    Exchange,
+    Failure,
+    PeerExchange,
+    Reply,
+    Send,
+    Step,
+    Want,
+)
+from openmoat.ike.negotiate.child_sa import LiveChild
+from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
 from openmoat.net import Path
 
-if TYPE_CHECKING:
-    from openmoat.ike.ike_sa import IkeSa
-
-__all__ = ["MAX_SIZE_PROBES", "DeleteChildren", "DeleteIke", "FragmentProbe", "Probe", "SizeProbe", "on_request"]
+__all__ = [
+    "MAX_SIZE_PROBES",
+    "AnswerInformational",
+    "DeleteChildren",
+    "FragmentProbe",
+    "Probe",
+    "SizeProbe",
+    "close_replaced",
+    "give_up",
+]
 
 MAX_SIZE_PROBES = 3
 """Times a size is tried before it counts as lost (MAX_PROBES, RFC 8899 5.1.2)."""
@@ -34,6 +52,7 @@ class DeleteChildren(Exchange):
     """Close Child SAs, named by our inbound SPIs (RFC 7296 1.4.1)."""
 
     __slots__ = ("reason", "spis", "text")
+    kind = ExchangeType.INFORMATIONAL
     is_bounded = False
 
     def __init__(self, spis: Sequence[int], reason: DownReason = DownReason.ASKED, text: str = "") -> None:
@@ -42,25 +61,23 @@ class DeleteChildren(Exchange):
         self.reason = reason
         self.text = text
 
-    def start(self, sa: "IkeSa") -> None:
+    def start(self, session: Session) -> Step:
         """See `Exchange.start`."""
-        sa.request(ExchangeType.INFORMATIONAL, [Delete(ProtocolId.ESP, self.spis)])
+        return Send([Delete(ProtocolId.ESP, self.spis)])
 
-    def on_response(self, sa: "IkeSa", message: Message) -> None:
+    def on_response(self, session: Session, message: Message) -> Step:
         """See `Exchange.on_response`."""
         # The response names the other halves, or none where both sides have closed at once. Either way they are gone.
-        if sa.lineage is not None:
-            for spi in self.spis:
-                sa.lineage.remove(spi, self.reason, self.text)
-        sa.finish(self)
+        for spi in self.spis:
+            session.peer.remove(spi, self.reason, self.text)
+        return Done()
 
-    def on_end(self, sa: "IkeSa", reason: DownReason) -> None:
-        """See `Exchange.on_end`. Where a successor of the IKE SA has the children, it goes on closing them."""
-        lineage = sa.lineage
-        if lineage is not None and lineage.carrier is not sa:
-            left = [spi for spi in self.spis if spi in lineage.children]
-            if left:
-                lineage.carrier.want(DeleteChildren(left, self.reason, self.text))
+    def end(self, session: Session, reason: DownReason) -> Done:
+        """See `Exchange.end`. Where a successor of the IKE SA has the children, it goes on closing them."""
+        left = [spi for spi in self.spis if spi in session.peer.children]
+        if left and not session.is_carrier:
+            return Done((Want(DeleteChildren(left, self.reason, self.text), first=False),))
+        return Done()
 
     def ours(self, spi: int | None) -> Ours:
         """See `Exchange.ours`."""
@@ -71,47 +88,34 @@ class DeleteChildren(Exchange):
         return isinstance(other, DeleteChildren) and set(other.spis) <= set(self.spis)
 
 
-class DeleteIke(Exchange):
-    """Close the IKE SA that carries it; or say that the peer could not be authenticated (RFC 7296 1.4.1, 2.21.2)."""
+def close_replaced(session: Session, spi: int | None) -> tuple[Want, ...]:
+    """The initiator of the surviving rekey deletes what it replaces (RFC 7296 2.8)."""
+    old = session.peer.children.get(spi or 0)
+    if old is None or old.is_closing:
+        return ()
+    old.is_closing = True
+    return (Want(DeleteChildren((old.sa.local_spi,), DownReason.REKEYED)),)
 
-    __slots__ = ("error",)
 
-    def __init__(self, error: ProtocolError | None = None) -> None:
-        super().__init__()
-        self.error = error
-
-    def start(self, sa: "IkeSa") -> None:
-        """See `Exchange.start`."""
-        payload: Payload = Delete.ike()
-        if self.error is not None and self.error.notify is not None:
-            payload = Notify(self.error.notify, self.error.data)
-        sa.request(ExchangeType.INFORMATIONAL, [payload])
-
-    def on_response(self, sa: "IkeSa", message: Message) -> None:
-        """See `Exchange.on_response`."""
-        sa.forget(DownReason.ASKED)
-
-    def ours(self, spi: int | None) -> Ours:
-        """See `Exchange.ours`."""
-        return Ours.CLOSING_IKE
-
-    def is_same(self, other: Exchange) -> bool:
-        """See `Exchange.is_same`."""
-        return isinstance(other, DeleteIke)
+def give_up(child: LiveChild) -> tuple[Want, ...]:
+    """Close a Child SA of ours that has lost against another (RFC 7296 2.8.1)."""
+    child.is_closing = child.is_lost = True
+    return (Want(DeleteChildren((child.sa.local_spi,), DownReason.COLLISION)),)
 
 
 class Probe(Exchange):
     """An empty request: is the peer there? (RFC 7296 2.4)"""
 
     __slots__ = ()
+    kind = ExchangeType.INFORMATIONAL
 
-    def start(self, sa: "IkeSa") -> None:
+    def start(self, session: Session) -> Step:
         """See `Exchange.start`."""
-        sa.request(ExchangeType.INFORMATIONAL, [])
+        return Send(())
 
-    def on_response(self, sa: "IkeSa", message: Message) -> None:
+    def on_response(self, session: Session, message: Message) -> Step:
         """See `Exchange.on_response`."""
-        sa.finish(self)
+        return Done()
 
     def is_same(self, other: Exchange) -> bool:
         """See `Exchange.is_same`."""
@@ -129,6 +133,7 @@ class PaddedProbe(Exchange):
 
     __slots__ = ("_has_moved", "_has_shrunk", "_path", "_tested", "size")
 
+    kind = ExchangeType.INFORMATIONAL
     df: ClassVar[bool]
     """Don't Fragment on the padded request."""
 
@@ -140,31 +145,35 @@ class PaddedProbe(Exchange):
         self._path: Path | None = None
         self._has_moved = False
 
-    def start(self, sa: "IkeSa") -> None:
+    def start(self, session: Session) -> Step:
         """See `Exchange.start`."""
-        self._path = sa.channel.path
-        sa.request_whole(ExchangeType.INFORMATIONAL, padding(sa.channel.payload_room(self.size)), df=self.df)
-        if sa.channel.window.sent is not None:
-            self._tested = datagram_size(sa.channel.path, max(map(len, sa.channel.window.sent.datagrams)))
+        channel = session.channel
+        self._path = channel.path
+        payloads = padding(channel.payload_room(self.size))
+        self._tested = channel.datagram_size(payloads)
+        return Send(payloads, is_whole=True, df=self.df)
 
     def wait(self, times: int) -> float | None:
         """See `Exchange.wait`."""
         return PROBE_WAITS[times - 1] if times <= MAX_SIZE_PROBES else None
 
-    def on_again(self, sa: "IkeSa", times: int) -> None:
+    def on_again(self, session: Session, times: int) -> None:
         """See `Exchange.on_again`."""
-        self._has_moved |= sa.channel.path != self._path
-        if times > MAX_SIZE_PROBES and not self._has_shrunk:
+        channel = session.channel
+        self._has_moved |= channel.path != self._path
+        sent = channel.window.sent
+        if times > MAX_SIZE_PROBES and not self._has_shrunk and sent is not None:
             self._has_shrunk = True
-            if sa.channel.window.sent is not None:
-                sa.channel.exchange_request(sa.channel.window.sent, ())
+            channel.exchange_request(sent, ())
 
-    def on_response(self, sa: "IkeSa", message: Message) -> None:
+    def on_response(self, session: Session, message: Message) -> Step:
         """See `Exchange.on_response`."""
         # After the change an answer may still be one to the padded request; that it counts as lost errs to the safe side.
-        proved = None if self._has_moved or sa.channel.path != self._path else 0 if self._has_shrunk else self._tested
-        sa.context.emit(self._outcome(sa.own_spi, proved))
-        sa.finish(self)
+        channel = session.channel
+        has_moved = self._has_moved or channel.path != self._path
+        proved = None if has_moved else 0 if self._has_shrunk else self._tested
+        session.context.emit(self._outcome(channel.own_spi, proved))
+        return Done()
 
     def is_same(self, other: Exchange) -> bool:
         """See `Exchange.is_same`."""
@@ -208,45 +217,75 @@ def padding(octets: int) -> tuple[Payload, ...]:
     return tuple(Notify(NotifyType.SIZE_PROBE, bytes(size - NOTIFY_HEADER)) for size in sizes)
 
 
-FATAL = frozenset({NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX})
-"""Notifies that say, in a request, that the peer has given this IKE SA up (RFC 7296 2.21.2)."""
+class AnswerInformational(PeerExchange):
+    """Deletes, notices, or nothing at all: always answered."""
+
+    __slots__ = ("_message",)
+    kind = ExchangeType.INFORMATIONAL
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self._message = message
+
+    def start(self, session: Session, doing: Doing) -> Step:
+        """See `PeerExchange.start`."""
+        deletes = self._message.every(Delete)
+        if any(delete.protocol is ProtocolId.IKE for delete in deletes):
+            return self._close_ike(doing)
+        for notify in self._message.every(Notify):
+            handler = NOTIFIES.get(notify.type)
+            if handler is not None:
+                return handler(notify)
+        spis = [spi for delete in deletes if delete.protocol is ProtocolId.ESP for spi in delete.spis]
+        answered = [ours for spi in dict.fromkeys(spis) if (ours := self._close_child(session, doing, spi)) is not None]
+        return Reply([Delete(ProtocolId.ESP, tuple(answered))] if answered else [], Done)
+
+    def _close_ike(self, doing: Doing) -> Step:
+        match answer(Theirs.DELETE_IKE, doing(None)):
+            case Verdict.TEMPORARY_FAILURE | Verdict.CHILD_SA_NOT_FOUND as refusal:
+                raise Busy(f"INFORMATIONAL: deletion of the IKE SA: {refusal.name}")
+            case (
+                Verdict.ANSWER
+                | Verdict.ANSWER_AND_COMPARE
+                | Verdict.ANSWER_WITHOUT_DELETE
+                | Verdict.ANSWER_AND_REMEMBER
+            ):
+                # 1.4.1: the response to the deletion of an IKE SA is empty; our own exchanges on it are over.
+                return Reply([], lambda: Done(outcome=Close(DownReason.PEER_DELETED)))
+            case never:
+                assert_never(never)
+
+    def _close_child(self, session: Session, doing: Doing, remote_spi: int) -> int | None:
+        """Remove what the peer deletes; gives our half where the response is to name it."""
+        spi = session.peer.by_remote.get(remote_spi)
+        theirs = Theirs.DELETE_CHILD if spi is not None else Theirs.DELETE_MISSING_CHILD
+        verdict = answer(theirs, doing(spi))
+        if spi is not None:
+            session.peer.remove(spi, DownReason.PEER_DELETED)
+        match verdict:
+            case Verdict.ANSWER | Verdict.ANSWER_AND_COMPARE:
+                return spi
+            case Verdict.ANSWER_AND_REMEMBER:
+                if self.ours is not None:
+                    self.ours.note_deleted(remote_spi)
+            case Verdict.ANSWER_WITHOUT_DELETE | Verdict.TEMPORARY_FAILURE | Verdict.CHILD_SA_NOT_FOUND:
+                pass
+            case never:
+                assert_never(never)
+        return None
 
 
-def on_request(sa: "IkeSa", message: Message) -> None:
-    """Deletes, news, or nothing at all: always answered."""
-    deletes = message.every(Delete)
-    if any(delete.protocol is ProtocolId.IKE for delete in deletes):
-        # 1.4.1: the response to the deletion of an IKE SA is empty; our own exchanges on it are over.
-        sa.respond(message.header.exchange, [])
-        sa.close(DownReason.PEER_DELETED)
-        return
-    error = message.error()
-    if error is not None and error.type in FATAL:
-        sa.respond(message.header.exchange, [])
-        is_refusal = error.type is NotifyType.AUTHENTICATION_FAILED
-        reason = DownReason.AUTHENTICATION_FAILED if is_refusal else DownReason.REFUSED
-        text = f"INFORMATIONAL: the peer says {error.type.name}"
-        sa.report_failure(message.header.exchange, int(error.type), notify_sent=False, reason=reason, text=text)
-        sa.close(reason, text)
-        return
-    spis = [spi for delete in deletes if delete.protocol is ProtocolId.ESP for spi in delete.spis]
-    answered = _close_children(sa, spis)
-    sa.respond(message.header.exchange, [Delete(ProtocolId.ESP, tuple(answered))] if answered else [])
+def _on_given_up(notify: Notify) -> Step:
+    """The peer has given this IKE SA up (RFC 7296 2.21.2)."""
+    is_refusal = notify.type is NotifyType.AUTHENTICATION_FAILED
+    reason = DownReason.AUTHENTICATION_FAILED if is_refusal else DownReason.REFUSED
+    text = f"INFORMATIONAL: the peer says {notify.type.name}"
+    failure = Failure(ExchangeType.INFORMATIONAL, int(notify.type), reason, text)
+    return Reply([], lambda: Done(failure=failure, outcome=Close(reason, text)))
 
 
-def _close_children(sa: "IkeSa", remote_spis: Sequence[int]) -> list[int]:
-    """Remove what the peer deletes; gives our halves, without those that we were closing ourselves (RFC 7296 1.4.1)."""
-    lineage = sa.lineage
-    if lineage is None:
-        return []
-    answered: list[int] = []
-    for remote_spi in dict.fromkeys(remote_spis):
-        spi = lineage.by_remote.get(remote_spi)
-        if spi is None:
-            sa.note_deleted(remote_spi)
-            continue
-        is_ours_too = sa.exchange is not None and sa.exchange.is_sent
-        if not (is_ours_too and sa.exchange is not None and sa.exchange.ours(spi) is Ours.CLOSING_THIS_CHILD):
-            answered.append(spi)
-        lineage.remove(spi, DownReason.PEER_DELETED)
-    return answered
+NOTIFIES: Mapping[NotifyType, Callable[[Notify], Step]] = {
+    NotifyType.AUTHENTICATION_FAILED: _on_given_up,
+    NotifyType.INVALID_SYNTAX: _on_given_up,
+}
+"""What a notify in a request of the peer leads to; others mean nothing to us (RFC 7296 3.10.1)."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from openmoat.crypto.kex import seed_size
 from openmoat.crypto.keymat import IkeKeymat, skeyseed
@@ -10,7 +9,7 @@ from openmoat.crypto.numbers import HashAlgorithm, KeMethod
 from openmoat.errors import Secret
 from openmoat.ike import natt
 from openmoat.ike.config import Count
-from openmoat.ike.context import Timer
+from openmoat.ike.context import Context, Timer
 from openmoat.ike.errors import MalformedMessage, PeerMisbehaved, ProtocolError, WrongKeyExchange
 from openmoat.ike.events import (
     Answer,
@@ -21,22 +20,32 @@ from openmoat.ike.events import (
     KeyPair,
     Paths,
     SharedSecret,
-    Unanswerable,
-    WeakPublicValue,
 )
 from openmoat.ike.exchanges import auth
+from openmoat.ike.exchanges.answers import refusal_text
+from openmoat.ike.exchanges.handshake import (
+    AskFirst,
+    GiveUp,
+    Handshake,
+    HandshakeStep,
+    ReadAgain,
+    ReplyInit,
+    SendInit,
+    Wait,
+)
 from openmoat.ike.negotiate.choice import accept_ike, choose_ike, offer_ike
 from openmoat.ike.states import (
+    Agreed,
     AwaitingAuth,
     DerivingKeys,
     DerivingKeysLate,
     FindingPath,
+    FirstRequest,
     InitAnswered,
     Initials,
     InitReceived,
     InitSent,
     MakingKeyPair,
-    Opening,
     ProvingSelf,
 )
 from openmoat.ike.wire.message import Header, Message
@@ -46,10 +55,6 @@ from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Child, Connection, IkeProposal
 from openmoat.net import Path
 
-if TYPE_CHECKING:
-    from openmoat.ike.context import Context
-    from openmoat.ike.ike_sa import IkeSa
-
 __all__ = [
     "MAX_HELD",
     "MAX_HELD_OCTETS",
@@ -58,10 +63,10 @@ __all__ = [
     "SIGNATURE_HASHES",
     "answer_request",
     "begin",
+    "first_state",
     "hold",
     "on_response",
     "on_silence",
-    "opening_of",
     "read_request",
 ]
 
@@ -91,137 +96,128 @@ SIGNATURE_HASHES = (
 # Initiator.
 
 
-def opening_of(context: "Context", connection: Connection, child: Child | None, attempt: int) -> FindingPath:
+def first_state(context: Context, connection: Connection, child: Child | None, attempt: int) -> FindingPath:
     """The first state of an initiator."""
     method = connection.proposals[0].key_exchanges[0].id
-    return FindingPath(Opening(child=child, attempt=attempt, nonce=context.random(NONCE_SIZE), method=method))
+    return FindingPath(FirstRequest(child=child, attempt=attempt, nonce=context.random(NONCE_SIZE), method=method))
 
 
-def begin(sa: "IkeSa", state: FindingPath) -> None:
+def begin(hs: Handshake, state: FindingPath) -> HandshakeStep:
     """Ask where the peer is, and go on from there."""
-    _restart_clock(sa)
-    name, opening = auth.connection_of(sa).name, state.opening
-    sa.ask(lambda t: AskPath(t, name, opening.attempt), lambda a: _on_paths(sa, opening, a), for_peer=False)
+    name, opening = hs.known().name, state.opening
+    hs.give_a_path_its_time()
+    return AskFirst(lambda t: AskPath(t, name, opening.attempt), lambda a: _on_paths(hs, opening, a))
 
 
-def _restart_clock(sa: "IkeSa") -> None:
-    """Each path has the time of a whole handshake."""
-    sa.context.timers.set((Timer.HANDSHAKE, sa.own_spi), sa.context.now + sa.context.config.handshake_life)
-
-
-def _on_paths(sa: "IkeSa", opening: Opening, answer: Answer) -> None:
+def _on_paths(hs: Handshake, opening: FirstRequest, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, Paths) or not answer.paths:
-        text = answer.reason if isinstance(answer, Paths) else _text(answer)
-        _give_up(sa, DownReason.NO_ROUTE, text or "no address to try")
-        return
-    sa.channel.path = answer.paths[0]
-    _make_key_pair(sa, replace(opening, paths=answer.paths[1:]))
+        text = answer.reason if isinstance(answer, Paths) else refusal_text(answer)
+        return GiveUp.told(ExchangeType.IKE_SA_INIT, DownReason.NO_ROUTE, text or "no address to try")
+    hs.channel.restart(answer.paths[0])
+    return _make_key_pair(hs, replace(opening, paths=answer.paths[1:]))
 
 
-def _make_key_pair(sa: "IkeSa", opening: Opening) -> None:
-    sa.step(MakingKeyPair(opening))
-    seed = Secret(sa.context.random(seed_size(opening.method)))
-    sa.ask(lambda t: AskKeyPair(t, opening.method, seed), lambda a: _on_key_pair(sa, opening, a), for_peer=False)
+def _make_key_pair(hs: Handshake, opening: FirstRequest) -> HandshakeStep:
+    hs.step(MakingKeyPair(opening))
+    seed = Secret(hs.context.random(seed_size(opening.method)))
+    return AskFirst(lambda t: AskKeyPair(t, opening.method, seed), lambda a: _on_key_pair(hs, opening, a))
 
 
-def _on_key_pair(sa: "IkeSa", opening: Opening, answer: Answer) -> None:
+def _on_key_pair(hs: Handshake, opening: FirstRequest, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, KeyPair):
-        _give_up(sa, DownReason.LOCAL, _text(answer))
-        return
-    _send(sa, opening, answer.public_value, answer.private)
+        return GiveUp.told(ExchangeType.IKE_SA_INIT, DownReason.LOCAL, refusal_text(answer))
+    return _send(hs, opening, answer.public_value, answer.private)
 
 
-def _send(sa: "IkeSa", opening: Opening, public_value: bytes, private: Secret) -> None:
-    connection = auth.connection_of(sa)
+def _send(hs: Handshake, opening: FirstRequest, public_value: bytes, private: Secret) -> HandshakeStep:
+    connection, channel = hs.known(), hs.channel
     payloads: list[Payload] = [Notify(NotifyType.COOKIE, opening.cookie)] if opening.cookie else []
     payloads += [
         SecurityAssociation(offer_ike(connection.proposals)),
         KeyExchange(opening.method, public_value),
         Nonce(opening.nonce),
-        *natt.notifies(sa.own_spi, 0, sa.channel.path, forced=connection.force_encapsulation),
-        *_abilities(sa, fragmentation=connection.fragmentation),
+        *natt.notifies(channel.own_spi, 0, channel.path, forced=connection.force_encapsulation),
+        *_abilities(hs, fragmentation=connection.fragmentation),
     ]
-    header = Header(sa.own_spi, 0, ExchangeType.IKE_SA_INIT, is_initiator=True, is_response=False, message_id=0)
+    header = Header(channel.own_spi, 0, ExchangeType.IKE_SA_INIT, is_initiator=True, is_response=False, message_id=0)
     request = Message(header, tuple(payloads)).emit()
-    sa.step(InitSent(opening, request, public_value, private))
-    sa.request_init(request, again=sa.channel.window.sent is not None)
+    hs.step(InitSent(opening, request, public_value, private))
+    return SendInit(request)
 
 
-def _abilities(sa: "IkeSa", *, fragmentation: bool) -> list[Payload]:
+def _abilities(hs: Handshake, *, fragmentation: bool) -> list[Payload]:
     """What else we can do, and who made us."""
     hashes = b"".join(number.to_bytes(2, "big") for number in SIGNATURE_HASHES)
     payloads: list[Payload] = [Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes)]
     if fragmentation:
         payloads.insert(0, Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
-    if sa.context.config.vendor_id:
-        payloads.append(VendorId(sa.context.config.vendor_id))
+    if hs.context.config.vendor_id:
+        payloads.append(VendorId(hs.context.config.vendor_id))
     return payloads
 
 
-def on_response(sa: "IkeSa", header: Header, datagram: bytes) -> None:
+def on_response(hs: Handshake, header: Header, datagram: bytes) -> HandshakeStep:
     """A response to IKE_SA_INIT. It may be forged: what is of no use is as if it had not come (RFC 7296 2.21.1)."""
-    state = sa.state
+    state = hs.state
     if not isinstance(state, InitSent):
-        sa.context.counts[Count.UNEXPECTED_RESPONSE] += 1
-        return
+        hs.context.counts[Count.UNEXPECTED_RESPONSE] += 1
+        return Wait()
     try:
         message = check(Message.parse(datagram, header))
-        _read_response(sa, state, message, datagram)
+        return _read_response(hs, state, message, datagram)
     except ProtocolError as error:
-        sa.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
-        _note_refusal(sa, state, str(error), None)
+        hs.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
+        return _note_refusal(hs, state, str(error), None)
 
 
-def _read_response(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> None:
+def _read_response(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -> HandshakeStep:
     cookie, error = message.notify(NotifyType.COOKIE), message.error()
     if cookie is not None:
-        _restart(sa, state, replace(state.opening, cookie=cookie.data))
-    elif error is not None and error.type is NotifyType.INVALID_KE_PAYLOAD:
-        _change_method(sa, state, KeMethod(int.from_bytes(error.data, "big")))
-    elif error is not None:
-        sa.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
-        _note_refusal(sa, state, f"IKE_SA_INIT response: {error.type.name}", int(error.type))
-    else:
-        _derive(sa, state, message, datagram)
+        return _restart(hs, state, replace(state.opening, cookie=cookie.data))
+    if error is not None and error.type is NotifyType.INVALID_KE_PAYLOAD:
+        return _change_method(hs, state, KeMethod(int.from_bytes(error.data, "big")))
+    if error is not None:
+        hs.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
+        return _note_refusal(hs, state, f"IKE_SA_INIT response: {error.type.name}", int(error.type))
+    return _derive(hs, state, message, datagram)
 
 
-def _restart(sa: "IkeSa", state: InitSent, opening: Opening) -> None:
+def _restart(hs: Handshake, state: InitSent, opening: FirstRequest) -> HandshakeStep:
     if state.opening.restarts >= MAX_RESTARTS:
-        sa.context.counts[Count.INIT_RESTART_LIMIT] += 1
-        return
+        hs.context.counts[Count.INIT_RESTART_LIMIT] += 1
+        return Wait()
     opening = replace(opening, restarts=opening.restarts + 1)
     if opening.method is state.opening.method:
-        _send(sa, opening, state.public_value, state.private)
-    else:
-        _make_key_pair(sa, opening)
+        return _send(hs, opening, state.public_value, state.private)
+    return _make_key_pair(hs, opening)
 
 
-def _change_method(sa: "IkeSa", state: InitSent, method: KeMethod) -> None:
+def _change_method(hs: Handshake, state: InitSent, method: KeMethod) -> HandshakeStep:
     """Begin again with the method the peer prefers, if it is one of ours (RFC 7296 1.2)."""
-    offered = {row.id for proposal in auth.connection_of(sa).proposals for row in proposal.key_exchanges}
+    offered = {row.id for proposal in hs.known().proposals for row in proposal.key_exchanges}
     if method not in offered or method is state.opening.method:
         raise PeerMisbehaved(f"N(INVALID_KE_PAYLOAD): a method that was offered, {method.name} came")
-    _restart(sa, state, replace(state.opening, method=method))
+    return _restart(hs, state, replace(state.opening, method=method))
 
 
-def _note_refusal(sa: "IkeSa", state: InitSent, text: str, kind: int | None) -> None:
+def _note_refusal(hs: Handshake, state: InitSent, text: str, kind: int | None) -> HandshakeStep:
     """Remember why it may fail, and do not wait as long for something better as for a silent peer."""
     opening = replace(state.opening, refusal=text, refusal_type=kind)
-    sa.step(replace(state, opening=opening))
+    hs.step(replace(state, opening=opening))
     if not state.opening.refusal:
-        sa.context.timers.set((Timer.REFUSAL, sa.own_spi), sa.context.now + REFUSAL_SECONDS)
+        hs.context.timers.set((Timer.REFUSAL, hs.channel.own_spi), hs.context.now + REFUSAL_SECONDS)
+    return Wait()
 
 
-def _derive(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> None:
+def _derive(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -> HandshakeStep:
     answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
     if answer is None or exchange is None or nonce is None or not message.header.responder_spi:
         raise MalformedMessage("IKE_SA_INIT response: SPIr, SA, KE and Nr must be there")
-    offered = offer_ike(auth.connection_of(sa).proposals)
-    suite = accept_ike(answer.proposals, offered).suite
+    suite = accept_ike(answer.proposals, offer_ike(hs.known().proposals)).suite
     method = state.opening.method
     if exchange.method is not method or suite.key_exchange.id is not method:
         raise PeerMisbehaved(f"KE response: {method.name}, {exchange.method.name} came")
-    notifies = message.every(Notify)
+    channel, peer_spi = hs.channel, message.header.responder_spi
     initials = Initials(
         suite=suite,
         first_i=state.request,
@@ -229,68 +225,53 @@ def _derive(sa: "IkeSa", state: InitSent, message: Message, datagram: bytes) -> 
         nonce_i=state.opening.nonce,
         nonce_r=nonce.octets,
         peer_hashes=_hashes(message),
-        is_kin=_is_kin(message, sa.context.config.vendor_id),
-        nat=natt.detect(sa.own_spi, message.header.responder_spi, sa.channel.path, notifies),
+        is_kin=_is_kin(message, hs.context.config.vendor_id),
+        nat=natt.detect(channel.own_spi, peer_spi, channel.path, message.every(Notify)),
     )
     fragments = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
-    sa.step(DerivingKeys(state, initials))
-    sa.ask(
+    hs.step(DerivingKeys(state, initials))
+    return AskFirst(
         lambda t: AskSharedSecret(t, method, state.private, exchange.public_value),
-        lambda a: _on_secret(sa, state, initials, message.header.responder_spi, fragments, a),
-        for_peer=False,
+        lambda a: _on_secret(hs, state, initials, peer_spi, fragments, a),
     )
 
 
-def _on_secret(sa: "IkeSa", sent: InitSent, initials: Initials, peer_spi: int, fragments: bool, answer: Answer) -> None:
+def _on_secret(
+    hs: Handshake, sent: InitSent, initials: Initials, peer_spi: int, fragments: bool, answer: Answer
+) -> HandshakeStep:
     if not isinstance(answer, SharedSecret):
-        sa.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
-        sa.step(sent)
-        _note_refusal(sa, sent, f"KE response: {_text(answer)}", None)
-        return
-    connection = auth.connection_of(sa)
-    sa.context.timers.stop((Timer.REFUSAL, sa.own_spi))
-    sa.complete_request()
-    sa.channel.peer_spi = peer_spi
-    sa.channel.nat = initials.nat
-    sa.channel.has_fragments = fragments and connection.fragmentation
-    if initials.nat.is_supported and sa.channel.uses_udp:
-        sa.channel.path = natt.on_natt_port(sa.channel.path)
-    _set_keys(sa, initials, answer.secret)
-    sa.step(ProvingSelf(initials, sent.opening.child))
-    auth.prove_self(sa, initials, sent.opening.child)
+        hs.context.counts[Count.UNAUTHENTICATED_ERROR] += 1
+        hs.step(sent)
+        return _note_refusal(hs, sent, f"KE response: {refusal_text(answer)}", None)
+    channel = hs.channel
+    agreed = _agree(initials, (channel.own_spi, peer_spi), answer.secret)
+    hs.context.timers.stop((Timer.REFUSAL, channel.own_spi))
+    channel.accept_init(peer_spi, initials.nat, has_fragments=fragments and hs.known().fragmentation)
+    channel.protect(initials.suite, agreed.keymat)
+    hs.step(ProvingSelf(agreed, sent.opening.child))
+    return auth.prove_self(hs, agreed, sent.opening.child)
 
 
-def _set_keys(sa: "IkeSa", initials: Initials, secret: Secret) -> None:
+def _agree(initials: Initials, spis: tuple[int, int], secret: Secret) -> Agreed:
+    """The keys of the IKE SA (RFC 7296 2.14)."""
     seed = skeyseed(initials.suite.prf, initials.nonce_i, initials.nonce_r, secret)
-    spis = (sa.channel.initiator_spi, sa.channel.responder_spi)
     keymat = IkeKeymat.derive(initials.suite, seed, initials.nonce_i, initials.nonce_r, *spis)
-    sa.nonces = (initials.nonce_i, initials.nonce_r)
-    sa.is_kin = initials.is_kin
-    sa.set_keys(initials.suite, keymat)
+    fields = {name: getattr(initials, name) for name in Initials.__dataclass_fields__}
+    return Agreed(**fields, keymat=keymat)
 
 
-def _give_up(sa: "IkeSa", reason: DownReason, text: str) -> None:
-    sa.report_failure(ExchangeType.IKE_SA_INIT, None, notify_sent=False, reason=reason, text=text)
-    sa.forget(reason, text)
-
-
-def on_silence(sa: "IkeSa", state: InitSent) -> None:
+def on_silence(hs: Handshake, state: InitSent) -> HandshakeStep:
     """No good response has come: try the next path, or give up."""
     opening = state.opening
     if opening.paths:
-        sa.complete_request()
-        sa.channel.window.next_id = 0
-        sa.channel.path = opening.paths[0]
-        sa.context.timers.stop((Timer.REFUSAL, sa.own_spi))
-        _restart_clock(sa)
-        _make_key_pair(sa, replace(opening, paths=opening.paths[1:], cookie=b"", refusal="", refusal_type=None))
-        return
+        hs.channel.restart(opening.paths[0])
+        hs.give_a_path_its_time()
+        return _make_key_pair(hs, replace(opening, paths=opening.paths[1:], cookie=b"", refusal="", refusal_type=None))
     reason = DownReason.REFUSED if opening.refusal else DownReason.PEER_SILENT
     if opening.refusal_type == NotifyType.NO_PROPOSAL_CHOSEN:
         reason = DownReason.NO_COMMON_GROUND
-    text = opening.refusal or f"IKE_SA_INIT request: no response from {sa.channel.path.remote}"
-    sa.report_failure(ExchangeType.IKE_SA_INIT, opening.refusal_type, notify_sent=False, reason=reason, text=text)
-    sa.forget(reason, text)
+    text = opening.refusal or f"IKE_SA_INIT request: no response from {hs.channel.path.remote}"
+    return GiveUp.told(ExchangeType.IKE_SA_INIT, reason, text, opening.refusal_type)
 
 
 # Responder.
@@ -322,33 +303,32 @@ def read_request(
     )
 
 
-def answer_request(sa: "IkeSa", state: InitReceived) -> None:
+def answer_request(hs: Handshake, state: InitReceived) -> HandshakeStep:
     """Make our key pair for an accepted request; the response follows."""
-    sa.channel.nat = state.nat
-    sa.channel.has_fragments = state.has_fragments
-    sa.channel.window.accept(sa.channel.path)
+    channel = hs.channel
+    channel.nat, channel.has_fragments = state.nat, state.has_fragments
+    channel.window.accept(channel.path)
     method = state.suite.key_exchange.id
-    seed = Secret(sa.context.random(seed_size(method)))
-    sa.ask(lambda t: AskKeyPair(t, method, seed), lambda a: _answer(sa, state, a), for_peer=False)
+    seed = Secret(hs.context.random(seed_size(method)))
+    return AskFirst(lambda t: AskKeyPair(t, method, seed), lambda a: _answer(hs, state, a))
 
 
-def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
+def _answer(hs: Handshake, state: InitReceived, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, KeyPair):
-        sa.forget(DownReason.LOCAL, _text(answer))
-        return
-    nonce = sa.context.random(NONCE_SIZE)
+        return GiveUp(DownReason.LOCAL, refusal_text(answer))
+    channel, nonce = hs.channel, hs.context.random(NONCE_SIZE)
     payloads: list[Payload] = [
         SecurityAssociation((state.chosen,)),
         KeyExchange(state.suite.key_exchange.id, answer.public_value),
         Nonce(nonce),
     ]
     if state.nat.is_supported:
-        payloads += natt.notifies(sa.channel.peer_spi, sa.own_spi, sa.channel.path)
-    payloads += _abilities(sa, fragmentation=sa.channel.has_fragments)
-    header = sa.channel.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
+        payloads += natt.notifies(channel.peer_spi, channel.own_spi, channel.path)
+    payloads += _abilities(hs, fragmentation=channel.has_fragments)
+    header = channel.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
     response = Message(header, tuple(payloads)).emit()
     room = AMPLIFICATION * len(state.request) - len(response) - CERTREQ_HEADER
-    authorities = sa.registry.connections.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
+    authorities = hs.host.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
     if authorities:
         # Without it many peers do not send their certificate. Which connection is meant shows in IKE_AUTH only.
         payloads.append(CertRequest(CertEncoding.X509_SIGNATURE, authorities))
@@ -363,25 +343,25 @@ def _answer(sa: "IkeSa", state: InitReceived, answer: Answer) -> None:
         is_kin=state.is_kin,
         nat=state.nat,
     )
-    sa.step(InitAnswered(initials, answer.private, state.peer_value))
-    sa.channel.respond_init(response)
+    hs.step(InitAnswered(initials, answer.private, state.peer_value))
+    return ReplyInit(response)
 
 
-def hold(sa: "IkeSa", datagram: bytes, path: Path) -> None:
+def hold(hs: Handshake, datagram: bytes, path: Path) -> HandshakeStep:
     """A first datagram after IKE_SA_INIT: compute the keys for it. It stays unread until they are there."""
-    state = sa.state
+    state = hs.state
     if isinstance(state, InitAnswered):
-        sa.step(DerivingKeysLate(state.initials, ((datagram, path),)))
+        hs.step(DerivingKeysLate(state.initials, ((datagram, path),)))
         method = state.initials.suite.key_exchange.id
-        sa.ask(
+        return AskFirst(
             lambda t: AskSharedSecret(t, method, state.private, state.peer_value),
-            lambda a: _on_late_secret(sa, a),
-            for_peer=False,
+            lambda a: _on_late_secret(hs, a),
         )
-    elif isinstance(state, DerivingKeysLate) and _has_room(state, datagram):
-        sa.step(replace(state, held=(*state.held, (datagram, path))))
+    if isinstance(state, DerivingKeysLate) and _has_room(state, datagram):
+        hs.step(replace(state, held=(*state.held, (datagram, path))))
     else:
-        sa.context.counts[Count.HELD_TOO_MANY] += 1
+        hs.context.counts[Count.HELD_TOO_MANY] += 1
+    return Wait()
 
 
 def _has_room(state: DerivingKeysLate, datagram: bytes) -> bool:
@@ -389,18 +369,18 @@ def _has_room(state: DerivingKeysLate, datagram: bytes) -> bool:
     return len(state.held) < MAX_HELD and octets + len(datagram) <= MAX_HELD_OCTETS
 
 
-def _on_late_secret(sa: "IkeSa", answer: Answer) -> None:
-    state = sa.state
+def _on_late_secret(hs: Handshake, answer: Answer) -> HandshakeStep:
+    state = hs.state
     if not isinstance(state, DerivingKeysLate):
-        return
+        return Wait()
     if not isinstance(answer, SharedSecret):
         # Nobody who sent such a value can prove anything; it was not worth an answer before it was computed with.
-        sa.forget(DownReason.PEER_MISBEHAVED, _text(answer))
-        return
-    _set_keys(sa, state.initials, answer.secret)
-    sa.step(AwaitingAuth(state.initials))
-    for datagram, path in state.held:
-        sa.receive(Header.parse(datagram), datagram, path)
+        return GiveUp(DownReason.PEER_MISBEHAVED, refusal_text(answer))
+    channel = hs.channel
+    agreed = _agree(state.initials, (channel.peer_spi, channel.own_spi), answer.secret)
+    channel.protect(agreed.suite, agreed.keymat)
+    hs.step(AwaitingAuth(agreed))
+    return ReadAgain(state.held)
 
 
 # Both.
@@ -419,7 +399,3 @@ def _is_kin(message: Message, vendor_id: bytes) -> bool:
 
 def _words(octets: bytes) -> Iterable[int]:
     return (int.from_bytes(octets[at : at + 2], "big") for at in range(0, len(octets) - 1, 2))
-
-
-def _text(answer: Answer) -> str:
-    return answer.text if isinstance(answer, (Unanswerable, WeakPublicValue)) else type(answer).__name__
