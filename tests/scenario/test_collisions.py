@@ -6,9 +6,10 @@ import pytest
 
 from openmoat.ike.events import ChildSaDown, DownReason
 from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, answer, is_lowest
+from openmoat.ike.exchanges.create_child import MAX_REMEMBERED_DELETES
 from openmoat.ike.wire.message import Header, Message
-from openmoat.ike.wire.numbers import NotifyType
-from openmoat.ike.wire.payloads import Notify
+from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.payloads import Delete, Notify
 from scenario.chaos import faults
 from scenario.forge import answered, core
 from scenario.link import Host, Link, two_hosts
@@ -54,6 +55,22 @@ def test_the_lowest_nonce_is_found_octet_by_octet_and_the_shorter_is_the_lower()
     assert is_lowest((b"\x01\xff", b"\x09"), (b"\x02\x00", b"\x03"))
     assert not is_lowest((b"\x02\x00", b"\x03"), (b"\x01\xff", b"\x09"))
     assert is_lowest((b"\x01\x02", b"\x09"), (b"\x01\x02\x00", b"\x09"))
+
+
+def test_deletes_of_what_our_exchange_may_be_making_are_remembered_up_to_a_bound() -> None:
+    link = Link()
+    home, portal = establish(link)
+    theirs, path, old = core(portal), home.ike().path, home.child().remote_spi
+    do(home, "rekey_child")
+    link.deliver()  # CREATE_CHILD_SA request -->
+    response = link.flights.pop()
+    (made,) = portal.sas.keys() - {old}
+    others = range(0xD0000000, 0xD0000000 + MAX_REMEMBERED_DELETES)
+    for spi in (made, *others):
+        answered(home, theirs.request(ExchangeType.INFORMATIONAL, Delete(ProtocolId.ESP, (spi,))), path)
+    link.flights = [response]
+    link.deliver()  # <-- CREATE_CHILD_SA response, for a Child SA that is gone again
+    assert {sa.child.remote_spi for sa in home.sas.values()} == {old}
 
 
 @pytest.mark.parametrize("seed", range(6))

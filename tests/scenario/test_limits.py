@@ -135,3 +135,17 @@ def test_a_question_of_an_ike_sa_that_is_gone_does_not_wait() -> None:
     assert home.endpoint.open_questions == 1
     home.do("delete_ike", home.ike().ike)
     assert home.endpoint.open_questions == 0
+
+
+def test_when_an_address_of_the_host_is_gone_what_used_it_is_ended_and_negotiated_anew() -> None:
+    link = Link()
+    home, portal = pair(link)
+    old = home.ike().ike
+    home.do("handle_addresses", frozenset({home.address}))
+    assert home.ike().ike == old
+    home.do("handle_addresses", frozenset({portal.address}))
+    assert home.ike_sas() == []
+    assert home.sas == {}
+    link.run(60)
+    assert faults(home, portal) == []
+    assert home.ike().ike != old

@@ -26,6 +26,7 @@ class Backoff:
         return min(longest, self.first * self.factor ** min(failures - 1, 16))
 
 
+# Many attributes: one for each setting.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeConfig:
     """Settings of all IKE SAs of one host. Times in seconds, sizes in octets."""

@@ -156,9 +156,15 @@ class Endpoint:
     def handle_addresses(self, addresses: Collection[Address], now: float) -> None:
         """The host has these addresses now: IKE SAs at others are ended, and what is kept up is negotiated anew."""
         with self._at(now):
+            text = "its address is no longer one of this host"
             for sa in list(self._registry.sas.values()):
-                if not sa.is_over and sa.session is not None and sa.channel.path.local.address not in addresses:
-                    self._upkeep.end(sa, DownReason.ASKED, "its address is no longer one of this host")
+                local = sa.channel.path.local
+                if sa.is_over or local.address in addresses or not local.port:
+                    continue  # without a port its path is not known yet
+                if sa.session is None:
+                    sa.forget(DownReason.NO_ROUTE, text)
+                else:
+                    self._upkeep.end(sa, DownReason.ASKED, text)
 
     def _sort(self, datagram: bytes, path: Path) -> None:
         """Find out which IKE SA a datagram is for."""

@@ -77,6 +77,7 @@ class Transmit(msgspec.Struct, frozen=True, gc=False):
     dscp: int = 0
 
 
+# Many attributes: a record of what was negotiated, read by the data plane and by people.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSa:
     """One Child SA as negotiated. `local` and `remote` are ends, whoever began the exchange."""
@@ -429,6 +430,7 @@ class FragmentsProbed(msgspec.Struct, frozen=True, gc=False):
     """A datagram that IP had to fragment got through; otherwise it was lost, and small ones are not. None as in `SizeProbed`."""
 
 
+# Many attributes: a record of facts, of which sentences are made later.
 class NegotiationFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Facts of an exchange that led to nothing, kept small; `ike.explain` makes sentences of them when asked."""
 

@@ -15,6 +15,7 @@ Counts = Mapping[str, int]
 """By the words of `config.Count`; what never happened is absent."""
 
 
+# Many attributes: a snapshot for a screen.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IkeSaStatus:
     """One IKE SA. Times are those given to the core; None where a lifetime is switched off."""

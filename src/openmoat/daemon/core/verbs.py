@@ -86,10 +86,7 @@ class Verbs:
 
     def handle_addresses(self, addresses: frozenset[Address]) -> None:
         """Our addresses have changed: IKE SAs from where we are no more are deleted; what is kept up comes back."""
-        now = self._clock()
-        for sa in self._core.ike_sas():
-            if sa.path.local.address not in addresses:
-                self._core.delete_ike(sa.ike, now)
+        self._core.handle_addresses(addresses, self._clock())
         self._flush()
 
     def reveal_keys(self, is_wanted: bool) -> None:

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 
+# Many attributes: a record of what was agreed on.
 class ChildTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What both sides have agreed on, before anything is installed."""
 
