@@ -20,7 +20,7 @@ from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, Aead, EspSuite
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.dataplane.userspace import Offloads
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, Outside, Rung, compile_plan
+from openmoat.mtu.plan import MtuPlan, PathMtu, Rung, compile_plan
 
 ROUNDS = 3
 SECONDS = 1
@@ -43,7 +43,7 @@ def suites() -> Iterator[tuple[str, EspSuite]]:
 def plan(suite: EspSuite, carriage: Encapsulation, version: int) -> MtuPlan:
     """As the daemon would compile it for links of Ethernet."""
     overhead = Overhead(suite, version, carriage is Encapsulation.UDP)
-    return compile_plan(overhead=overhead, outside=Outside(PATH_MTU), rungs=frozenset(Rung))
+    return compile_plan(overhead=overhead, path=PathMtu(PATH_MTU), rungs=frozenset(Rung))
 
 
 def thread_nanoseconds() -> Mapping[int, tuple[str, int]]:

@@ -13,7 +13,7 @@ from interop.engines import GCM, Gateway, Tunnel, connect, disconnect, gateways
 from interop.test_engine import ping
 from openmoat.dataplane.backend import Encapsulation, SaCounters
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, Outside, Rung, compile_plan
+from openmoat.mtu.plan import MAX_PACKET, Framing, PathMtu, PeerFraming, Rung, compile_plan
 
 pytestmark = pytest.mark.namespaces
 PATH_MTU = 1280
@@ -39,8 +39,8 @@ def both() -> Iterator[tuple[Gateway, Gateway]]:
 
 def tunnel(encapsulation: Encapsulation = Encapsulation.UDP, outside: int = 4) -> Tunnel:
     plan = compile_plan(
-        overhead=Overhead(GCM, outside, udp=encapsulation is Encapsulation.UDP), outside=Outside(PATH_MTU),
-        rungs=frozenset(Rung), framing=Framing.AGGFRAG,
+        overhead=Overhead(GCM, outside, udp=encapsulation is Encapsulation.UDP), path=PathMtu(PATH_MTU),
+        rungs=frozenset(Rung), peer=PeerFraming(Framing.AGGFRAG),
     )  # fmt: skip
     return Tunnel(encapsulation=encapsulation, outside=outside, plan=plan)
 

@@ -12,7 +12,7 @@ from interop.guests import Pair, kernel_pair, payloads_of
 from openmoat.crypto.suites import AES_256_CBC, CHACHA20_POLY1305, HMAC_SHA2_256_128, Aead, EspSuite
 from openmoat.dataplane.backend import Encapsulation
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, Outside, Rung, compile_plan
+from openmoat.mtu.plan import MAX_PACKET, Framing, PathMtu, PeerFraming, Rung, compile_plan
 from openmoat_lab.guest.xfrm import Iptfs
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.guest]
@@ -34,9 +34,9 @@ def aggfrag(
     """AGGFRAG over a path of this size."""
     plan = compile_plan(
         overhead=Overhead(suite, outside, encapsulation is Encapsulation.UDP),
-        outside=Outside(size, is_proved=True),
+        path=PathMtu(size, is_proved=True),
         rungs=frozenset(Rung),
-        framing=Framing.AGGFRAG,
+        peer=PeerFraming(Framing.AGGFRAG),
     )
     return Tunnel(suite=suite, encapsulation=encapsulation, outside=outside, plan=plan)
 

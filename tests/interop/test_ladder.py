@@ -8,8 +8,8 @@ import pytest
 from interop.engines import GCM, Gateway, Tunnel, connect, disconnect, gateways
 from openmoat.dataplane.backend import Encapsulation, SaCounters
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MtuPlan, Outside, Rung, compile_plan
-from openmoat.mtu.words import Df, MtuPolicy
+from openmoat.mtu.plan import MtuPlan, PathMtu, Rung, compile_plan
+from openmoat.mtu.words import Df, MtuPolicy, SizeOptions
 
 pytestmark = pytest.mark.namespaces
 SIZE = 1280
@@ -34,10 +34,9 @@ def plan_for(
 ) -> MtuPlan:
     return compile_plan(
         overhead=Overhead(GCM, outside, encapsulation is Encapsulation.UDP),
-        outside=Outside(SIZE, is_proved=True, fragments_pass=fragments_pass),
+        path=PathMtu(SIZE, is_proved=True, fragments_pass=fragments_pass),
         rungs=frozenset(Rung),
-        policy=policy,
-        df=df,
+        options=SizeOptions(policy, df),
     )
 
 

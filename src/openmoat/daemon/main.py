@@ -112,7 +112,7 @@ class Daemon:
         # The core, and what it asks.
         self.core = Endpoint(ike_config(settings, backend), options.random)
         self.verbs = Verbs(self.core, clock, self._flush)
-        self._policies = Policies(backend.capabilities().rungs, self.peers.outside)
+        self._policies = Policies(backend.capabilities().rungs, self.peers.path_mtu)
         self._switches = Switches(self._policies.spd, self.journal, time.time)
         self.installer = Installer(backend, self._policies, self._switches, self.peers, later)
         self._keys = KeySink(settings.key_log)

@@ -25,7 +25,7 @@ from openmoat.ike.events import (
 )
 from openmoat.ike.negotiate.explain import Failures
 from openmoat.mtu.discovery import BlackHole, Discovery
-from openmoat.mtu.plan import BASE, Outside
+from openmoat.mtu.plan import BASE, PathMtu
 from openmoat.net import Address, Path
 
 __all__ = [
@@ -62,10 +62,10 @@ class PathSearch:
     """Packets among these that were as large as possible and that the peer has confirmed."""
 
     @property
-    def outside(self) -> Outside:
+    def path_mtu(self) -> PathMtu:
         """What is known so far."""
         found = self.discovery
-        return Outside(found.size, is_proved=found.learned_at is not None, fragments_pass=found.fragments_pass)
+        return PathMtu(found.size, is_proved=found.learned_at is not None, fragments_pass=found.fragments_pass)
 
 
 @dataclass(slots=True)
@@ -270,10 +270,10 @@ class Peers:
         """Whether packets go out by a successor: then this Child SA only receives what was on its way."""
         return any(other.replaces == child.local_spi for other in self.children_of(child.ike))
 
-    def outside(self, ike: int) -> Outside:
+    def path_mtu(self, ike: int) -> PathMtu:
         """What is known of the path to the peer of an IKE SA."""
         live = self.ike_sa(ike)
-        return live.search.outside if live is not None and live.search is not None else Outside(BASE)
+        return live.search.path_mtu if live is not None and live.search is not None else PathMtu(BASE)
 
     # What the installer has done.
 

@@ -324,7 +324,7 @@ class Connection:
     local_identity: Identity
     own: Own
     local_address: Address | None = None
-    """Outside address to use; None: whatever the route to the peer gives."""
+    """PathMtu address to use; None: whatever the route to the peer gives."""
     peer: Peer
     children: tuple[Child, ...]
     proposals: tuple[IkeProposal, ...]

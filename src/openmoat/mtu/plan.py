@@ -7,7 +7,7 @@ import msgspec
 
 from openmoat.mtu.mss import mss_for
 from openmoat.mtu.overhead import AGGFRAG_HEADER, Overhead
-from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
+from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy, SizeOptions
 from openmoat.net import Address, Network
 
 __all__ = [
@@ -19,7 +19,8 @@ __all__ = [
     "IcmpSource",
     "MtuPlan",
     "OuterDf",
-    "Outside",
+    "PathMtu",
+    "PeerFraming",
     "RouteSizes",
     "Rung",
     "compile_plan",
@@ -111,15 +112,30 @@ class MtuPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     such a packet. Without one nothing is sent. Packets to these addresses need no further hop."""
 
 
-class Outside(msgspec.Struct, frozen=True, gc=False):
-    """What is known of the way to a peer."""
+class PathMtu(msgspec.Struct, frozen=True, gc=False):
+    """What is known of the path to a peer."""
 
     size: int
     """Octets of the largest outer packet that is believed to reach it in one piece."""
     is_proved: bool = False
-    """Whether one of that size was seen to arrive, as against being assumed or configured."""
+    """Whether a packet of that size was seen to arrive; otherwise the size is assumed or configured."""
     fragments_pass: bool | None = None
-    """Whether IP fragments of ESP reach it; None: nobody has found out."""
+    """Whether IP fragments of ESP reach it; None: not known."""
+
+
+class PeerFraming(msgspec.Struct, frozen=True, gc=False):
+    """What was negotiated with the peer about inner packets in ESP payloads."""
+
+    framing: Framing = Framing.WHOLE
+    takes_slices: bool = True
+    """With AGGFRAG: the peer reassembles slices (RFC 9347 5.1, flag D clear)."""
+    echoes: bool = False
+    """With AGGFRAG: the peer sends our marks back (decision 0009)."""
+
+
+PLAIN = PeerFraming()
+"""Plain tunnel mode."""
+DEFAULT_OPTIONS = SizeOptions()
 
 
 class RouteSizes(msgspec.Struct, frozen=True, gc=False):
@@ -131,59 +147,40 @@ class RouteSizes(msgspec.Struct, frozen=True, gc=False):
     """MSS that TCP of this host announces, so that its own connections begin with a size that fits."""
 
 
+@lru_cache(maxsize=MAX_REMEMBERED_PLANS)  # most SAs have the same suite and the same options
 def compile_plan(
-    *,
     overhead: Overhead,
-    outside: Outside,
+    path: PathMtu,
     rungs: frozenset[Rung],
-    framing: Framing = Framing.WHOLE,
-    slices: bool = True,
-    echoes: bool = False,
-    policy: MtuPolicy = MtuPolicy.VIRTUAL,
-    df: Df | None = None,
-    mss: Mss | None = None,
+    peer: PeerFraming = PLAIN,
+    options: SizeOptions = DEFAULT_OPTIONS,
 ) -> MtuPlan:
     """Decide all sizes of one outbound SA.
 
-    `rungs` is what the backend can do (`Capabilities.rungs`); `framing` is what was agreed with the peer, and `slices`
-    whether it takes slices; `echoes`, whether it sends marks back. `overhead` is that of plain tunnel mode; the header of AGGFRAG is added here.
+    `rungs` is what the backend can do (`Capabilities.rungs`). `overhead` is that of plain tunnel mode; the header of AGGFRAG
+    is added here.
     """
-    return compile_again(overhead, outside, rungs, framing, slices, echoes, policy, df, mss)
-
-
-@lru_cache(maxsize=MAX_REMEMBERED_PLANS)  # most SAs are of the same suite, and are wanted the same
-def compile_again(
-    overhead: Overhead,
-    outside: Outside,
-    rungs: frozenset[Rung],
-    framing: Framing,
-    slices: bool,
-    echoes: bool,
-    policy: MtuPolicy,
-    df: Df | None,
-    mss: Mss | None,
-) -> MtuPlan:
-    """`compile_plan` with all that it depends on, which is therefore as many parameters."""
-    path_mtu = min(max(outside.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
-    is_packed = framing is Framing.AGGFRAG
+    policy, df, mss = options.policy, options.df, options.mss
+    path_mtu = min(max(path.size, MIN_PATH_MTU[overhead.outer_version]), MAX_PACKET)
+    is_packed = peer.framing is Framing.AGGFRAG
     # Where packets of every size pass whole, no TCP need be told to send less, and nothing is too large.
-    is_virtual = is_packed and slices and policy is MtuPolicy.VIRTUAL
+    is_virtual = is_packed and peer.takes_slices and policy is MtuPolicy.VIRTUAL
     if is_packed:
         overhead = msgspec.structs.replace(overhead, framing_header=AGGFRAG_HEADER)
     room = overhead.inner_room(path_mtu)
     if is_virtual and mss is None:
         mss = MssRule.OFF
     return MtuPlan(
-        framing=framing,
+        framing=peer.framing,
         slices=is_virtual,
         outer_size=path_mtu,
         inner_room=room,
         mss_v4=_mss_bound(policy, mss, room, 4),
         mss_v6=_mss_bound(policy, mss, room, 6),
-        outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=outside.is_proved),
-        oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=outside.fragments_pass),
-        watch_above=overhead.inner_room(BASE) if outside.is_proved and path_mtu > BASE else None,
-        echoes=is_packed and echoes,
+        outer_df=_packed_df(df) if is_packed else _outer_df(policy, df, is_proved=path.is_proved),
+        oversize=() if is_virtual else _ladder(policy, df, rungs, fragments_pass=path.fragments_pass),
+        watch_above=overhead.inner_room(BASE) if path.is_proved and path_mtu > BASE else None,
+        echoes=is_packed and peer.echoes,
     )
 
 

@@ -1,8 +1,10 @@
-"""What an operator may wish about sizes, word by word; `mtu.plan` makes a plan of it. The guide has the table of all combinations."""
+"""The options of a child about packet sizes; `mtu.plan` compiles them. The guide has the table of all combinations."""
 
 from enum import Enum
 
-__all__ = ["MAX_MSS", "MIN_MSS", "Df", "Mss", "MssRule", "MtuPolicy"]
+import msgspec
+
+__all__ = ["MAX_MSS", "MIN_MSS", "Df", "Mss", "MssRule", "MtuPolicy", "SizeOptions"]
 
 MIN_MSS = 536
 """What TCP over IPv4 uses where nothing is announced (RFC 9293 3.7.1): less has no use."""
@@ -45,3 +47,11 @@ class MssRule(Enum):
 
 Mss = MssRule | int
 """A rule, or the most octets that TCP may announce."""
+
+
+class SizeOptions(msgspec.Struct, frozen=True, gc=False):
+    """The options that decide what is done with packets that do not fit."""
+
+    policy: MtuPolicy = MtuPolicy.VIRTUAL
+    df: Df | None = None
+    mss: Mss | None = None

@@ -10,7 +10,7 @@ from openmoat.daemon.peers import Down, PathSearch, Peers, WatchedNames
 from openmoat.dataplane.backend import SaCounters
 from openmoat.ike.events import ChildSa, ChildSaDown, ChildSaUp, DownReason, IkeSaDown, NegotiationFailed, PeerMoved
 from openmoat.mtu.discovery import Bounds, Discovery
-from openmoat.mtu.plan import BASE, Outside
+from openmoat.mtu.plan import BASE, PathMtu
 from openmoat.policy.selectors import parse_selectors
 from unit.daemon.kit import HOME_A, HOME_B, Deadlines, child_sa, ike_up, path
 
@@ -152,7 +152,7 @@ def test_what_waits_for_an_ike_sa_ends_with_it() -> None:
     live.names = WatchedNames(("portal.example",), timer=deadlines.later(5.0, lambda: None))
     peers.handle_event(IkeSaDown(1, "homes", HOME_A, DownReason.ASKED))
     assert deadlines.pending == 0
-    assert (peers.ike_sa(1), peers.outside(1)) == (None, Outside(BASE))
+    assert (peers.ike_sa(1), peers.path_mtu(1)) == (None, PathMtu(BASE))
 
 
 def test_when_packets_last_came_and_went_is_when_their_counters_grew() -> None:

@@ -13,17 +13,18 @@ from openmoat.mtu.plan import (
     Framing,
     MtuPlan,
     OuterDf,
-    Outside,
+    PathMtu,
+    PeerFraming,
     Rung,
-    compile_again,
     compile_plan,
     route_sizes,
     rung_of,
 )
-from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy
+from openmoat.mtu.words import Df, Mss, MssRule, MtuPolicy, SizeOptions
 
 GCM = EspSuite(AES_256_GCM_16, None)
-ETHERNET = Outside(1500)
+ETHERNET = PathMtu(1500)
+AGGFRAG = PeerFraming(Framing.AGGFRAG)
 EVERY_RUNG = frozenset(Rung)
 NATT = Overhead(GCM, 4, udp=True)
 INNER, OUTER, REFUSE = Rung.FRAGMENT_INNER, Rung.FRAGMENT_OUTER, Rung.REFUSE
@@ -34,10 +35,10 @@ def plan_of(
     policy: MtuPolicy = MtuPolicy.VIRTUAL,
     df: Df | None = None,
     mss: Mss | None = None,
-    outside: Outside = ETHERNET,
+    path: PathMtu = ETHERNET,
     rungs: frozenset[Rung] = EVERY_RUNG,
 ) -> MtuPlan:
-    return compile_plan(overhead=NATT, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)
+    return compile_plan(overhead=NATT, path=path, rungs=rungs, options=SizeOptions(policy, df, mss))
 
 
 def test_the_default_plan_keeps_tcp_at_the_size_of_one_outer_packet() -> None:
@@ -53,7 +54,7 @@ def test_routes_let_every_packet_come_so_that_the_plan_decides(policy: MtuPolicy
 
 
 def test_an_ipv6_path_carries_1280_octets_whatever_is_said_of_it() -> None:
-    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), outside=Outside(600), rungs=EVERY_RUNG)
+    plan = compile_plan(overhead=Overhead(GCM, 6, udp=True), path=PathMtu(600), rungs=EVERY_RUNG)
     assert plan.outer_size == 1280
 
 
@@ -88,7 +89,7 @@ def test_what_becomes_of_a_packet_follows_from_policy_df_family_and_what_passes(
 ) -> None:
     policy, df, passes = key
     for fragments_pass in (True,) if passes else (None, False):
-        plan = plan_of(policy, df, outside=Outside(1280, fragments_pass=fragments_pass))
+        plan = plan_of(policy, df, path=PathMtu(1280, fragments_pass=fragments_pass))
         v4 = (rung_of(plan, 4, 1400, is_df=is_df) for is_df in (False, True))
         v6 = (rung_of(plan, 6, size, is_df=True) for size in (1280, 1281))
         assert (*v4, *v6) == expected
@@ -102,24 +103,24 @@ def test_beyond_the_guard_what_may_be_fragmented_before_esp_is_so() -> None:
 @pytest.mark.parametrize("df", [Df.SET, Df.COPY])
 @pytest.mark.parametrize("policy", MtuPolicy)
 def test_an_outer_packet_that_must_not_be_fragmented_is_never_sent_too_large(policy: MtuPolicy, df: Df) -> None:
-    plan = plan_of(policy, df, outside=Outside(1500, fragments_pass=True))
+    plan = plan_of(policy, df, path=PathMtu(1500, fragments_pass=True))
     assert OUTER not in plan.oversize
     assert plan.outer_df.value == df.value
 
 
 def test_every_ladder_ends_with_a_refusal_whatever_the_backend_can_do() -> None:
     for policy, df, passes in itertools.product(MtuPolicy, (None, *Df), (None, False, True)):
-        outside = Outside(1500, fragments_pass=passes)
-        assert plan_of(policy, df, outside=outside).oversize[-1] is REFUSE
-        assert plan_of(policy, df, outside=outside, rungs=frozenset()).oversize == (REFUSE,)
+        path = PathMtu(1500, fragments_pass=passes)
+        assert plan_of(policy, df, path=path).oversize[-1] is REFUSE
+        assert plan_of(policy, df, path=path, rungs=frozenset()).oversize == (REFUSE,)
 
 
 def test_outer_packets_may_be_fragmented_on_the_way_until_their_size_is_proved() -> None:
     assert plan_of().outer_df is OuterDf.CLEAR
-    proved = Outside(1500, is_proved=True)
-    assert plan_of(outside=proved).outer_df is OuterDf.SET
-    assert plan_of(df=Df.CLEAR, outside=proved).outer_df is OuterDf.CLEAR
-    assert plan_of(MtuPolicy.OUTER_FRAGMENTS, outside=proved).outer_df is OuterDf.CLEAR
+    proved = PathMtu(1500, is_proved=True)
+    assert plan_of(path=proved).outer_df is OuterDf.SET
+    assert plan_of(df=Df.CLEAR, path=proved).outer_df is OuterDf.CLEAR
+    assert plan_of(MtuPolicy.OUTER_FRAGMENTS, path=proved).outer_df is OuterDf.CLEAR
 
 
 @pytest.mark.parametrize("policy", MtuPolicy)
@@ -140,7 +141,7 @@ RAW = Overhead(GCM, 4, udp=False)
 
 @pytest.mark.parametrize("df", [None, Df.SET, Df.COPY, Df.IGNORE])
 def test_with_aggfrag_every_packet_passes_and_no_outer_one_is_ever_fragmented(df: Df | None) -> None:
-    plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, df=df)
+    plan = compile_plan(overhead=RAW, path=ETHERNET, rungs=EVERY_RUNG, peer=AGGFRAG, options=SizeOptions(df=df))
     assert (plan.framing, plan.slices, plan.outer_size, plan.inner_room) == (Framing.AGGFRAG, True, 1500, 1442)
     assert (plan.outer_df, plan.oversize, plan.mss_v4, plan.mss_v6) == (OuterDf.SET, (), None, None)
     assert [route_sizes(plan, version).mtu for version in (4, 6)] == [MAX_PACKET, MAX_PACKET]
@@ -149,17 +150,19 @@ def test_with_aggfrag_every_packet_passes_and_no_outer_one_is_ever_fragmented(df
 
 def test_with_aggfrag_wishes_of_the_operator_still_count() -> None:
     plan = compile_plan(
-        overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, df=Df.CLEAR, mss=MssRule.FIT
+        overhead=RAW, path=ETHERNET, rungs=EVERY_RUNG, peer=AGGFRAG, options=SizeOptions(df=Df.CLEAR, mss=MssRule.FIT)
     )
     assert (plan.slices, plan.outer_df, plan.mss_v4, plan.oversize) == (True, OuterDf.CLEAR, 1402, ())
     plan = compile_plan(
-        overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, policy=MtuPolicy.RFC4301
+        overhead=RAW, path=ETHERNET, rungs=EVERY_RUNG, peer=AGGFRAG, options=SizeOptions(MtuPolicy.RFC4301)
     )
     assert (plan.slices, plan.oversize, plan.outer_df) == (False, (INNER, MINIMUM, REFUSE), OuterDf.SET)
 
 
 def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None:
-    plan = compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=Framing.AGGFRAG, slices=False)
+    plan = compile_plan(
+        overhead=RAW, path=ETHERNET, rungs=EVERY_RUNG, peer=PeerFraming(Framing.AGGFRAG, takes_slices=False)
+    )
     assert (plan.framing, plan.slices, plan.inner_room, plan.outer_df) == (Framing.AGGFRAG, False, 1442, OuterDf.SET)
     assert (plan.oversize, plan.mss_v4) == ((INNER, MINIMUM, REFUSE), 1402)
 
@@ -167,7 +170,7 @@ def test_a_peer_that_takes_no_slices_gets_whole_packets_and_the_ladder() -> None
 @pytest.mark.parametrize("framing", Framing)
 def test_marks_are_only_in_packets_of_aggfrag_to_peers_that_send_them_back(framing: Framing) -> None:
     plans = [
-        compile_plan(overhead=RAW, outside=ETHERNET, rungs=EVERY_RUNG, framing=framing, echoes=echoes)
+        compile_plan(overhead=RAW, path=ETHERNET, rungs=EVERY_RUNG, peer=PeerFraming(framing, echoes=echoes))
         for echoes in (False, True)
     ]
     assert [plan.echoes for plan in plans] == [False, framing is Framing.AGGFRAG]
@@ -175,19 +178,19 @@ def test_marks_are_only_in_packets_of_aggfrag_to_peers_that_send_them_back(frami
 
 @pytest.mark.parametrize("framing", Framing)
 def test_packets_are_watched_that_only_a_proved_size_lets_through(framing: Framing) -> None:
-    def watched(outside: Outside) -> tuple[int | None, int]:
-        plan = compile_plan(overhead=NATT, outside=outside, rungs=EVERY_RUNG, framing=framing)
+    def watched(path: PathMtu) -> tuple[int | None, int]:
+        plan = compile_plan(overhead=NATT, path=path, rungs=EVERY_RUNG, peer=PeerFraming(framing))
         return plan.watch_above, plan.inner_room
 
-    _, room_of_base = watched(Outside(BASE, is_proved=True))
-    assert watched(Outside(1500, is_proved=True))[0] == room_of_base
-    assert watched(Outside(1500))[0] is None
-    assert watched(Outside(BASE, is_proved=True))[0] is None
+    _, room_of_base = watched(PathMtu(BASE, is_proved=True))
+    assert watched(PathMtu(1500, is_proved=True))[0] == room_of_base
+    assert watched(PathMtu(1500))[0] is None
+    assert watched(PathMtu(BASE, is_proved=True))[0] is None
 
 
 def test_plans_of_the_same_wishes_are_one_object_and_no_more_are_kept_than_the_bound() -> None:
-    assert plan_of(outside=Outside(1400)) is plan_of(outside=Outside(1400))
-    assert plan_of(outside=Outside(1400)) is not plan_of(outside=Outside(1401))
+    assert plan_of(path=PathMtu(1400)) is plan_of(path=PathMtu(1400))
+    assert plan_of(path=PathMtu(1400)) is not plan_of(path=PathMtu(1401))
     for size in range(2_000, 2_000 + MAX_REMEMBERED_PLANS + 5):
-        plan_of(outside=Outside(size))
-    assert compile_again.cache_info().currsize == MAX_REMEMBERED_PLANS
+        plan_of(path=PathMtu(size))
+    assert compile_plan.cache_info().currsize == MAX_REMEMBERED_PLANS

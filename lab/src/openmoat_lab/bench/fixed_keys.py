@@ -21,7 +21,7 @@ from openmoat.dataplane.backend import Activate, AddInbound, AddOutbound, Comman
 from openmoat.dataplane.userspace import UserspaceBackend, open_engine
 from openmoat.errors import Secret
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, Outside, compile_plan, route_sizes
+from openmoat.mtu.plan import MAX_PACKET, Framing, MtuPlan, PathMtu, PeerFraming, compile_plan, route_sizes
 from openmoat.net import NATT_PORT, HostPort
 from openmoat.net import Path as NetPath
 from openmoat.policy.selectors import Selectors, parse_selectors
@@ -85,9 +85,9 @@ def _leave(file: Path, spis: Sequence[Spi]) -> None:
 
 def _plan(backend: UserspaceBackend, framing: Framing) -> MtuPlan:
     return compile_plan(
-        framing=framing,
+        peer=PeerFraming(framing),
         overhead=Overhead(SUITE, 4, udp=True),
-        outside=Outside(PATH_MTU),
+        path=PathMtu(PATH_MTU),
         rungs=backend.capabilities().rungs,
     )
 

@@ -61,7 +61,7 @@ PACED = 100_000
 PACED_SECONDS = 12
 SHRINK_AFTER = 4.0
 POLL_SECONDS = 0.1
-SIZE_FOUND = re.compile(r"Outside\(size=(\d+), is_proved=True, fragments_pass=(?:True|False)\)")
+SIZE_FOUND = re.compile(r"PathMtu\(size=(\d+), is_proved=True, fragments_pass=(?:True|False)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

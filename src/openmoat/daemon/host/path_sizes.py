@@ -13,7 +13,7 @@ from openmoat.daemon.timers import Later
 from openmoat.dataplane.backend import Spi
 from openmoat.ike.events import ChildSa, Event, FragmentsProbed, IkeSaUp, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import CONFIRM_SECONDS, Bounds, Discovery
-from openmoat.mtu.plan import Outside
+from openmoat.mtu.plan import PathMtu
 from openmoat.net import Path
 
 __all__ = ["MAX_OUTER_SIZE", "MOVE_SECONDS", "PathSizes", "Probes", "Resizer"]
@@ -89,7 +89,7 @@ class PathSizes:
         search = self._search(child.ike) if child is not None else None
         if child is None or search is None:
             return
-        before = search.outside
+        before = search.path_mtu
         search.discovery.handle_suspicion(self._clock(), shrinks=child.aggfrag)
         self._tell(child.ike, search, before)
         self._go_on(child.ike, search)
@@ -101,7 +101,7 @@ class PathSizes:
         search = self._search(child.ike)
         if search is None or not self._is_wanted(child.ike):
             return False
-        before, now = search.outside, self._clock()
+        before, now = search.path_mtu, self._clock()
         if trusts:
             is_news = search.discovery.handle_trusted(told, now)
         else:
@@ -116,7 +116,7 @@ class PathSizes:
         search = self._search(child.ike) if child is not None else None
         if child is None or search is None:
             return
-        before = search.outside
+        before = search.path_mtu
         search.discovery.handle_black_hole(self._clock())
         self._tell(child.ike, search, before)
         self._go_on(child.ike, search)
@@ -167,7 +167,7 @@ class PathSizes:
             rest = MOVE_SECONDS if before.begins <= now else 0.0
             search.begins = max(now, before.begins + rest)
         live.search = search
-        if before is not None and before.outside != search.outside:
+        if before is not None and before.path_mtu != search.path_mtu:
             self._resizer.resize(ike)
         self._go_on(ike, search)
 
@@ -183,7 +183,7 @@ class PathSizes:
         if search is None or search.asked != event.size:
             return
         search.asked = None
-        before, now = search.outside, self._clock()
+        before, now = search.path_mtu, self._clock()
         if event.proved is None:
             pass  # it was about another path: asked again
         elif event.proved:
@@ -198,15 +198,15 @@ class PathSizes:
         if search is None or not search.asks_passage:
             return
         search.asks_passage = False
-        before = search.outside
+        before = search.path_mtu
         if event.passed is not None:
             search.discovery.handle_fragments(passed=event.passed)
         self._tell(event.ike, search, before)
         self._go_on(event.ike, search)
 
-    def _tell(self, ike: int, search: PathSearch, before: Outside) -> None:
-        if (outside := search.outside) != before:
-            log.debug("ike=%016x: %s", ike, outside)
+    def _tell(self, ike: int, search: PathSearch, before: PathMtu) -> None:
+        if (found := search.path_mtu) != before:
+            log.debug("ike=%016x: %s", ike, found)
             search.proved = self._resizer.proved(ike)
             self._resizer.resize(ike)
 

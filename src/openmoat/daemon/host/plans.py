@@ -10,8 +10,8 @@ from openmoat.daemon.host.icmp_sources import icmp_sources
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, EspProposal
 from openmoat.mtu.overhead import Overhead
-from openmoat.mtu.plan import BASE, Framing, IcmpSource, MtuPlan, Outside, Rung, compile_plan
-from openmoat.mtu.words import Df, Mss, MtuPolicy
+from openmoat.mtu.plan import BASE, Framing, IcmpSource, MtuPlan, PathMtu, PeerFraming, Rung, compile_plan
+from openmoat.mtu.words import SizeOptions
 from openmoat.net import Address
 from openmoat.policy.selectors import Selectors
 from openmoat.system.links import InterfaceAddress
@@ -20,19 +20,19 @@ __all__ = ["MAX_CACHED_SOURCES", "PlanCompiler", "framing_of"]
 
 MAX_CACHED_SOURCES = 1_024
 """Lists of selectors of our side, each with an address, whose sources of ICMP errors are remembered."""
-UNKNOWN = Outside(BASE)
+UNKNOWN = PathMtu(BASE)
 """The path to a peer of which nothing has been heard."""
 
 
 class PlanCompiler:
     """Knows what the backend can do, the paths, and the addresses of this host."""
 
-    def __init__(self, rungs: frozenset[Rung], outside: Callable[[int], Outside]) -> None:
-        """`rungs`: what the backend can do with packets that do not fit. `outside`: what is known of the path to the peer of
+    def __init__(self, rungs: frozenset[Rung], path_mtu: Callable[[int], PathMtu]) -> None:
+        """`rungs`: what the backend can do with packets that do not fit. `path_mtu`: what is known of the path to the peer of
         an IKE SA.
         """
         self._rungs = rungs
-        self._outside = outside
+        self._path_mtu = path_mtu
         self._addresses: Sequence[InterfaceAddress] = ()
         self._icmp_sources: dict[tuple[Selectors, Address, tuple[Address, ...]], tuple[IcmpSource, ...]] = {}
 
@@ -48,25 +48,21 @@ class PlanCompiler:
 
     def plan(self, child: Child, sa: ChildSa) -> MtuPlan:
         """Sizes for an SA of a child, as it is and on the path where it is."""
-        outside = self._outside(sa.ike)
+        path = self._path_mtu(sa.ike)
         if child.path_mtu is not None:
-            outside = msgspec.structs.replace(outside, size=child.path_mtu, is_proved=False)
+            path = msgspec.structs.replace(path, size=child.path_mtu, is_proved=False)
         plan = compile_plan(
             overhead=Overhead(sa.suite, sa.path.remote.address.version, sa.udp),
-            outside=outside,
+            path=path,
             rungs=self._rungs,
-            framing=framing_of(sa),
-            slices=sa.takes_slices,
-            echoes=sa.is_kin,
-            policy=child.mtu_policy,
-            df=child.df,
-            mss=child.mss,
+            peer=PeerFraming(framing_of(sa), sa.takes_slices, sa.is_kin),
+            options=options_of(child),
         )
         return msgspec.structs.replace(plan, icmp_sources=self._sources(child, sa))
 
     def cautious(self, child: Child) -> MtuPlan:
         """Sizes before any SA is there: the least room that a proposed suite could leave."""
-        return cautious_plan(child.proposals, child.path_mtu, child.mtu_policy, child.df, child.mss, self._rungs)
+        return cautious_plan(child.proposals, child.path_mtu, options_of(child), self._rungs)
 
     def _sources(self, child: Child, sa: ChildSa) -> tuple[IcmpSource, ...]:
         """From where ICMP errors come: of most peers of a template the same."""
@@ -80,6 +76,11 @@ class PlanCompiler:
         return found
 
 
+def options_of(child: Child) -> SizeOptions:
+    """What a child wants done with packets that do not fit."""
+    return SizeOptions(child.mtu_policy, child.df, child.mss)
+
+
 def framing_of(sa: ChildSa) -> Framing:
     """How inner packets lie in the ESP payloads of an SA, both ways."""
     return Framing.AGGFRAG if sa.aggfrag else Framing.WHOLE
@@ -89,16 +90,14 @@ def framing_of(sa: ChildSa) -> Framing:
 def cautious_plan(
     proposals: tuple[EspProposal, ...],
     path_mtu: int | None,
-    policy: MtuPolicy,
-    df: Df | None,
-    mss: Mss | None,
+    options: SizeOptions,
     rungs: frozenset[Rung],
 ) -> MtuPlan:
     """The least room that any suite of the proposals could leave."""
-    outside = UNKNOWN if path_mtu is None else msgspec.structs.replace(UNKNOWN, size=path_mtu, is_proved=False)
+    path = UNKNOWN if path_mtu is None else msgspec.structs.replace(UNKNOWN, size=path_mtu, is_proved=False)
     overheads = [Overhead(suite, 6, True) for proposal in proposals for suite in suites(proposal)]
-    least = min(overheads, key=lambda overhead: overhead.inner_room(outside.size))
-    return compile_plan(overhead=least, outside=outside, rungs=rungs, policy=policy, df=df, mss=mss)
+    least = min(overheads, key=lambda overhead: overhead.inner_room(path.size))
+    return compile_plan(overhead=least, path=path, rungs=rungs, options=options)
 
 
 def suites(proposal: EspProposal) -> list[EspSuite]:

@@ -13,7 +13,7 @@ from openmoat.dataplane.backend import Limits, SetPolicies
 from openmoat.errors import MoatError
 from openmoat.ike.events import ChildSa
 from openmoat.model.connection import Child, Connection
-from openmoat.mtu.plan import MtuPlan, Outside, Rung
+from openmoat.mtu.plan import MtuPlan, PathMtu, Rung
 from openmoat.policy.selectors import Selectors
 from openmoat.policy.spd import PolicyId
 
@@ -23,10 +23,10 @@ __all__ = ["Policies"]
 class Policies:
     """Lives in the daemon's event loop. Applies nothing: changes for the backend are answered, those for the host wait."""
 
-    def __init__(self, rungs: frozenset[Rung], outside: Callable[[int], Outside]) -> None:
+    def __init__(self, rungs: frozenset[Rung], path_mtu: Callable[[int], PathMtu]) -> None:
         """See `PlanCompiler`."""
         self.spd = SpdCompiler()
-        self.plans = PlanCompiler(rungs, outside)
+        self.plans = PlanCompiler(rungs, path_mtu)
         self.prefixes = Prefixes()
         self._names: dict[str, set[str]] = {}
         """By connection, what is protected for it."""

@@ -56,7 +56,7 @@ def answer(question: Question) -> tuple[Answer, bool]:
     async def run() -> tuple[Answer, bool]:
         backend = MemoryBackend()
         peers = Peers(lambda: 0.0)
-        policies = Policies(backend.capabilities().rungs, peers.outside)
+        policies = Policies(backend.capabilities().rungs, peers.path_mtu)
         switches = Switches(policies.spd, Journal(lambda: 0.0), lambda: 0.0)
         installer = Installer(backend, policies, switches, peers, asyncio.get_running_loop().call_later)
         finder = PathFinder(Names(lambda: 0.0, FilePath("/dev/null")), lambda _: ipaddress.ip_address("192.0.2.1"))

@@ -63,7 +63,7 @@ class Bench:
         self.asked: list[Question] = []
         self.order: list[str] = []
         peers = Peers(lambda: 0.0)
-        policies, journal = Policies(frozenset(), peers.outside), Journal(lambda: 0.0)
+        policies, journal = Policies(frozenset(), peers.path_mtu), Journal(lambda: 0.0)
         switches = Switches(policies.spd, journal, lambda: 0.0)
         installer = Installer(MemoryBackend(), policies, switches, peers, Deadlines().later)
         self.driver = Driver(core, self.wire, installer, self.ask, self, clock=lambda: 100.0)

@@ -26,7 +26,7 @@ from openmoat.ike.events import (
     RemoveChildSa,
 )
 from openmoat.model.connection import Connection
-from openmoat.mtu.plan import Framing, Outside, Rung
+from openmoat.mtu.plan import Framing, PathMtu, Rung
 from openmoat.policy.selectors import parse_selectors
 from openmoat.policy.spd import Action
 from openmoat.system.links import InterfaceAddress
@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, *connections: Connection) -> None:
         self.backend = MemoryBackend()
         self.sizes: dict[int, int] = {}
-        self.policies = Policies(frozenset(Rung), lambda ike: Outside(self.sizes.get(ike, 1280)))
+        self.policies = Policies(frozenset(Rung), lambda ike: PathMtu(self.sizes.get(ike, 1280)))
         self.deadlines = Deadlines()
         self.peers = Peers(self.deadlines.clock)
         self.journal = Journal(self.deadlines.clock)

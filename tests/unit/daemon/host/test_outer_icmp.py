@@ -39,7 +39,7 @@ class World:
     def __post_init__(self) -> None:
         self.backend = MemoryBackend()
         self.peers = Peers(lambda: self.now)
-        policies = Policies(self.backend.capabilities().rungs, self.peers.outside)
+        policies = Policies(self.backend.capabilities().rungs, self.peers.path_mtu)
         switches = Switches(policies.spd, Journal(lambda: self.now), lambda: self.now)
         self.installer = Installer(self.backend, policies, switches, self.peers, Deadlines().later)
         self.installer.load([connection("home", exactly(HOME_A), "10.1.0.0/16", "10.2.0.0/16")], [])

@@ -6,7 +6,7 @@ from openmoat.daemon.host.path_sizes import MAX_OUTER_SIZE, MOVE_SECONDS, PathSi
 from openmoat.daemon.peers import Peers
 from openmoat.ike.events import DownReason, Event, FragmentsProbed, IkeSaDown, PeerMoved, SizeProbed
 from openmoat.mtu.discovery import CONFIRM_SECONDS, Discovery
-from openmoat.mtu.plan import BASE, Outside
+from openmoat.mtu.plan import BASE, PathMtu
 from openmoat.policy.selectors import parse_selectors
 from unit.daemon.kit import HOME_A, Deadlines, child_sa, ike_up, path
 
@@ -46,8 +46,8 @@ class World:
     def up(self, ike: int, replaces: int | None = None) -> None:
         self.handle(ike_up(ike, replaces=replaces))
 
-    def outside(self, ike: int) -> Outside:
-        return self.peers.outside(ike)
+    def path_mtu(self, ike: int) -> PathMtu:
+        return self.peers.path_mtu(ike)
 
     def found(self, ike: int) -> Discovery | None:
         live = self.peers.ike_sa(ike)
@@ -94,16 +94,16 @@ def test_each_ike_sa_finds_the_size_of_its_own_path() -> None:
     world = World({1: 1500, 2: 1400})
     world.up(1)
     world.up(2)
-    assert (world.outside(1).size, world.outside(2).size) == (BASE, BASE)
+    assert (world.path_mtu(1).size, world.path_mtu(2).size) == (BASE, BASE)
     world.answer()
-    assert (world.outside(1).size, world.outside(2).size) == (MAX_OUTER_SIZE, 1400)
+    assert (world.path_mtu(1).size, world.path_mtu(2).size) == (MAX_OUTER_SIZE, 1400)
     assert set(world.told) == {1, 2}
 
 
 def test_of_an_ike_sa_that_is_not_there_the_base_is_assumed() -> None:
     world = World()
     world.handle(SizeProbed(7, 1500, 1500))
-    assert world.outside(7).size == BASE
+    assert world.path_mtu(7).size == BASE
     assert world.found(7) is None
 
 
@@ -115,7 +115,7 @@ def test_a_size_in_use_is_confirmed_while_packets_go_and_shrinks_when_it_is_lost
     assert world.probes == [(1, 1500)]
     world.sent, world.carries[1] = 10, 1400
     world.pass_time(CONFIRM_SECONDS)
-    assert world.outside(1).size == 1400
+    assert world.path_mtu(1).size == 1400
     found = world.found(1)
     assert found is not None
     assert found.black_hole is not None
@@ -129,12 +129,12 @@ def test_an_answer_about_another_path_proves_nothing_and_is_asked_for_again() ->
     world.waiting.clear()
     asked = len(world.probes)
     world.handle(SizeProbed(1, 1500, None))
-    assert world.outside(1) == Outside(BASE)
+    assert world.path_mtu(1) == PathMtu(BASE)
     assert world.probes[asked:] == [(1, 1500)]
     world.answer()
-    assert world.outside(1).size == 1500
+    assert world.path_mtu(1).size == 1500
     world.handle(FragmentsProbed(1, passed=None))
-    assert world.outside(1).fragments_pass is None
+    assert world.path_mtu(1).fragments_pass is None
     assert len(world.passages) == 2
 
 
@@ -143,7 +143,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.up(1)
     world.answer()
     world.up(2, replaces=1)
-    assert (world.outside(1).size, world.outside(2).size) == (BASE, 1400)
+    assert (world.path_mtu(1).size, world.path_mtu(2).size) == (BASE, 1400)
     assert world.pending == 1
 
     world = World({1: 1400, 2: 1400})
@@ -151,7 +151,7 @@ def test_a_rekey_keeps_what_was_learned_and_goes_on_with_a_probe_under_way() -> 
     world.waiting.clear()
     world.up(2, replaces=1)
     world.answer()
-    assert world.outside(2).size == 1400
+    assert world.path_mtu(2).size == 1400
 
 
 def test_on_another_path_everything_is_looked_for_anew() -> None:
@@ -162,9 +162,9 @@ def test_on_another_path_everything_is_looked_for_anew() -> None:
     world.carries[1] = 1460
     world.pass_time(MOVE_SECONDS)
     world.handle(PeerMoved(1, path(port=1024), True, ()))
-    assert (world.outside(1).size, world.told) == (BASE, [1])
+    assert (world.path_mtu(1).size, world.told) == (BASE, [1])
     world.answer()
-    assert world.outside(1).size == 1460
+    assert world.path_mtu(1).size == 1460
 
 
 def test_a_peer_that_moves_without_end_is_probed_every_few_seconds_and_in_the_end_found() -> None:
@@ -178,7 +178,7 @@ def test_a_peer_that_moves_without_end_is_probed_every_few_seconds_and_in_the_en
     assert len(world.probes) <= 4
     assert world.pending == 1
     world.pass_time(MOVE_SECONDS)
-    assert world.outside(1).size == 1500
+    assert world.path_mtu(1).size == 1500
 
 
 def test_nothing_is_left_of_an_ike_sa_that_is_gone() -> None:
@@ -195,15 +195,15 @@ def test_a_suspicion_has_the_size_confirmed_or_shrinks_first() -> None:
     world.answer()
     world.told.clear()
     world.sizes.handle_suspicion(PLAIN)
-    assert (world.probes, world.outside(1).size) == ([(1, 1500), (1, 1500)], 1500)
+    assert (world.probes, world.path_mtu(1).size) == ([(1, 1500), (1, 1500)], 1500)
     world.carries[1] = 1400
     world.answer()
-    assert (world.outside(1).size, world.told[0]) == (1400, 1)
+    assert (world.path_mtu(1).size, world.told[0]) == (1400, 1)
     world.told.clear()
     world.sizes.handle_suspicion(PACKED)
-    assert (world.outside(1).size, world.told) == (BASE, [1])
+    assert (world.path_mtu(1).size, world.told) == (BASE, [1])
     world.answer()
-    assert (world.outside(1).size, world.pending) == (1400, 1)
+    assert (world.path_mtu(1).size, world.pending) == (1400, 1)
     world.sizes.handle_suspicion(NOT_THERE)
 
 
@@ -212,14 +212,14 @@ def test_passage_of_fragments_is_asked_once_the_size_is_known_and_told() -> None
     world.up(1)
     assert world.passages == []
     world.answer()
-    assert (world.passages, world.outside(1).fragments_pass) == ([1], None)
+    assert (world.passages, world.path_mtu(1).fragments_pass) == ([1], None)
     world.told.clear()
     world.handle(FragmentsProbed(1, passed=False))
-    assert (world.outside(1).fragments_pass, world.told) == (False, [1])
+    assert (world.path_mtu(1).fragments_pass, world.told) == (False, [1])
     world.pass_time(CONFIRM_SECONDS)
     assert world.passages == [1]
     world.handle(FragmentsProbed(1, passed=True))
-    assert world.outside(1).fragments_pass is False
+    assert world.path_mtu(1).fragments_pass is False
 
 
 def test_a_connection_whose_sizes_are_configured_is_not_asked() -> None:
@@ -227,10 +227,10 @@ def test_a_connection_whose_sizes_are_configured_is_not_asked() -> None:
     world.is_discovered = False
     world.up(1)
     world.pass_time(2 * CONFIRM_SECONDS)
-    assert (world.probes, world.passages, world.outside(1).size) == ([], [], BASE)
+    assert (world.probes, world.passages, world.path_mtu(1).size) == ([], [], BASE)
     world.is_discovered = True
     world.pass_time(CONFIRM_SECONDS)
-    assert world.outside(1).size == 1500
+    assert world.path_mtu(1).size == 1500
 
 
 def test_what_padding_leaves_untested_counts_as_lost() -> None:
@@ -239,7 +239,7 @@ def test_what_padding_leaves_untested_counts_as_lost() -> None:
     while world.waiting:
         ike, size = world.waiting.pop(0)
         world.handle(SizeProbed(ike, size, size // 16 * 16))
-    assert world.outside(1).size == 1488
+    assert world.path_mtu(1).size == 1488
 
 
 def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told() -> None:
@@ -249,9 +249,9 @@ def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told()
     world.carries[1] = 1400
     world.told.clear()
     world.sizes.handle_black_hole(PLAIN)
-    assert (world.told, world.outside(1).size) == ([1], BASE)
+    assert (world.told, world.path_mtu(1).size) == ([1], BASE)
     world.answer()
-    assert world.outside(1).size == 1400
+    assert world.path_mtu(1).size == 1400
     world.sizes.handle_black_hole(NOT_THERE)
 
 

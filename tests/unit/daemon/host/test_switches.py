@@ -19,7 +19,7 @@ from openmoat.ike.events import (
     RemoveChildSa,
     StopOutbound,
 )
-from openmoat.mtu.plan import Outside, Rung
+from openmoat.mtu.plan import PathMtu, Rung
 from openmoat.policy.selectors import parse_selectors
 from unit.daemon.kit import HOME_A, HOME_B, KEYS, Deadlines, child_sa, connection, exactly
 
@@ -35,7 +35,7 @@ class World:
         self.deadlines = Deadlines(now=10.0)
         self.backend = MemoryBackend()
         self.journal = Journal(self.deadlines.clock)
-        self.policies = Policies(frozenset(Rung), lambda _ike: Outside(1280))
+        self.policies = Policies(frozenset(Rung), lambda _ike: PathMtu(1280))
         self.switches = Switches(self.policies.spd, self.journal, self.deadlines.clock)
         peers = Peers(self.deadlines.clock)
         self.installer = Installer(self.backend, self.policies, self.switches, peers, self.deadlines.later)
