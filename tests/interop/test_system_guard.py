@@ -25,7 +25,7 @@ from openmoat.net import Network
 from openmoat.system.elements import MAX_RANGES
 from openmoat.system.firewall import is_own_process
 from openmoat.system.names import OUTER_MARK
-from openmoat.system.reconcile import HostState, OnStop, Reconciler, SourceRoute, StateChange, TunnelRoute
+from openmoat.system.reconcile import HostState, Reconciler, SourceRoute, StateChange, TunnelRoute
 from openmoat.system.sockets import open_raw, open_tun
 from openmoat.system.watch import GuardTouched, Watch
 
@@ -514,9 +514,9 @@ def test_on_stop_block_leaves_the_guard_and_open_removes_it(street: Street) -> N
     with street.gateway.inside():
         reconciler = Reconciler()
         reconciler.apply(OFFICE)
-        assert reconciler.release(OnStop.BLOCK).written == 0
+        assert reconciler.release(keeps_guard=True).written == 0
         assert not reaches(street.pc, "10.2.0.5")
-        reconciler.release(OnStop.OPEN)
+        reconciler.release(keeps_guard=False)
         assert reaches(street.pc, "10.2.0.5")
     assert street.dump() == before
 

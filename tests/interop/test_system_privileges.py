@@ -12,7 +12,7 @@ from interop.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW,
 from openmoat.errors import MoatError
 from openmoat.system.firewall import is_own_process
 from openmoat.system.netlink import Netlink
-from openmoat.system.reconcile import HostState, OnStop, Reconciler, TunnelRoute
+from openmoat.system.reconcile import HostState, Reconciler, TunnelRoute
 from openmoat.system.routes import route_to
 from openmoat.system.sockets import open_all, open_raw, open_tun, open_udp
 from openmoat.system.watch import Watch
@@ -69,7 +69,7 @@ def everything() -> str:
         opened.close()
         if not reconciler.counters() or not first.settings or not Reconciler().adopt():
             return "no counters, no settings, or nothing to adopt"
-        reconciler.release(OnStop.OPEN)
+        reconciler.release(keeps_guard=False)
         return f"uid {os.getuid()}, left: {Reconciler().adopt()}"
 
 

@@ -222,11 +222,11 @@ def check(file: str, as_json: bool) -> None:
     """
     from openmoat.cli.init import USER
     from openmoat.cli.reader import reading_as
-    from openmoat.config.toml import load
+    from openmoat.config.conflicts import check as read
 
     try:
         with reading_as(USER, Path(file).parent):
-            found = load(file)
+            found = read(file)
     except ConfigError as error:
         faults = [{"file": fault.file, "line": fault.line, "text": fault.text} for fault in error.faults]
         number = len(faults)

@@ -1,1 +1,1 @@
-"""Files to models; all faults of a file together."""
+"""Files to models and back; all errors of all files together."""

@@ -1,4 +1,4 @@
-"""Files as they are read: regular ones, up to a bound, that nobody else can write, and no stranger's where they hold secrets."""
+"""Reading of files: regular ones, up to a bound, that not anybody may write; secrets belong to us and nobody else may read them."""
 
 import os
 import pwd

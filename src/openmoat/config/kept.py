@@ -1,4 +1,4 @@
-"""What included files gave, for the next reading: of ten thousand files one has changed, and the work is to be that of one."""
+"""What the last reading gave, file by file: where one of ten thousand files has changed, only that one is read again."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Of one reading. Dictionaries are copied as a whole and not made anew: that costs a hundredth."""
+    """What one reading gave. Dictionaries are copied as a whole, which costs a hundredth of making them again."""
 
     files: Files = field(default_factory=Files)
     records: dict[str, Record] = field(default_factory=dict)
@@ -34,9 +34,9 @@ class Kept:
     """By name of a connection, the file."""
 
     def still_true(self, names: Iterable[str], files: Files, taken: Collection[str]) -> "Kept":
-        """What these files would give again: they are unchanged, and so are the key files they name, which `files` takes over.
+        """The part that these files would give again: they and the key files they name are unchanged. `files` takes those over.
 
-        Left out is whatever gives a connection whose name is `taken`: it is read again, and the fault is told.
+        Files with a connection whose name is `taken` are left out: they are read again, and the error is told.
         """
         names = set(names)
         known = self.records

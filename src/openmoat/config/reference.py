@@ -8,7 +8,7 @@ from openmoat.config.options import TABLES
 from openmoat.config.rows import UNSET, Inner, Many, Need, Option, Table
 from openmoat.crypto.suites import ENCRYPTIONS, INTEGRITIES, KE_METHODS, PRFS, Status
 
-__all__ = ["render", "render_algorithms"]
+__all__ = ["render", "render_algorithms", "render_table"]
 
 CHANGES = {
     None: "at the next start",
@@ -22,7 +22,7 @@ CHANGES = {
 
 def render() -> str:
     """All tables, in the order in which a reader meets them."""
-    return "\n".join(_render(table) for table in TABLES)
+    return "\n".join(render_table(table) for table in TABLES)
 
 
 def render_algorithms() -> str:
@@ -39,7 +39,8 @@ def _status(status: Status) -> str:
     return status.value.upper() if status is not Status.MUST_NOT else "never"
 
 
-def _render(table: Table[Any]) -> str:
+def render_table(table: Table[Any]) -> str:
+    """The heading of a table, and a row for each option."""
     heading = f"`{table.header}`: {table.title}" if table.header else f"{table.title[:1].upper()}{table.title[1:]}"
     lines = [
         f"### {heading}",

@@ -207,7 +207,8 @@ class Table(Generic[M]):
     def unknown(self, name: str, tree: Mapping[str, object], read: Read) -> FieldError:
         """The error of a key that no row names. What it was meant for is then not reported as missing."""
         free = [one for one in self.rows if one not in tree]
-        near = did_you_mean(name.replace("_", "-").lower(), free, 1)
+        word = name.replace("_", "-").lower()
+        near = did_you_mean(word, free, 1) or did_you_mean(word, self.rows, 1)
         read.wrong.update(one for one in free if f'"{one}"' in near)
         text = f"no such option{near}" if near else f"no such option; there are {', '.join(self.rows)}"
         return FieldError((*read.path, name), text)

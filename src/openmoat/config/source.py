@@ -73,4 +73,5 @@ def _syntax_error(file: Path, text: str, error: tomllib.TOMLDecodeError) -> Faul
     words, _, place = str(error).partition(" (at ")
     digits = [part for part in place.replace(",", " ").replace(")", " ").split() if part.isdecimal()]
     line = int(digits[0]) if digits else text.count("\n") + 1
-    return Fault(str(file), line, f"not TOML: {words[:1].lower()}{words[1:]}")
+    hint = '; text stands in quotes, as in name = "text"' if words == "Invalid value" else ""
+    return Fault(str(file), line, f"not TOML: {words[:1].lower()}{words[1:]}{hint}")

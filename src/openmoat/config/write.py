@@ -22,7 +22,7 @@ from openmoat.errors import FieldError
 from openmoat.model.connection import Authority, Connection, PrivateKey, Psk, RawKey
 from openmoat.model.settings import Settings
 
-__all__ = ["Written", "write_connection", "write_settings"]
+__all__ = ["Written", "tree_of", "write_connection", "write_settings"]
 
 Tree = dict[str, Any]
 _PEM_LINE = 64
@@ -45,7 +45,7 @@ def write_connection(connection: Connection, directory: Path) -> Written:
     `FieldError` for what a file cannot say, such as an identity of a kind that has no text.
     """
     certificates: dict[str, bytes] = {}
-    tree = _tree(CONNECTION, connection, (connection.name,))
+    tree = tree_of(CONNECTION, connection, (connection.name,))
     _add_credentials(tree, connection, directory, certificates)
     start = default_start(connection.peer)
     for child in connection.children:
@@ -58,12 +58,12 @@ def write_connection(connection: Connection, directory: Path) -> Written:
 
 def write_settings(settings: Settings, include: str = "") -> str:
     """The main file: settings, and the directory whose files are included."""
-    tables = {"daemon": _tree(DAEMON, settings, ()), "engine": _tree(ENGINE, settings.engine, ("engine",))}
+    tables = {"daemon": tree_of(DAEMON, settings, ()), "engine": tree_of(ENGINE, settings.engine, ("engine",))}
     tree: Tree = {"include": include} if include else {}
     return tomli_w.dumps(tree | {name: table for name, table in tables.items() if table})
 
 
-def _tree(table: Table[Any], record: object, path: tuple[str, ...]) -> Tree:
+def tree_of(table: Table[Any], record: object, path: tuple[str, ...]) -> Tree:
     """What stands in a table of the file, by its rows. Keys and other credentials are made of several options, and left out."""
     tree: Tree = {}
     for name, row in table.rows.items():
@@ -72,10 +72,10 @@ def _tree(table: Table[Any], record: object, path: tuple[str, ...]) -> Tree:
                 tree[name] = _value(row, getattr(record, field_of(row)), (*path, name))
         elif isinstance(row, Many):
             members = getattr(record, field_of(row))
-            tree[name] = {one.name: _tree(row.table, one, (*path, name, one.name)) for one in members}
+            tree[name] = {one.name: tree_of(row.table, one, (*path, name, one.name)) for one in members}
         else:
             inner = record if row.table.model is table.model else getattr(record, field_of(row))
-            if found := _tree(row.table, inner, (*path, name)):
+            if found := tree_of(row.table, inner, (*path, name)):
                 tree[name] = found
     is_usual = set(tree) <= set(table.together) and all(table.is_usual(row, record) for row in table.options)
     return {} if is_usual else tree

@@ -52,7 +52,7 @@ from openmoat.mtu.plan import Framing
 from openmoat.net import Address
 from openmoat.system.capabilities import give_up_the_rest
 from openmoat.system.netlink import Netlink
-from openmoat.system.reconcile import OnStop, Reconciler
+from openmoat.system.reconcile import Reconciler
 from openmoat.system.reports import open_reports
 from openmoat.system.routes import route_to
 from openmoat.system.sockets import open_all
@@ -239,7 +239,7 @@ class Daemon:
         self._answers.close()
         self._renewal.close()
         if self._host is not None:
-            await self._host.stop(OnStop(self._settings.on_stop.value))
+            await self._host.stop(self._settings.on_stop)
         self.installer.close()
         self.installer.backend.close()
         self._threads.close()

@@ -7,7 +7,6 @@ thread, one at a time.
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final
 
 from openmoat.system import sysctls
@@ -24,7 +23,7 @@ from openmoat.system.rules import Rule, change_rules, read_rules
 from openmoat.system.state import HostState, SourceRoute, StateChange, TunnelRoute
 from openmoat.system.watch import AddressChanged, Change, EverythingChanged, GuardTouched, LinkChanged
 
-__all__ = ["Applied", "HostState", "OnStop", "Reconciler", "SourceRoute", "StateChange", "TunnelRoute"]
+__all__ = ["Applied", "HostState", "Reconciler", "SourceRoute", "StateChange", "TunnelRoute"]
 
 TABLES: Final = (ROUTE_TABLE, SOURCE_TABLE)
 TAMPERED: Final = "tampered with"
@@ -36,15 +35,6 @@ ORDER: Final = {
     RouteKind.LOCAL: 3,
 }
 """What stops packets comes before what lets them pass."""
-
-
-class OnStop(Enum):
-    """What becomes of protected traffic when the daemon stops on purpose."""
-
-    BLOCK = "block"
-    """The guard stays: nothing protected leaves unencrypted until the next start, or `moat cleanup`."""
-    OPEN = "open"
-    """Everything of ours is removed, and the host's own routes decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +149,9 @@ class Reconciler:
         """What in the host's own firewall would catch tunnel traffic, each with the rule to add. Nothing is changed."""
         return tuple(foreign_notes(device))
 
-    def release(self, on_stop: OnStop) -> Applied:
-        """The daemon ends: leave the guard, or remove everything."""
-        return self.cleanup() if on_stop is OnStop.OPEN else Applied()
+    def release(self, *, keeps_guard: bool) -> Applied:
+        """The daemon stops: keep the guard, so that nothing is sent unencrypted, or remove everything."""
+        return Applied() if keeps_guard else self.cleanup()
 
     def cleanup(self) -> Applied:
         """Remove all that is ours, and only that, and put settings back that are still as we left them. The guard goes last."""

@@ -44,6 +44,16 @@ def test_an_unknown_table_has_a_line(folder: Folder, text: str, fault: str) -> N
     assert folder.faults(text) == [fault]
 
 
+def test_a_misspelt_table_beside_the_right_one_is_suggested(folder: Folder) -> None:
+    assert folder.faults("[daemon]\n[deamon]\n") == ['moat.toml:2: deamon: no such option. Did you mean "daemon"?']
+
+
+def test_text_without_quotes_is_told_so(folder: Folder) -> None:
+    assert folder.faults("[daemon]\ndevice = moat0\n") == [
+        'moat.toml:2: not TOML: invalid value; text stands in quotes, as in name = "text"'
+    ]
+
+
 def test_an_option_that_is_missing_because_it_is_misspelt_is_told_once(folder: Folder) -> None:
     assert folder.faults(RECORD.replace("local.identity", "local.identty")) == [
         'moat.toml:4: connection "home": local: identty: no such option. Did you mean "identity"?'

@@ -9,10 +9,12 @@ import pytest
 from openmoat.crypto.identities import Identity, IdentityPattern, PatternKind
 from openmoat.crypto.numbers import IdType
 from openmoat.crypto.suites import CHACHA20_POLY1305, ENCRYPTIONS, Aead
+from openmoat.errors import FieldErrors
 from openmoat.model.connection import (
     MAX_ADDRESSES,
     MAX_CHILDREN,
     MAX_ORDER,
+    MAX_PRIORITY,
     MAX_REPLAY_WINDOW,
     Child,
     ChildLifetimes,
@@ -115,6 +117,12 @@ def test_a_faulty_connection_is_refused_with_the_field(changes: dict[str, Any], 
 def test_a_faulty_child_is_refused_with_the_field(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         child(**changes)
+
+
+def test_all_that_is_wrong_with_an_object_is_told_together() -> None:
+    with pytest.raises(FieldErrors) as caught:
+        child(priority=MAX_PRIORITY + 1, replay_window=1, name="")
+    assert [error.path for error in caught.value.errors] == [("name",), ("priority",), ("replay_window",)]
 
 
 def test_a_template_waits_for_its_peers() -> None:

@@ -13,12 +13,13 @@ from openmoat.daemon.host.state import host_state, state_change
 from openmoat.daemon.status.journal import Journal
 from openmoat.daemon.worker_threads import WorkerThreads
 from openmoat.errors import SystemFault
+from openmoat.model.settings import OnStop
 from openmoat.net import IKE_PORT, NATT_PORT
 from openmoat.policy.selectors import Selectors
 from openmoat.system.firewall import is_own_process
 from openmoat.system.links import InterfaceAddress, read_addresses
 from openmoat.system.netlink import Netlink
-from openmoat.system.reconcile import Applied, OnStop, Reconciler, StateChange
+from openmoat.system.reconcile import Applied, Reconciler, StateChange
 from openmoat.system.watch import Change, EverythingChanged, Watch
 
 __all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "AddressListener", "HostKeeper", "bounded"]
@@ -142,14 +143,14 @@ class HostKeeper:
                 self._listener.handle_addresses(self._addresses)
 
     async def stop(self, on_stop: OnStop) -> None:
-        """Leave the host guarded, or as if we had never been."""
+        """Leave the host guarded, or remove everything of ours."""
         if self._watch is not None:
             asyncio.get_running_loop().remove_reader(self._watch.fileno())
             self._watch.close()
         async with self._turn:
             self._is_ended = True
             try:
-                await self._threads.run(self._reconciler.release, on_stop)
+                await self._threads.run(self._reconciler.release, keeps_guard=on_stop is OnStop.BLOCK)
             except SystemFault as fault:
                 self._journal.note("host-fault", logging.ERROR, str(fault))
 
