@@ -49,6 +49,8 @@ def pytest_configure() -> None:
     os.environ["PYTHONPATH"] = str(Path(openmoat_lab.__file__).parents[1])
     # A shell starts what runs in its background with Ctrl-C ignored, and whom we start would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # `nohup` has SIGHUP ignored, in the same way.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

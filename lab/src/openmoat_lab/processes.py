@@ -24,15 +24,14 @@ class CommandFailed(LabError):
 
 
 def end_in_order() -> None:
-    """Let SIGTERM and SIGHUP end this program as Ctrl-C does: blocks are left, and what they raised is taken down.
+    """Let SIGINT, SIGTERM and SIGHUP end this program by `SystemExit`: blocks are left, and what they raised is taken down.
 
-    For the main thread of a program. A signal that is ignored stays ignored (`nohup`), but for SIGINT: a shell that runs a
-    program in the background has it ignored, and then nothing but SIGKILL could end a program that waits.
+    For the main thread of a program. SIGHUP stays ignored if it is (`nohup`); SIGINT does not, since a shell ignores it for
+    programs in the background, which then could not be ended by it.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(
