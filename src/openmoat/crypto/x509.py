@@ -168,12 +168,11 @@ class _Parsed:
     def read(cls, octets: bytes) -> "_Parsed":
         if len(octets) > MAX_CERTIFICATE:
             raise BadCertificate(f"certificate: at most {MAX_CERTIFICATE} octets, {len(octets)} came")
-        label = "certificate"
+        fields: Fields | None = None
         try:
             fields = Fields.read(octets)
-            label = f"certificate {_subject(fields)}"
             if rule := fields.broken_rule():
-                raise BadCertificate(f"{label}: {rule}")
+                raise BadCertificate(f"{_place(fields)}: {rule}")
             certificate = x509.load_der_x509_certificate(octets)
             extensions = certificate.extensions
             public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -192,7 +191,7 @@ class _Parsed:
         except BadCertificate:
             raise
         except _UNREADABLE as error:
-            raise BadCertificate(f"{label}: not readable: {error or type(error).__name__}") from None
+            raise BadCertificate(f"{_place(fields)}: not readable: {error or type(error).__name__}") from None
         _check_extensions(parsed)
         return parsed
 
@@ -221,7 +220,7 @@ class _Search:
         self._check_time(leaf)
         if not self._reaches_root([leaf]):
             reason = self.reasons[0] if self.reasons else f"no authority {_dn(leaf.issuer)} is known"
-            raise BadCertificate(f"{_label(leaf.certificate)}: {reason}")
+            raise BadCertificate(f"{_label(leaf)}: {reason}")
 
     def _reaches_root(self, path: list[_Parsed]) -> bool:
         """Whether an authority above `path`, end entity first, completes it."""
@@ -240,7 +239,7 @@ class _Search:
     def _issued(self, issuer: _Parsed, path: list[_Parsed]) -> bool:
         """Whether `issuer` may have, and has, signed the last of `path`."""
         if self.checks_left == 0:
-            label = _label(path[0].certificate)
+            label = _label(path[0])
             raise BadCertificate(f"{label}: no chain to a root in {MAX_SIGNATURE_CHECKS} signature checks")
         self.checks_left -= 1
         try:
@@ -256,19 +255,17 @@ class _Search:
         start, end = parsed.start, parsed.end
         if not start <= self.now <= end:
             now = f"{self.now:%Y-%m-%d %H:%M}"
-            raise BadCertificate(
-                f"{_label(parsed.certificate)}: counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}, now is {now}"
-            )
+            raise BadCertificate(f"{_label(parsed)}: counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}, now is {now}")
 
 
 def _check_extensions(parsed: _Parsed) -> None:
     """RFC 5280 4.2: an unknown critical extension refuses the certificate; so does what we do not carry out."""
     for extension in parsed.certificate.extensions:
         if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
-            raise BadCertificate(f"{_label(parsed.certificate)}: has name constraints, which are not supported")
+            raise BadCertificate(f"{_label(parsed)}: has name constraints, which are not supported")
         if extension.critical and extension.oid not in _UNDERSTOOD:
             oid = extension.oid.dotted_string
-            raise BadCertificate(f"{_label(parsed.certificate)}: critical extension {oid} is not supported")
+            raise BadCertificate(f"{_label(parsed)}: critical extension {oid} is not supported")
 
 
 def _check_identity(leaf: _Parsed, identity: Identity) -> None:
@@ -279,47 +276,43 @@ def _check_identity(leaf: _Parsed, identity: Identity) -> None:
         names = list(_alternative_names(leaf.names))
     if not any(name.folded() == identity.folded() for name in names):
         known = ", ".join(str(name) for name in names[:_SHOWN_NAMES]) or "none of this kind"
-        raise BadCertificate(f"{_label(leaf.certificate)}: identity {identity} is not in it; it names {known}")
+        raise BadCertificate(f"{_label(leaf)}: identity {identity} is not in it; it names {known}")
 
 
 def _check_end_entity(leaf: _Parsed) -> None:
     """RFC 4945 5.1.3.2 and 5.1.3.12: what the key of an IKE peer may be used for."""
     usage, purposes = leaf.usage, leaf.purposes
     if usage is not None and not (usage.digital_signature or usage.content_commitment):
-        raise BadCertificate(
-            f"{_label(leaf.certificate)}: its key usage has neither digitalSignature nor nonRepudiation"
-        )
+        raise BadCertificate(f"{_label(leaf)}: its key usage has neither digitalSignature nor nonRepudiation")
     if purposes is not None and _PURPOSES.isdisjoint(purposes):
-        raise BadCertificate(f"{_label(leaf.certificate)}: its extended key usage is for none of IKE, server or client")
+        raise BadCertificate(f"{_label(leaf)}: its extended key usage is for none of IKE, server or client")
 
 
 def _check_authority(issuer: _Parsed, path: list[_Parsed]) -> None:
     """RFC 5280 6.1.4 (k) to (n): it is an authority, for certificates, with so many below it."""
-    label = _label(issuer.certificate)
     if issuer.constraints is None or not issuer.constraints.ca:
-        raise BadCertificate(f"{label}: is no authority: its basic constraints do not say so")
+        raise BadCertificate(f"{_label(issuer)}: is no authority: its basic constraints do not say so")
     if issuer.usage is not None and not issuer.usage.key_cert_sign:
-        raise BadCertificate(f"{label}: its key usage has no keyCertSign")
+        raise BadCertificate(f"{_label(issuer)}: its key usage has no keyCertSign")
     limit = issuer.constraints.path_length
     between = sum(below.subject != below.issuer for below in path[1:])
     if limit is not None and between > limit:
-        raise BadCertificate(f"{label}: permits {limit} authorities below it, {between} came")
+        raise BadCertificate(f"{_label(issuer)}: permits {limit} authorities below it, {between} came")
 
 
 def _check_signature(below: _Parsed, issuer: _Parsed) -> None:
     """The signature of `issuer` over `below`; SHA-2 or EdDSA."""
-    label = _label(below.certificate)
     try:
         used = below.certificate.signature_hash_algorithm
         if used is not None and not isinstance(used, _HASHES):
-            raise BadCertificate(f"{label}: is signed with {used.name}, SHA-2 is needed")
+            raise BadCertificate(f"{_label(below)}: is signed with {used.name}, SHA-2 is needed")
         below.certificate.verify_directly_issued_by(issuer.certificate)
     except InvalidSignature:
-        raise BadCertificate(f"{label}: the signature of {_dn(below.issuer)} does not fit") from None
+        raise BadCertificate(f"{_label(below)}: the signature of {_dn(below.issuer)} does not fit") from None
     except _UNREADABLE as error:
         if isinstance(error, BadCertificate):
             raise
-        raise BadCertificate(f"{label}: its signature cannot be checked: {error}") from None
+        raise BadCertificate(f"{_label(below)}: its signature cannot be checked: {error}") from None
 
 
 @lru_cache(maxsize=_PARSED_ROOTS)
@@ -350,12 +343,14 @@ def _dn(octets: bytes) -> str:
     return str(Identity(IdType.DER_ASN1_DN, octets))
 
 
-def _subject(fields: Fields) -> str:
-    """What to call a certificate before it is known to be sound."""
+def _place(fields: Fields | None) -> str:
+    """What to call a certificate before it is known to be sound; texts are made for errors alone."""
+    if fields is None:
+        return "certificate"
     name = "of an unreadable subject" if distinguished_name(fields.subject) is None else _dn(fields.subject)
-    return f"{name} with serial number {fields.serial.hex() or '(empty)'}"
+    return f"certificate {name} with serial number {fields.serial.hex() or '(empty)'}"
 
 
-def _label(certificate: x509.Certificate) -> str:
+def _label(parsed: _Parsed) -> str:
     """What to call a certificate in a sentence."""
-    return f"certificate {_dn(certificate.subject.public_bytes())}"
+    return f"certificate {_dn(parsed.subject)}"

@@ -33,7 +33,7 @@ from openmoat.ike.events import (
     Unanswerable,
     WeakPublicValue,
 )
-from openmoat.model.connection import Connection, Psk
+from openmoat.model.connection import Connection
 
 __all__ = ["CHEAP", "Answers", "Prover"]
 
@@ -54,6 +54,10 @@ class Prover(Protocol):
 
     def prove(self, question: AskOwnAuth) -> Answer:
         """`OwnAuth`, or `Unanswerable` where no key is at hand."""
+        ...
+
+    def proves_quickly(self, question: AskOwnAuth) -> bool:
+        """Whether `prove` takes less time than a thread would need to be asked."""
         ...
 
     def judge(self, question: AskPeerAuth) -> Answer:
@@ -106,9 +110,7 @@ class Answers:
         self._do(True, self._installer.install, question, reply)
 
     def _ask_own_auth(self, question: AskOwnAuth, reply: Reply) -> None:
-        connection = self._find_connection(question.connection)
-        is_cheap = connection is None or isinstance(connection.own, Psk)
-        self._do(is_cheap, self._prover.prove, question, reply)
+        self._do(self._prover.proves_quickly(question), self._prover.prove, question, reply)
 
     def _ask_peer_auth(self, question: AskPeerAuth, reply: Reply) -> None:
         self._do(question.method is AuthMethod.PSK, self._prover.judge, question, reply)

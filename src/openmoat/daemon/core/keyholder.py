@@ -8,7 +8,15 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from openmoat.crypto.auth import check_padded_psk, check_signature, padded_psk, padded_psk_octets, sign
-from openmoat.crypto.keys import PrivateKeyObject, PublicKeyObject, fingerprint, load_private_key, public_key, spki_of
+from openmoat.crypto.keys import (
+    PrivateKeyObject,
+    PublicKeyObject,
+    fingerprint,
+    kind_of,
+    load_private_key,
+    public_key,
+    spki_of,
+)
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.suites import PrfRow
 from openmoat.errors import BadSignature, CryptoError, Secret
@@ -27,6 +35,8 @@ from openmoat.model.connection import Authority, Connection, PrivateKey, Psk, Ra
 
 __all__ = ["Keyholder"]
 
+QUICK_KEYS = frozenset({"ECDSA secp256r1", "Ed25519"})
+"""Kinds of key that sign in well under a tenth of a millisecond."""
 _PARSED_KEYS = 1024
 """Public keys of peers that are kept in parsed form."""
 _SHOWN_KEYS = 4
@@ -56,6 +66,14 @@ class Keyholder:
         keys = {name: load_private_key(pem) for name, pem in private_keys.items()}
         self._psks, self._private_keys = MappingProxyType(dict(psks)), MappingProxyType(keys)
         self._padded_psks = {}
+
+    def proves_quickly(self, question: AskOwnAuth) -> bool:
+        """Whether `prove` takes less time than a thread would need to be asked: all but RSA and the larger curves."""
+        connection = self._find_connection(question.connection)
+        if connection is None or isinstance(connection.own, Psk):
+            return True
+        key = self._private_keys.get(connection.own.name)
+        return key is None or kind_of(key) in QUICK_KEYS
 
     def prove(self, question: AskOwnAuth) -> Answer:
         """`OwnAuth`, or `Unanswerable` where no key is at hand or the peer takes none of its kind."""

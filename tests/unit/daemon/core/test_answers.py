@@ -44,6 +44,9 @@ class Everybody:
     def prove(self, question: AskOwnAuth) -> Answer:
         return OwnAuth(question.ticket, AuthMethod.PSK, b"proof")
 
+    def proves_quickly(self, question: AskOwnAuth) -> bool:
+        return question.connection != "slow"
+
     def judge(self, question: AskPeerAuth) -> Answer:
         if question.connection == "broken":
             raise ZeroDivisionError
@@ -124,6 +127,21 @@ def ask_peer(connection: str, method: AuthMethod) -> AskPeerAuth:
         octets=b"",
         certificates=(),
     )
+
+
+@pytest.mark.parametrize(("connection", "is_quick"), [("office", True), ("slow", False)])
+def test_our_own_proof_is_made_in_the_loop_only_where_a_thread_would_take_longer(
+    connection: str, is_quick: bool
+) -> None:
+    question = AskOwnAuth(
+        ticket=5,
+        connection=connection,
+        identity=Identity.parse("portal.example"),
+        prf=PRF_HMAC_SHA2_256,
+        signed_octets=Secret(b"signed"),
+        peer_hashes=frozenset(),
+    )
+    assert answer(question) == (OwnAuth(5, AuthMethod.PSK, b"proof"), is_quick)
 
 
 def test_a_signature_is_judged_beside_the_loop() -> None:

@@ -215,3 +215,36 @@ def test_a_key_that_cannot_be_read_leaves_the_others_in_place() -> None:
     with pytest.raises(CryptoError, match="not readable"):
         holder.load({}, {"key": Secret(b"no key")})
     assert repr(holder) == "<1 shared secrets, 1 private keys>"
+
+
+@pytest.mark.parametrize(
+    ("own", "key", "is_quick"),
+    [
+        (Psk("shared"), ED25519, True),
+        (PrivateKey("key"), ED25519, True),
+        (PrivateKey("key"), ec.generate_private_key(ec.SECP256R1()), True),
+        (PrivateKey("key"), ec.generate_private_key(ec.SECP384R1()), False),
+        (PrivateKey("key"), rsa.generate_private_key(65537, 2048), False),
+        (PrivateKey("other"), ED25519, True),
+    ],
+)
+def test_what_takes_longer_than_asking_a_thread_is_known_by_the_kind_of_key(
+    own: Own, key: PrivateKeyObject, is_quick: bool
+) -> None:
+    question = AskOwnAuth(
+        ticket=7,
+        connection="office",
+        identity=PORTAL,
+        prf=PRF_HMAC_SHA2_256,
+        signed_octets=SIGNED,
+        peer_hashes=frozenset(),
+    )
+    assert keyholder(connection(own, Psk("shared")), key).proves_quickly(question) is is_quick
+
+
+def test_a_secret_that_was_loaded_anew_is_not_remembered_as_it_was() -> None:
+    holder = keyholder(connection(Psk("shared"), Psk("shared")))
+    question = shown(prove(Psk("shared")))
+    assert isinstance(holder.judge(question), PeerAccepted)
+    holder.load({"shared": Secret(b"another secret 0")}, {})
+    assert isinstance(holder.judge(question), PeerRefused)
