@@ -1,8 +1,9 @@
 """What moves the octets of one IKE SA: SPIs, path, message IDs, protection and fragments. Knows no exchange and no state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.protection import SkProtection
@@ -23,13 +24,11 @@ from openmoat.net import Path
 __all__ = ["Channel", "Malformed", "Received", "Unread"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True, gc=False):
     """It cannot be decrypted, or is not encrypted: a message of IKE_SA_INIT, or one that came before there were keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(msgspec.Struct, frozen=True, gc=False):
     """An authenticated peer has written what cannot be read."""
 
     error: MalformedMessage

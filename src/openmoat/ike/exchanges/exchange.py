@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+import msgspec
 
 from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.suites import IkeSuite
@@ -38,8 +39,7 @@ __all__ = [
 # What becomes of the IKE SA.
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why a negotiation came to nothing; the IKE SA makes a `NegotiationFailed` of it."""
 
     exchange: ExchangeType
@@ -49,8 +49,7 @@ class Failure:
     notify_sent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Successor:
+class Successor(msgspec.Struct, frozen=True):
     """A new IKE SA that a rekey has made, before anything is done with it (RFC 7296 2.18)."""
 
     spis: tuple[int, int]
@@ -62,31 +61,27 @@ class Successor:
     """We began the exchange."""
 
 
-@dataclass(frozen=True, slots=True)
-class Succeed:
+class Succeed(msgspec.Struct, frozen=True):
     """Our successor takes over, and this IKE SA is deleted; one that the peer has made meanwhile is left to the peer."""
 
     successor: Successor
     rival: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Yield:
+class Yield(msgspec.Struct, frozen=True):
     """The successor that the peer has made takes over; ours, where there is one, is deleted (RFC 7296 2.8.2)."""
 
     rival: int
     successor: Successor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True):
     """The peer has made a successor. It takes over, unless a rekey of ours is on its way."""
 
     successor: Successor
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """The IKE SA is over. `tells`: by a Delete of ours; else the peer knows it."""
 
     reason: DownReason
@@ -103,16 +98,14 @@ Doing = Callable[[int | None], Ours]
 Then = Callable[[Answer], "Step"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Put a question; its answer leads to the next step."""
 
     question: Callable[[Ticket], Question]
     then: Then
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send the request. Its response goes to `Exchange.on_response`."""
 
     payloads: Sequence[Payload]
@@ -122,16 +115,14 @@ class Send:
     """Don't Fragment, with `is_whole`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Send the response to the peer's request, and then go on."""
 
     payloads: Sequence[Payload]
     then: Callable[[], "Done"]
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(msgspec.Struct, frozen=True):
     """Another exchange is to follow, on the IKE SA that carries the Child SAs."""
 
     exchange: "Exchange"
@@ -139,8 +130,7 @@ class Want:
     """Before everything else that waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The exchange is over."""
 
     wants: tuple[Want, ...] = ()
@@ -148,8 +138,7 @@ class Done:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True):
     """The same exchange once more: at once, or after a while because the peer is busy (RFC 7296 2.25)."""
 
     is_busy: bool

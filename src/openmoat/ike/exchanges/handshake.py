@@ -1,7 +1,8 @@
 """An IKE SA before its session: what IKE_SA_INIT and IKE_AUTH work with, and the steps that only they take."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from openmoat.crypto.identities import Identity
 from openmoat.crypto.numbers import AuthMethod
@@ -71,44 +72,38 @@ class Handshake:
         self.context.timers.set((Timer.HANDSHAKE, self.channel.own_spi), at)
 
 
-@dataclass(frozen=True, slots=True)
-class AskFirst:
+class AskFirst(msgspec.Struct, frozen=True):
     """Put a question; its answer leads to the next step."""
 
     question: Callable[[Ticket], Question]
     then: Callable[[Answer], "HandshakeStep"]
 
 
-@dataclass(frozen=True, slots=True)
-class SendInit:
+class SendInit(msgspec.Struct, frozen=True):
     """Send this IKE_SA_INIT request, in place of the one that is open."""
 
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyInit:
+class ReplyInit(msgspec.Struct, frozen=True):
     """Answer the IKE_SA_INIT request."""
 
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SendAuth:
+class SendAuth(msgspec.Struct, frozen=True):
     """Send the IKE_AUTH request."""
 
     payloads: Sequence[Payload]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAgain:
+class ReadAgain(msgspec.Struct, frozen=True):
     """There are keys now: read these datagrams, which were held."""
 
     held: tuple[tuple[bytes, Path], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticated:
+class Authenticated(msgspec.Struct, frozen=True):
     """Both ends have proved who they are. The first Child SA follows, where one is asked for."""
 
     agreed: Agreed
@@ -120,8 +115,7 @@ class Authenticated:
     """The peer knows of no other IKE SA with us (RFC 7296 2.4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """Nothing comes of this attempt."""
 
     reason: DownReason
@@ -134,8 +128,7 @@ class GiveUp:
         return cls(reason, text, Failure(exchange, notify, reason, text))
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Nothing to do before something else comes."""
 
 
