@@ -104,23 +104,6 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
         """The text form, safe to print whatever the octets are; `parse` reads it back for all kinds it knows."""
         return _told(self)
 
-    def _text(self) -> str:
-        match self.type:
-            case IdType.IPV4_ADDR | IdType.IPV6_ADDR if len(self.value) == _ADDRESS_SIZES[self.type]:
-                return str(ipaddress.ip_address(self.value))
-            case IdType.FQDN | IdType.RFC822_ADDR:
-                return _printable(_decoded(self.value))
-            case IdType.DER_ASN1_DN if name := distinguished_name(self.value):
-                from cryptography.x509.oid import NameOID
-
-                return _printable(name.rfc4514_string({NameOID.EMAIL_ADDRESS: "E"}))
-            case IdType.KEY_ID:
-                return f"keyid:{self.value.hex()}"
-            case IdType.NULL:
-                return "(anonymous)"
-            case kind:
-                return f"{kind.name.lower()}:{self.value.hex()}"
-
 
 class PatternKind(Enum):
     """How an `IdentityPattern` compares."""
@@ -177,7 +160,7 @@ class IdentityPattern(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=_TOLD)
 def _told(identity: Identity) -> str:
-    text = identity._text()
+    text = _text(identity)
     if identity.type is IdType.FQDN and len(text) <= MAX_FQDN and _NAME.fullmatch(text):
         return text
     try:
@@ -187,6 +170,24 @@ def _told(identity: Identity) -> str:
     if reads_back or identity.type not in _TEXTS:
         return text
     return f"{'fqdn' if identity.type is IdType.FQDN else 'email'}:{text}"
+
+
+def _text(identity: Identity) -> str:
+    match identity.type:
+        case IdType.IPV4_ADDR | IdType.IPV6_ADDR if len(identity.value) == _ADDRESS_SIZES[identity.type]:
+            return str(ipaddress.ip_address(identity.value))
+        case IdType.FQDN | IdType.RFC822_ADDR:
+            return _printable(_decoded(identity.value))
+        case IdType.DER_ASN1_DN if name := distinguished_name(identity.value):
+            from cryptography.x509.oid import NameOID
+
+            return _printable(name.rfc4514_string({NameOID.EMAIL_ADDRESS: "E"}))
+        case IdType.KEY_ID:
+            return f"keyid:{identity.value.hex()}"
+        case IdType.NULL:
+            return "(anonymous)"
+        case kind:
+            return f"{kind.name.lower()}:{identity.value.hex()}"
 
 
 def distinguished_name(octets: bytes) -> "x509.Name | None":

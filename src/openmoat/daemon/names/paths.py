@@ -70,7 +70,7 @@ class Names:
             return local
         found, ttl = await self._ask(name)
         if found:
-            self._remember(name, _Known(found, self.clock() + min(max(ttl, MIN_TTL), MAX_TTL)))
+            self.remember(name, found, self.clock() + min(max(ttl, MIN_TTL), MAX_TTL))
             return found
         return known.addresses if known is not None else ()
 
@@ -107,8 +107,9 @@ class Names:
                 raise answer
         return tuple(found), ttl
 
-    def _remember(self, name: str, known: _Known) -> None:
-        self._known[name] = known
+    def remember(self, name: str, addresses: tuple[Address, ...], until: float) -> None:
+        """Keep an answer; where there are too many names, the one that was not asked for longest is forgotten."""
+        self._known[name] = _Known(addresses, until)
         self._known.move_to_end(name)
         while len(self._known) > MAX_NAMES:
             oldest, _ = self._known.popitem(last=False)

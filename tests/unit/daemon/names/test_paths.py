@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openmoat.daemon.names.paths import LINES_PER_MINUTE, MAX_NAMES, MAX_PATHS, Names, PathFinder, _Known
+from openmoat.daemon.names.paths import LINES_PER_MINUTE, MAX_NAMES, MAX_PATHS, Names, PathFinder
 from openmoat.ike.events import AskPath
 from scenario.link import connection
 
@@ -60,11 +60,11 @@ def test_lines_about_addresses_that_are_not_tried_are_bounded_and_then_counted(
 
 
 def test_the_name_that_was_not_asked_for_longest_is_forgotten_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    names, known = Names(lambda: 0.0), _Known((ipaddress.ip_address("192.0.2.1"),), 1.0)
+    names, known = Names(lambda: 0.0), (ipaddress.ip_address("192.0.2.1"),)
     for number in range(MAX_NAMES):
-        names._remember(f"n{number}.example", known)
+        names.remember(f"n{number}.example", known, until=1.0)
     assert caplog.messages == []
-    names._remember("one-more.example", known)
+    names.remember("one-more.example", known, until=1.0)
     (line,) = caplog.messages
     assert line.startswith(f"name n0.example: its addresses are forgotten, those of {MAX_NAMES} names are kept")
-    assert asyncio.run(names.addresses("n1.example", False)) == known.addresses
+    assert asyncio.run(names.addresses("n1.example", False)) == known
