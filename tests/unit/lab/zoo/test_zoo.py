@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,8 @@ FIELDS = [
 ]
 
 
-def row(**changes: object) -> Row:
-    fields: dict[str, object] = {
+def row(**changes: Any) -> Row:
+    fields: dict[str, Any] = {
         "path": "clean1500",
         "policy": "virtual",
         "server": "naughty",
@@ -52,7 +53,7 @@ def row(**changes: object) -> Row:
         "complete": True,
         "fragments_at_sink": 0,
     }
-    return Row(**{**fields, **changes})  # type: ignore[arg-type]
+    return Row(**{**fields, **changes})
 
 
 NEVER = {"first_octet_s": None, "octets": 0, "complete": False}
@@ -91,8 +92,9 @@ def test_quick_is_the_promise_on_two_paths_unless_more_is_named() -> None:
 
 @pytest.mark.parametrize("what", ["paths", "policies", "servers", "inners", "outers", "peers"])
 def test_a_name_that_there_is_not_is_told_with_those_that_there_are(what: str) -> None:
+    named: dict[str, Any] = {what: ("unicorn",)}
     with pytest.raises(ValueError, match="'unicorn' came"):
-        Options(**{what: ("unicorn",)})  # type: ignore[arg-type]
+        Options(**named)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
@@ -138,7 +140,7 @@ def test_towards_strongswan_tcp_is_promised_everywhere_and_all_else_where_fragme
     [NEVER, {"complete": False}, {"fragments_at_sink": 1}, {"path": "shrink1400", "recovery_s": 1.01}],
     ids=["never", "cut", "in fragments", "slow to recover"],
 )
-def test_a_promise_is_broken_by_whatever_does_not_arrive_whole_and_in_time(changes: Mapping[str, object]) -> None:
+def test_a_promise_is_broken_by_whatever_does_not_arrive_whole_and_in_time(changes: Mapping[str, Any]) -> None:
     assert is_kept(row())
     assert broken([row(), row(**changes)]) == [row(**changes)]
     assert " !" in to_text([row(**changes)])
