@@ -53,7 +53,7 @@ def test_every_error_code_of_the_control_socket_is_documented() -> None:
 def test_every_request_of_the_control_socket_is_documented() -> None:
     text = COMMANDS.read_text()
     for route in ROUTES:
-        assert f"`{route.method} {route.path.replace('{name}', 'NAME')}" in text
+        assert f"`{route.method} {route.path.replace('{name}', 'NAME').replace('{peer}', 'PEER')}" in text
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

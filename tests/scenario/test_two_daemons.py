@@ -341,6 +341,39 @@ def test_a_template_serves_a_peer_while_it_is_here(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def template_of(portal: str) -> str:
+    """The record of the portal, for many peers."""
+    text = portal.replace('"home.example"', '"*.example"').replace('addresses = ["192.0.2.1"]\n', "")
+    return text.replace('remote = "10.1.0.0/24"', 'remote = "10.0.0.0/15"')
+
+
+def test_one_peer_of_a_template_is_rekeyed_deleted_and_kept_out_by_its_identity(tmp_path: Path) -> None:
+    async def run() -> None:
+        portal = template_of(record("portal", tmp_path, start="none"))
+        async with pair(tmp_path, record("home", tmp_path), portal) as two:
+            await two.until(lambda: bool(two.home.active()) and bool(two.portal.backend.pairs))
+            handlers, peer = two.portal.daemon.handlers, "home.example"
+            before = set(two.portal.backend.pairs)
+            two.portal.backend.pairs[min(before)].inbound_packets = 5
+            assert "2 SAs are being rekeyed" in handlers.rekey("home", peer).text
+            await two.until(lambda: not before & set(two.portal.backend.pairs))
+            (there,) = handlers.connection("home").peers
+            assert there.counters.inbound_packets == 5
+            assert there.last_in is not None
+            after = set(two.portal.backend.pairs)
+            handlers.delete("home", peer)
+            await two.until(lambda: bool(two.portal.backend.pairs) and not after & set(two.portal.backend.pairs))
+            handlers.down("home", peer)
+            await two.until(lambda: not two.portal.backend.pairs and not two.home.backend.pairs)
+            (gone,) = handlers.connection("home").peers
+            assert (gone.ike, gone.reason, gone.counters.inbound_packets) == (None, Reason.ASKED, 5)
+            at_home = two.home.daemon.handlers
+            await two.until(lambda: at_home.connection("portal").reason is Reason.AUTHENTICATION_FAILED)
+            assert handlers.connection("home").state is ConnectionState.WAITING
+
+    asyncio.run(run())
+
+
 def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or_suspected(tmp_path: Path) -> None:
     async def run() -> None:
         async with pair(tmp_path, record("home", tmp_path), record("portal", tmp_path, start="none")) as two:

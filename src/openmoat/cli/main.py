@@ -41,6 +41,10 @@ UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 connection_argument = click.argument("connection", type=ConnectionName(), help="Name of a connection.")
 
+peer_option = click.option(
+    "--peer", metavar="IDENTITY", help="Only this peer, by its identity as `moat status` shows it."
+)
+
 
 @click.group(name="moat", cls=MoatGroup, no_args_is_help=True)
 @click.option("--socket", envvar="MOAT_SOCKET", show_envvar=True, help="Control socket of moatd.", metavar="PATH")
@@ -78,16 +82,55 @@ def up(connection: str, wait: float, as_json: bool) -> None:
     show_connection(status, as_json=as_json)
 
 
-@app.command(examples={"moat down office": "stop it"})
+@app.command(
+    examples={
+        "moat down office": "stop it",
+        "moat down homes --peer anna.homes.example": "stop one peer of a template; the others stay",
+    }
+)
 @connection_argument
+@peer_option
 @json_option
-def down(connection: str, as_json: bool) -> None:
-    """Stop a connection and keep it down.
+def down(connection: str, peer: str | None, as_json: bool) -> None:
+    """Stop a connection, or one peer of it, and keep it down.
 
     It stays down, also after a reload, until `moat up` or until its configuration changes.
     """
     with asking(as_json=as_json) as client:
-        done = client.down(connection)
+        done = client.down(connection) if peer is None else client.down_peer(connection, peer)
+    show(done, done.text, as_json=as_json)
+
+
+@app.command(
+    examples={
+        "moat rekey office": "new keys for the IKE SA and all Child SAs",
+        "moat rekey homes --peer anna.homes.example": "the same for one peer of a template",
+    }
+)
+@connection_argument
+@peer_option
+@json_option
+def rekey(connection: str, peer: str | None, as_json: bool) -> None:
+    """Replace the keys of a connection, or of one peer of it.
+
+    Traffic goes on while new SAs replace the old ones.
+    """
+    with asking(as_json=as_json) as client:
+        done = client.rekey(connection) if peer is None else client.rekey_peer(connection, peer)
+    show(done, done.text, as_json=as_json)
+
+
+@app.command(examples={"moat delete homes --peer anna.homes.example": "delete its SAs"})
+@connection_argument
+@click.option("--peer", required=True, metavar="IDENTITY", help="Identity of the peer, as `moat status` shows it.")
+@json_option
+def delete(connection: str, peer: str, as_json: bool) -> None:
+    """Delete the SAs with one peer.
+
+    The peer may come back at once, and a connection that is kept up starts again. `moat down` keeps it down.
+    """
+    with asking(as_json=as_json) as client:
+        done = client.delete_peer(connection, peer)
     show(done, done.text, as_json=as_json)
 
 

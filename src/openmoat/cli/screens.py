@@ -95,7 +95,8 @@ def connection_screen(connection: ConnectionStatus, now: float) -> str:
     addresses = f" at {', '.join(connection.addresses)}" if connection.addresses else ""
     lines += _field("peer", f"{connection.remote}{addresses}")
     if connection.is_template:
-        lines += _field("", f"a template; peers here now: {len(connection.peers)}")
+        lines += _field("", f"a template; peers here now: {_here(connection)}")
+    lines += _group(connection, now)
     for peer in connection.peers[:MAX_SHOWN]:
         lines += _peer_lines(peer, connection, now)
     if connection.source:
@@ -199,7 +200,22 @@ def _summary(connection: ConnectionStatus, now: float) -> Iterator[str]:
             yield from _field(child.name, f"{child.local} = {child.remote}")
         yield from _field("", _traffic(peer.counters))
     if connection.is_template:
-        yield from _field("peers", f"{len(connection.peers)} here, matching {connection.remote}")
+        yield from _field("peers", f"{_here(connection)} here, matching {connection.remote}")
+    yield from _group(connection, now)
+
+
+def _here(connection: ConnectionStatus) -> int:
+    """How many peers of a template are here; others are told of for their counters."""
+    return sum(peer.ike is not None for peer in connection.peers)
+
+
+def _group(connection: ConnectionStatus, now: float) -> list[str]:
+    """Which of the alternatives carries, and why that one."""
+    group = connection.group
+    if group is None:
+        return []
+    since = f" (for {span(now - group.since)})" if group.since is not None else ""
+    return _field("group", f"{group.name}, order {group.order}: {group.text}{since}")
 
 
 def _state(connection: ConnectionStatus, now: float) -> str:
@@ -229,9 +245,14 @@ def _peer_lines(peer: PeerStatus, connection: ConnectionStatus, now: float) -> I
         yield from ["", *_field("peer", peer.identity)]
     if peer.ike:
         yield from _ike_lines(peer.ike, now)
+    elif peer.reason is not None:
+        yield from _field("gone", f"{_ago(peer.since, now)}: {REASONS[peer.reason].sentence}")
     for child in peer.children:
         yield from _child_lines(child, now)
     yield from _field("traffic", _traffic(peer.counters))
+    last = [f"{word} {_ago(at, now)}" for word, at in (("in", peer.last_in), ("out", peer.last_out)) if at is not None]
+    if last:
+        yield from _field("", f"last packet {', '.join(last)}")
 
 
 def _ike_lines(ike: IkeStatus, now: float) -> Iterator[str]:

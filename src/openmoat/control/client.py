@@ -72,6 +72,22 @@ class Client:
         """End it and keep it down, also over reloads."""
         return self.ask(Routes.DOWN, name=name)
 
+    def rekey(self, name: str) -> Done:
+        """Replace the keys of all its SAs."""
+        return self.ask(Routes.REKEY, name=name)
+
+    def down_peer(self, name: str, peer: str) -> Done:
+        """End what it has with one peer, by its identity, and keep that down."""
+        return self.ask(Routes.PEER_DOWN, name=name, peer=peer)
+
+    def rekey_peer(self, name: str, peer: str) -> Done:
+        """Replace the keys of all SAs with one peer."""
+        return self.ask(Routes.PEER_REKEY, name=name, peer=peer)
+
+    def delete_peer(self, name: str, peer: str) -> Done:
+        """Delete all SAs with one peer; it may come back at once."""
+        return self.ask(Routes.PEER_DELETE, name=name, peer=peer)
+
     def probe(self, name: str) -> Done:
         """Find out now what its paths carry; `connection` shows the result."""
         return self.ask(Routes.PROBE, name=name)

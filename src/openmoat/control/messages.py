@@ -31,6 +31,7 @@ __all__ = [
     "ErrorCode",
     "ErrorReply",
     "Failure",
+    "GroupStatus",
     "IkeStatus",
     "Log",
     "Loop",
@@ -65,6 +66,7 @@ class ErrorCode(StrEnum):
     """Everything that can be wrong with a request; the guide has a sentence for each."""
 
     UNKNOWN_CONNECTION = "unknown-connection"
+    UNKNOWN_PEER = "unknown-peer"
     UNKNOWN_PATH = "unknown-path"
     UNKNOWN_METHOD = "unknown-method"
     BAD_REQUEST = "bad-request"
@@ -232,6 +234,19 @@ class ChildStatus(Part, frozen=True, kw_only=True):
     sizes: ChildSizes | None = None
 
 
+class GroupStatus(Part, frozen=True, kw_only=True):
+    """Where a connection stands among the alternatives of its group."""
+
+    name: str
+    order: int
+    carries: tuple[str, ...] = ()
+    """Children whose packets leave by this connection now."""
+    since: float | None = None
+    """Since when; None where it carries nothing."""
+    text: str = ""
+    """Which connection carries, since when, and why that one."""
+
+
 class PeerStatus(Part, frozen=True, kw_only=True):
     """One peer of a connection, by its authenticated identity; a template may have many."""
 
@@ -296,6 +311,8 @@ class ConnectionStatus(Message, frozen=True, kw_only=True, tag="moat.connection/
     remote: str
     """The peer's identity, or the pattern."""
     addresses: tuple[str, ...] = ()
+    group: GroupStatus | None = None
+    """None: it has no alternatives."""
     source: str = ""
     """File in which it is configured."""
     peers: tuple[PeerStatus, ...] = ()
@@ -437,6 +454,14 @@ class Routes:
     CONNECTION = Route(method="GET", path="/v1/connections/{name}", access=Access.READ, reply=ConnectionStatus)
     UP = Route(method="POST", path="/v1/connections/{name}/up", access=Access.CHANGE, reply=Done)
     DOWN = Route(method="POST", path="/v1/connections/{name}/down", access=Access.CHANGE, reply=Done)
+    REKEY = Route(method="POST", path="/v1/connections/{name}/rekey", access=Access.CHANGE, reply=Done)
+    PEER_DOWN = Route(method="POST", path="/v1/connections/{name}/peers/{peer}/down", access=Access.CHANGE, reply=Done)
+    PEER_REKEY = Route(
+        method="POST", path="/v1/connections/{name}/peers/{peer}/rekey", access=Access.CHANGE, reply=Done
+    )
+    PEER_DELETE = Route(
+        method="POST", path="/v1/connections/{name}/peers/{peer}/delete", access=Access.CHANGE, reply=Done
+    )
     PROBE = Route(method="POST", path="/v1/connections/{name}/probe", access=Access.CHANGE, reply=Done)
     RELOAD = Route(method="POST", path="/v1/reload", access=Access.CHANGE, reply=Reloaded)
     LOG = Route(method="GET", path="/v1/log", access=Access.READ, reply=Log)

@@ -171,6 +171,7 @@ class Daemon:
             loaded=self.loaded,
             peers=self.peers,
             installer=self.installer,
+            switches=self._switches,
             device=self._settings.device,
             clock=self.driver.clock,
         )

@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 
 from openmoat import __version__
 from openmoat.control.messages import ConnectionStatus, Done, Entry, ErrorCode, Log, Reloaded, Status, Version
+from openmoat.crypto.identities import Identity
 from openmoat.daemon.core.verbs import Verbs
 from openmoat.daemon.host.path_sizes import PathSizes
-from openmoat.daemon.peers import Peers
+from openmoat.daemon.peers import Peer, Peers
 from openmoat.daemon.reloader import Reloader
 from openmoat.daemon.status import overview
 from openmoat.daemon.status.journal import Journal
@@ -81,12 +82,38 @@ class Handlers:
             return Done(text=f'connection "{name}" waits for its peer, which has no address here', connection=name)
         return Done(text=f'connection "{name}" is being negotiated', connection=name)
 
-    def down(self, name: str) -> Done:
-        """End it, and keep it down until `up` or a change of it."""
-        self._find(name)
+    def down(self, name: str, peer: str | None = None) -> Done:
+        """End it, or what it has with one peer, and keep that down until `up` or a change of it."""
+        connection = self._find(name)
+        if peer is not None:
+            identity = self._identity(connection, peer)
+            self._verbs.take_down(name, identity)
+            return Done(text=f'peer {identity} of connection "{name}" is down until: moat up {name}', connection=name)
         if name not in self._loaded.conflicts:
             self._verbs.take_down(name)
         return Done(text=f'connection "{name}" is down until: moat up {name}', connection=name)
+
+    def rekey(self, name: str, peer: str | None = None) -> Done:
+        """Replace the keys of all its SAs, or of those with one peer. Packets flow on."""
+        connection = self._find(name)
+        peers = [self._here(connection, peer)] if peer is not None else list(self._peers.of(name))
+        count = 0
+        for one in peers:
+            for ike in list(one.ike_sas):
+                self._verbs.rekey_ike(ike)
+            for handle in list(one.children):
+                self._verbs.rekey_child(handle)
+            count += len(one.ike_sas) + len(one.children)
+        if not count:
+            raise ControlError(ErrorCode.BUSY, f'connection "{name}": it has no SAs to rekey', f"moat status {name}")
+        return Done(text=f'connection "{name}": {count} SAs are being rekeyed', connection=name)
+
+    def delete(self, name: str, peer: str) -> Done:
+        """Delete all SAs with one peer. It may come back at once, and what is kept up does."""
+        one = self._here(self._find(name), peer)
+        for ike in list(one.ike_sas):
+            self._verbs.delete_ike(ike)
+        return Done(text=f'the SAs with peer {one.identity} of connection "{name}" are deleted', connection=name)
 
     def probe(self, name: str) -> Done:
         """Find out now what the paths to its peers carry."""
@@ -113,6 +140,29 @@ class Handlers:
                 yield overview.entry(line)
         finally:
             self._journal.unfollow(queue)
+
+    def _identity(self, connection: Connection, peer: str) -> Identity:
+        """A peer that this connection may have, whether it is here or not."""
+        for one in self._peers.of(connection.name):
+            if str(one.identity) == peer:
+                return one.identity
+        try:
+            identity = Identity.parse(peer)
+        except ValueError as error:
+            raise ControlError(ErrorCode.UNKNOWN_PEER, f"peer: {error}", f"moat status {connection.name}") from None
+        if not connection.peer.identity.matches(identity):
+            text = f'connection "{connection.name}": {identity} is not a peer of {connection.peer.identity}'
+            raise ControlError(ErrorCode.UNKNOWN_PEER, text, f"moat status {connection.name}")
+        return identity
+
+    def _here(self, connection: Connection, peer: str) -> Peer:
+        """A peer that has SAs now."""
+        identity = self._identity(connection, peer)
+        found = self._peers.find(connection.name, identity)
+        if found is None or not found.ike_sas:
+            text = f'connection "{connection.name}": peer {identity} is not here'
+            raise ControlError(ErrorCode.UNKNOWN_PEER, text, f"moat status {connection.name}")
+        return found
 
     def _find(self, name: str) -> Connection:
         connection = self._loaded.find(name)

@@ -15,11 +15,13 @@ from openmoat.control.messages import (
     Counters,
     Entry,
     Failure,
+    GroupStatus,
     IkeStatus,
     OutsideSize,
     PeerStatus,
 )
 from openmoat.control.reasons import Reason
+from openmoat.daemon.host.switches import Standing
 from openmoat.daemon.peers import LiveChildSa, LiveIkeSa, Peer, Record
 from openmoat.daemon.status.journal import Entry as JournalEntry
 from openmoat.dataplane.backend import SaCounters
@@ -50,6 +52,8 @@ class Facts:
 
     record: Record
     peers: Sequence[Peer] = ()
+    standings: Sequence[Standing] = ()
+    """Where it stands in its group, child by child; empty without one."""
     core: CoreStatus | None
     """None where the core has not been given it."""
     failed: NegotiationFailed | None = None
@@ -81,10 +85,33 @@ def connection_status(connection: Connection, facts: Facts, failure: Failure | N
         local=str(connection.local_identity),
         remote=str(connection.peer.identity),
         addresses=tuple(str(address) for address in connection.peer.addresses),
+        group=group_status(connection, facts),
         source=facts.source,
         peers=peers(connection, facts),
         failure=failure,
     )
+
+
+def group_status(connection: Connection, facts: Facts) -> GroupStatus | None:
+    """Whether it carries, since when, and why."""
+    if connection.group is None:
+        return None
+    carries = [one for one in facts.standings if one.active == connection.name]
+    others = [one for one in facts.standings if one.active not in {connection.name, None}]
+    told = [f"carries {one.child}{absent(one)}" for one in carries]
+    told += [f'"{one.active}" carries {one.child}{absent(one)}' for one in others]
+    return GroupStatus(
+        name=connection.group,
+        order=connection.order,
+        carries=tuple(one.child for one in carries),
+        since=max((one.since for one in carries if one.since is not None), default=None),
+        text="; ".join(told) or "no connection of the group is up",
+    )
+
+
+def absent(standing: Standing) -> str:
+    """The connections that would carry if they were up."""
+    return f"; before it, and not up: {', '.join(standing.before)}" if standing.before else ""
 
 
 def retry_at(facts: Facts) -> float | None:

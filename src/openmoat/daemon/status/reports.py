@@ -9,6 +9,7 @@ from openmoat.control.messages import ConnectionStatus, ErrorCode, Failure, Loop
 from openmoat.daemon.core.driver import Driver
 from openmoat.daemon.core.installer import Installer
 from openmoat.daemon.host.keeper import HostKeeper
+from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers, Record
 from openmoat.daemon.reloader import Loaded
 from openmoat.daemon.status import overview
@@ -86,19 +87,20 @@ class Reports:
         loaded: Loaded,
         peers: Peers,
         installer: Installer,
+        switches: Switches,
         device: str,
         clock: Callable[[], float],
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is that of the core; `device`, the TUN in use."""
         self._core = core
         self._loaded = loaded
         self._peers = peers
         self._installer = installer
+        self._switches = switches
         self._clock = clock
-        self.wall_clock = wall_clock
+        self.wall_clock = time.time
         self.device = device
-        self.since = wall_clock()
+        self.since = self.wall_clock()
         """When the daemon started."""
 
     def counts(self) -> Mapping[str, int]:
@@ -161,6 +163,7 @@ class Reports:
         facts = overview.Facts(
             record=record,
             peers=peers,
+            standings=self._switches.standings(name) if connection.group is not None else (),
             failed=self._peers.failures.find(record.failure) if record.failure is not None else None,
             core=self._core.connection(name),
             source=self._loaded.configuration.sources.get(name, ""),
