@@ -11,6 +11,7 @@ from openmoat.ike.events import (
     IkeSaUp,
     NegotiationFailed,
     PeerMoved,
+    PeerSilent,
     RemoveChildSa,
 )
 from openmoat.ike.upkeep import Phase
@@ -276,6 +277,23 @@ def test_both_deleting_the_ike_sa_end_at_once() -> None:
 
 
 # Liveness.
+
+
+def test_a_peer_that_leaves_a_request_unanswered_for_a_while_is_told_of_and_so_is_its_answer() -> None:
+    link = Link()
+    home, portal = establish(link, retry=False)
+    ike = home.ike().ike
+    link.loss = 1.0
+    home.do("probe", ike)
+    link.run(4)
+    assert home.told(PeerSilent) == []
+    link.run(1)
+    assert home.told(PeerSilent) == [PeerSilent(ike, is_silent=True)]
+    link.loss = 0.0
+    link.run(10)
+    assert home.told(PeerSilent) == [PeerSilent(ike, is_silent=True), PeerSilent(ike, is_silent=False)]
+    assert portal.told(PeerSilent) == []
+    assert home.ike().ike == ike
 
 
 def test_a_peer_that_dies_is_noticed_and_replaced_within_a_minute() -> None:

@@ -13,7 +13,7 @@ from openmoat.daemon.peers import Peers
 from openmoat.daemon.status.journal import Journal
 from openmoat.dataplane.backend import Acquire, Spi
 from openmoat.dataplane.wire import Wire
-from openmoat.ike.events import Event, IkeSaDown, IkeSaUp
+from openmoat.ike.events import Event, IkeSaDown, IkeSaUp, PeerSilent
 from openmoat.system.links import InterfaceAddress
 
 __all__ = ["Distribution"]
@@ -53,6 +53,8 @@ class Distribution:
         match event:
             case IkeSaUp(ike=ike):
                 self._wire.know_spis([ike], [])
+            case PeerSilent():
+                self._installer.suspect(event)
             case IkeSaDown(ike=ike):
                 self._wire.know_spis([], [ike])
             case _:

@@ -48,6 +48,7 @@ __all__ = [
     "PeerAccepted",
     "PeerMoved",
     "PeerRefused",
+    "PeerSilent",
     "Question",
     "Refused",
     "RemoveChildSa",
@@ -402,6 +403,13 @@ class ChildSaDown(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
 
 
+class PeerSilent(msgspec.Struct, frozen=True, gc=False):
+    """A request has been sent several times and not been answered so far; or it is answered after all."""
+
+    ike: IkeSpi
+    is_silent: bool
+
+
 class PeerMoved(msgspec.Struct, frozen=True, gc=False):
     """All SAs of this IKE SA now use another path; only an authenticated packet brings this about (RFC 7296 2.23)."""
 
@@ -479,6 +487,7 @@ Event = (
     | ChildSaUp
     | ChildSaDown
     | PeerMoved
+    | PeerSilent
     | SizeProbed
     | FragmentsProbed
     | NegotiationFailed

@@ -8,7 +8,7 @@ from openmoat.ike.channel import Channel, Malformed, Unread
 from openmoat.ike.config import Count
 from openmoat.ike.context import Context, Timer
 from openmoat.ike.errors import ProtocolError
-from openmoat.ike.events import DownReason, PeerMoved
+from openmoat.ike.events import DownReason, PeerMoved, PeerSilent
 from openmoat.ike.exchange_runner import ExchangeRunner
 from openmoat.ike.exchanges import sa_init
 from openmoat.ike.exchanges.collisions import Theirs, Verdict, answer
@@ -61,12 +61,15 @@ from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-__all__ = ["DELETE_SECONDS", "LINGER_SECONDS", "IkeSa"]
+__all__ = ["DELETE_SECONDS", "LINGER_SECONDS", "SILENT_AFTER", "IkeSa"]
 
 DELETE_SECONDS = 60.0
 """A deleted IKE SA is forgotten after this time, whether its Delete could be sent or not."""
 LINGER_SECONDS = 20.0
 """A closed IKE SA answers a repeated last request for this time; one that was replaced waits as long for its Delete."""
+SILENT_AFTER = 5
+"""Times that a request is sent, in four seconds, before it is told that the peer does not answer. The probe of a size is sent
+three times as large as what it asks for; what follows is small."""
 ERROR_TEXT = "an error in moatd; its log has the traceback"
 
 
@@ -342,6 +345,18 @@ class IkeSa(ExchangeRunner):
             self._report(Failure(self._kind_of_ours(), None, DownReason.PEER_SILENT, text))
         self.forget(DownReason.PEER_SILENT, text)
 
+    def retransmit(self) -> None:
+        """See `ExchangeRunner.retransmit`; that the peer does not answer for a while is told once."""
+        super().retransmit()
+        sent = self.channel.window.sent
+        if sent is not None and sent.sent == SILENT_AFTER and self.is_carrier:
+            self._tell_silence(is_silent=True)
+
+    def _tell_silence(self, *, is_silent: bool) -> None:
+        if self.liveness.is_silent is not is_silent:
+            self.liveness.is_silent = is_silent
+            self._context.emit(PeerSilent(self.own_spi, is_silent))
+
     # Receiving.
 
     def receive(self, header: Header, datagram: bytes, path: Path) -> None:
@@ -371,6 +386,7 @@ class IkeSa(ExchangeRunner):
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
         self._context.subject = self
         self.liveness.hear(self._context.now)
+        self._tell_silence(is_silent=False)
         if self.session is None:
             self.channel.path = path  # an initiator goes over to port 4500 with IKE_AUTH
         elif not self.is_over:

@@ -11,11 +11,13 @@ IDLE_PROBES = 8
 class Liveness:
     """Signs of life of one IKE SA. Packets of its Child SAs count as well as its own messages."""
 
-    __slots__ = ("_inbound", "_is_owed", "_outbound", "heard")
+    __slots__ = ("_inbound", "_is_owed", "_outbound", "heard", "is_silent")
 
     def __init__(self, now: float) -> None:
         self.heard = now
         """When an authenticated, fresh message, or a packet, last came in."""
+        self.is_silent = False
+        """A request has been sent several times without an answer so far."""
         self._inbound = self._outbound = 0
         self._is_owed = False
         """We have sent packets since anything came in."""

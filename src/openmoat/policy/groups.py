@@ -28,13 +28,15 @@ class Alternatives:
     Every pair receives from when it is installed, whichever sends: a change of the sender loses nothing that was on its way.
     """
 
-    __slots__ = ("_ready", "active")
+    __slots__ = ("_ready", "_silent", "active")
 
     def __init__(self) -> None:
         self.active: Member | None = None
         """The connection whose pairs send; None while there is none."""
         self._ready: dict[int, Member] = {}
         """By pair, oldest first."""
+        self._silent: set[int] = set()
+        """Pairs whose peer does not answer: they send only while there are no others."""
 
     def __bool__(self) -> bool:
         return bool(self._ready)
@@ -55,6 +57,15 @@ class Alternatives:
     def remove(self, pair: int) -> tuple[int, ...]:
         """A pair carries nothing any more. Answers with the pairs to activate before it goes."""
         self._ready.pop(pair, None)
+        self._silent.discard(pair)
+        return self._pairs() if self._choose() else ()
+
+    def suspect(self, pair: int, *, is_silent: bool) -> tuple[int, ...]:
+        """The peer of a pair does not answer, or answers again. Answers with the pairs to activate now."""
+        if pair in self._ready and is_silent:
+            self._silent.add(pair)
+        else:
+            self._silent.discard(pair)
         return self._pairs() if self._choose() else ()
 
     def rank(self, member: Member) -> tuple[int, ...]:
@@ -68,7 +79,9 @@ class Alternatives:
 
     def _choose(self) -> bool:
         """Whether another connection sends from now on."""
-        before, self.active = self.active, min(self._ready.values(), default=None)
+        rows = ((pair in self._silent, member) for pair, member in self._ready.items())
+        _, first = min(rows, default=(False, None))
+        before, self.active = self.active, first
         return self.active is not None and self.active != before
 
     def _pairs(self) -> tuple[int, ...]:

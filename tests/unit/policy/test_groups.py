@@ -48,6 +48,18 @@ def test_all_pairs_of_a_connection_that_takes_over_are_activated_oldest_first() 
     assert alternatives.remove(1) == (3, 2)
 
 
+def test_a_peer_that_does_not_answer_sends_only_while_there_is_no_other() -> None:
+    alternatives = Alternatives()
+    alternatives.add(1, FIRST)
+    assert alternatives.suspect(1, is_silent=True) == ()
+    assert alternatives.active == FIRST
+    assert alternatives.add(2, SECOND) == (2,)
+    assert alternatives.suspect(2, is_silent=True) == (1,)
+    assert alternatives.suspect(2, is_silent=False) == (2,)
+    assert alternatives.suspect(1, is_silent=False) == (1,)
+    assert alternatives.suspect(7, is_silent=True) == ()
+
+
 def test_another_order_moves_what_sends_at_once() -> None:
     alternatives = Alternatives()
     alternatives.add(1, FIRST)

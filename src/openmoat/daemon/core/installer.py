@@ -35,6 +35,7 @@ from openmoat.ike.events import (
     ChildSa,
     Installed,
     PeerMoved,
+    PeerSilent,
     Refused,
     RemoveChildSa,
     Spis,
@@ -122,6 +123,11 @@ class Installer:
         child = self._peers.child(event.local_spi)
         if child is not None:
             self._activate(self._switches.announce(child))
+
+    def suspect(self, event: PeerSilent) -> None:
+        """A peer does not answer, or answers again: others of its group send as long as it does not."""
+        for child in self._peers.children_of(event.ike):
+            self._activate(self._switches.suspect(child.local_spi, is_silent=event.is_silent))
 
     def _activate(self, pairs: Iterable[Spi]) -> None:
         commands = [Activate(pair) for pair in pairs]

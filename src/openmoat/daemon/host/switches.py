@@ -27,7 +27,7 @@ class Standing:
     since: float | None
     """Wall clock: since when it is that one."""
     before: tuple[str, ...]
-    """Connections that come before the active one in order, and are not up."""
+    """Connections that come before the active one in order, and are not up, or do not answer."""
 
 
 @dataclass(slots=True)
@@ -78,6 +78,16 @@ class Switches:
             del self._policies[name]
         return pairs
 
+    def suspect(self, pair: Spi, *, is_silent: bool) -> tuple[Spi, ...]:
+        """The peer of a pair does not answer, or answers again. Answers with the pairs to activate now."""
+        policy = self._policies.get(self._by_pair.get(pair, ""))
+        if policy is None:
+            return ()
+        before = policy.alternatives.active
+        pairs = policy.alternatives.suspect(pair, is_silent=is_silent)
+        self._tell(policy, before, "; it does not answer" if is_silent else "")
+        return pairs
+
     def reorder(self, connections: Iterable[str]) -> tuple[Spi, ...]:
         """Orders may have become others. Answers with the pairs to activate now."""
         pairs: tuple[Spi, ...] = ()
@@ -103,7 +113,7 @@ class Switches:
             child, active.connection if active else None, policy.since if policy is not None else None, before
         )
 
-    def _tell(self, policy: _Policy, before: Member | None) -> None:
+    def _tell(self, policy: _Policy, before: Member | None, why: str = "") -> None:
         active = policy.alternatives.active
         after = active.connection if active is not None else None
         if after == (before.connection if before is not None else None):
@@ -114,6 +124,7 @@ class Switches:
         elif before is None:
             level, text = logging.INFO, f'group "{policy.group}": "{after}" carries child "{policy.child}"'
         else:
-            text = f'group "{policy.group}": "{after}" carries child "{policy.child}" now, instead of "{before.connection}"'
-            level = logging.INFO if before.connection in policy.alternatives.members else logging.WARNING
+            text = f'group "{policy.group}": "{after}" carries child "{policy.child}" now, instead of "{before.connection}"{why}'
+            is_well = before.connection in policy.alternatives.members and not why
+            level = logging.INFO if is_well else logging.WARNING
         self._journal.note("group-switched", level, text, {"conn": after or "-"})

@@ -111,7 +111,7 @@ def group_status(connection: Connection, facts: Facts) -> GroupStatus | None:
 
 def absent(standing: Standing) -> str:
     """The connections that would carry if they were up."""
-    return f"; before it, and not up: {', '.join(standing.before)}" if standing.before else ""
+    return f"; before it, and not available: {', '.join(standing.before)}" if standing.before else ""
 
 
 def retry_at(facts: Facts) -> float | None:
