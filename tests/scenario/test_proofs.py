@@ -51,7 +51,7 @@ class KeyedHost(Host):
             case AskOwnAuth():
                 return self.keyholder.prove(question)
             case AskPeerAuth():
-                return self.keyholder.judge(question)
+                return self.keyholder.check_peer(question)
         return super().reply(question)
 
 

@@ -144,7 +144,7 @@ def _outside_lines(path: "OutsideSize | None", now: float) -> Iterator[str]:
     learned = LEARNED[path.learned] + (f" {span(now - path.at)} ago" if path.at is not None else "")
     yield f"  path     {path.size} octets, {learned}; {PASSAGE[path.fragments_pass]}"
     if path.hints:
-        yield f"           heeded ICMP about too large packets {path.hints} times"
+        yield f"           ICMP about too large packets used {path.hints} times"
     if path.black_hole is not None:
         hole = path.black_hole
         yield f"           {hole.before} octets were lost {span(now - hole.at)} ago, {hole.after} were found instead"

@@ -161,6 +161,7 @@ class OutsideSize(Part, frozen=True, kw_only=True):
     """The last one."""
 
 
+# Many attributes: one field of the JSON for each thing that is counted; a nesting would only hide them.
 class ChildSizes(Part, frozen=True, kw_only=True):
     """What is done about sizes on one child, and what it came to since the daemon started, over all its SAs. Only where one
     connection was asked for.
@@ -211,6 +212,7 @@ class IkeStatus(Part, frozen=True, kw_only=True):
     outside: OutsideSize | None = None
 
 
+# Many attributes: the fields of one row of the JSON.
 class ChildStatus(Part, frozen=True, kw_only=True):
     """One Child SA."""
 
@@ -290,6 +292,7 @@ class Failure(Part, frozen=True, kw_only=True):
     advice: str = ""
 
 
+# Many attributes: the fields of one row of the JSON.
 class ConnectionStatus(Message, frozen=True, kw_only=True, tag="moat.connection/1"):
     """One connection, as it is."""
 

@@ -65,8 +65,8 @@ REASONS: Mapping[Reason, ReasonRow] = {
         "an error in moatd ended it; it is negotiated again", "report the traceback: journalctl -u moatd"
     ),
     Reason.CONFLICT: ReasonRow(
-        "another peer already has these selectors",
-        "give both the same group if they are alternatives, else other selectors or a priority; then moat reload",
+        "its networks and those of another connection exclude each other",
+        "change the configuration as the text says, then moat reload",
     ),
     Reason.NOT_ASKED: ReasonRow("waiting for the peer, for traffic or for you", "moat up {name}"),
 }

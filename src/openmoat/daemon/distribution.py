@@ -22,6 +22,7 @@ __all__ = ["Distribution"]
 class Distribution:
     """Meets `core.driver.Listener` and `host.keeper.AddressListener`."""
 
+    # Many parameters: one for each part that follows events, so that none can be forgotten.
     def __init__(
         self,
         *,
@@ -35,7 +36,6 @@ class Distribution:
         policies: Policies,
         verbs: Verbs,
     ) -> None:
-        # More parameters than a function may have: one for each part that follows events, so that none can be forgotten.
         self._journal = journal
         self._peers = peers
         self._wire = wire

@@ -202,7 +202,7 @@ class Daemon:
         """Guard first, then load, then listen: until then peers wait, instead of being told that nobody knows them."""
         if self._host is not None:
             await self._host.start()
-        reloaded = await self.reloader.bring_about(configuration)
+        reloaded = await self.reloader.apply(configuration)
         self.driver.start()
         self._outer_icmp.start()
         for name, why in reloaded.refused.items():
@@ -277,7 +277,7 @@ def source_for(address: Address) -> Address | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until SIGTERM or SIGINT. Exit code 2: the configuration has faults; 1: the host refused something."""
+    """Run until SIGTERM or SIGINT. Exit code 2: the configuration has errors; 1: the host refused something."""
     options = parse_arguments(arguments)
     set_up_logging("info")
     gc.set_threshold(*COLLECT_AFTER)  # before anything is loaded: almost nothing of that is garbage either

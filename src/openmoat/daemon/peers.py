@@ -172,7 +172,7 @@ class Peer:
 
 @dataclass(slots=True)
 class Record:
-    """A loaded connection, beside its peers."""
+    """What is known of a loaded connection besides its peers."""
 
     since: float
     """Wall clock: when it was loaded, or last changed."""

@@ -64,6 +64,7 @@ class LiveSettings:
 class Reloader:
     """Changes what is loaded; one change at a time."""
 
+    # Many parameters: all of these change with what is loaded, and none of them belongs to another.
     def __init__(
         self,
         loaded: Loaded,
@@ -76,7 +77,6 @@ class Reloader:
         keys: KeySink,
         threads: WorkerThreads,
     ) -> None:
-        # One parameter more than a function may have: all of these change with what is loaded, and none belongs to another.
         """`host` is None where nothing of the host is to be touched."""
         self.loaded = loaded
         self._verbs = verbs
@@ -100,13 +100,13 @@ class Reloader:
             except ConfigError as error:
                 raise ControlError(ErrorCode.CONFIGURATION, str(error), f"moat check {file}") from error
             try:
-                return await self.bring_about(configuration)
+                return await self.apply(configuration)
             except (SystemFault, CryptoError) as error:
                 raise ControlError(ErrorCode.CONFIGURATION, str(error), "correct it, then: moat reload") from error
         finally:
             self._is_changing = False
 
-    async def bring_about(self, configuration: Configuration) -> Reloaded:
+    async def apply(self, configuration: Configuration) -> Reloaded:
         """From what is loaded to `configuration`; connections that are the same in both are not touched."""
         before, loaded = self.loaded.configuration, self.loaded
         difference = await self._threads.run(diff, before, configuration)

@@ -11,7 +11,7 @@ from openmoat.errors import MoatError
 __all__ = ["MAX_WAITING", "Overloaded", "WorkerThreads"]
 
 MAX_WAITING = 4096
-"""Calls that wait or run; a stranger's key exchange beyond them is refused instead of queued."""
+"""Calls that wait or run; an unknown peer's key exchange beyond them is refused instead of queued."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ class WorkerThreads:
     """Runs calls in threads. Made and used in one event loop; the calls themselves touch nothing that belongs to it."""
 
     def __init__(self, threads: int = min(8, os.cpu_count() or 1)) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="moat-beside")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="moat-worker")
         self.waiting = 0
         """Calls that wait or run."""
 

@@ -60,7 +60,7 @@ class Prover(Protocol):
         """Whether `prove` takes less time than a thread would need to be asked."""
         ...
 
-    def judge(self, question: AskPeerAuth) -> Answer:
+    def check_peer(self, question: AskPeerAuth) -> Answer:
         """`PeerAccepted` or `PeerRefused`."""
         ...
 
@@ -113,7 +113,7 @@ class Answers:
         self._do(self._prover.proves_quickly(question), self._prover.prove, question, reply)
 
     def _ask_peer_auth(self, question: AskPeerAuth, reply: Reply) -> None:
-        self._do(question.method is AuthMethod.PSK, self._prover.judge, question, reply)
+        self._do(question.method is AuthMethod.PSK, self._prover.check_peer, question, reply)
 
     def close(self) -> None:
         """Nothing is answered any more."""

@@ -92,7 +92,7 @@ class Keyholder:
         except CryptoError as error:
             return Unanswerable(question.ticket, str(error))
 
-    def judge(self, question: AskPeerAuth) -> Answer:
+    def check_peer(self, question: AskPeerAuth) -> Answer:
         """`PeerAccepted` or `PeerRefused`."""
         connection = self._find_connection(question.connection)
         if connection is None:

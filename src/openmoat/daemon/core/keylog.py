@@ -1,6 +1,6 @@
 """Writes keys as Wireshark's tables want them, where the operator asked for it by name.
 
-The file named gets lines of `ikev2_decryption_table`; the one beside it, with `.esp` at its end, lines of `esp_sa`.
+The file named gets lines of `ikev2_decryption_table`; one with the same name and `.esp` at its end gets lines of `esp_sa`.
 """
 
 import logging
@@ -43,7 +43,7 @@ ESP_INTEGRITIES = {
 
 
 class KeyLog:
-    """Appends to two files, readable by their owner only. Whoever reads them reads everything that was sent."""
+    """Appends to two files, readable by their owner only. Who reads them can read everything that was sent."""
 
     def __init__(self, file: Path) -> None:
         self._descriptor = _open(file)

@@ -25,7 +25,7 @@ from openmoat.system.watch import Change, EverythingChanged, Watch
 __all__ = ["MAX_CHANGES", "PERIOD_SECONDS", "AddressListener", "HostKeeper", "bounded"]
 
 PERIOD_SECONDS = 60.0
-"""What is ours in the kernel is read afresh after so long, whether we heard of a change or not."""
+"""What is ours in the kernel is read afresh after so long, whether a change was reported or not."""
 RETRY_SECONDS = 10.0
 """The same, while the host is not as it should be."""
 SWARM_SECONDS = 0.1
@@ -104,7 +104,7 @@ class HostKeeper:
             await self.apply()
 
     async def apply(self) -> None:
-        """Bring the host to what is wanted now; a fault is told once, and tried again soon.
+        """Bring the host to what is wanted now; an error is told once, and it is tried again soon.
 
         Raises `SystemFault` the first time: nothing is negotiated as long as there never was a guard.
         """
@@ -172,7 +172,7 @@ class HostKeeper:
         protected: tuple[Protected, ...],
         reserved: tuple[tuple[Selectors, Selectors], ...],
     ) -> Applied:
-        """In a thread. Changes are heeded here, so that none is forgotten by an `apply` that was under way."""
+        """In a thread. Changes are noted here, so that an `apply` that was under way forgets none."""
         self._reconciler.handle_changes(changes)
         with Netlink() as netlink:
             self._addresses = read_addresses(netlink)

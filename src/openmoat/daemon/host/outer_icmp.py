@@ -19,16 +19,16 @@ from openmoat.ike.events import ChildSa
 from openmoat.model.connection import OuterIcmp
 from openmoat.mtu.reports import Report, parse_v4, parse_v6
 
-__all__ = ["HEED_SECONDS", "MAX_REPORTS", "MAX_WATCHED", "RECENT_SECONDS", "OuterIcmpReader"]
+__all__ = ["MAX_REPORTS", "MAX_WATCHED", "RECENT_SECONDS", "USE_SECONDS", "OuterIcmpReader"]
 
 MAX_REPORTS = 64
 """Messages read in a second. What comes beyond them fills the small buffer of the socket, and is lost there."""
 MAX_WATCHED = 256
 """Pairs of which it is remembered what they had sent when somebody reported something of them."""
 RECENT_SECONDS = 2.0
-"""Only packets sent within so long are heeded."""
-HEED_SECONDS = 1.0
-"""One report of a pair is heeded in so long."""
+"""Only reports about packets sent within this time are used."""
+USE_SECONDS = 1.0
+"""At most one report of a pair is used in this time."""
 REPORT_OCTETS = 576
 """Read of each: all headers that may be quoted stand within (RFC 1812 4.3.2.3)."""
 SEQUENCES = 1 << 32
@@ -40,7 +40,7 @@ class _Watched:
 
     at: float
     sequence: int
-    heeded: float
+    used: float
 
 
 class OuterIcmpReader:
@@ -70,7 +70,7 @@ class OuterIcmpReader:
         self._read = 0
         self._pause: Timer | None = None
         self.counts: Counter[str] = Counter()
-        """What became of messages: `heeded`, or by the reason why not."""
+        """What became of messages: `used`, or by the reason why not."""
 
     def start(self) -> None:
         """Begin to listen; the running loop is ours from here on."""
@@ -120,10 +120,10 @@ class OuterIcmpReader:
         watched = self._watch(child.local_spi, now)
         if not self._is_recent(report, child.local_spi, watched):
             return "not-sent-lately"
-        if now - watched.heeded < HEED_SECONDS:
+        if now - watched.used < USE_SECONDS:
             return "too-soon"
-        watched.heeded = now
-        return "heeded" if self._hint(child, report.mtu, wanted is OuterIcmp.TRUST) else "no-news"
+        watched.used = now
+        return "used" if self._hint(child, report.mtu, wanted is OuterIcmp.TRUST) else "no-news"
 
     def _watch(self, handle: Spi, now: float) -> _Watched:
         """What a pair had sent at a moment of the last seconds; of a pair not watched yet that moment is now.
@@ -132,8 +132,8 @@ class OuterIcmpReader:
         """
         watched = self._watched.get(handle)
         if watched is None or now - watched.at > RECENT_SECONDS:
-            heeded = watched.heeded if watched is not None else now - HEED_SECONDS
-            watched = self._watched[handle] = _Watched(now, self._installer.last_sent(handle), heeded)
+            used = watched.used if watched is not None else now - USE_SECONDS
+            watched = self._watched[handle] = _Watched(now, self._installer.last_sent(handle), used)
             self._watched.move_to_end(handle)
             if len(self._watched) > MAX_WATCHED:
                 self._watched.popitem(last=False)

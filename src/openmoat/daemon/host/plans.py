@@ -21,7 +21,7 @@ __all__ = ["MAX_CACHED_SOURCES", "PlanCompiler", "framing_of"]
 MAX_CACHED_SOURCES = 1_024
 """Lists of selectors of our side, each with an address, whose sources of ICMP errors are remembered."""
 UNKNOWN = PathMtu(BASE)
-"""The path to a peer of which nothing has been heard."""
+"""The path to a peer of which nothing is known."""
 
 
 class PlanCompiler:

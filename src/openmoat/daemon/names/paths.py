@@ -1,4 +1,4 @@
-"""Where peers are: names are looked up beside the protocol, with a deadline, and never on the way of a packet.
+"""Where peers are: names are looked up outside the protocol, with a deadline, and never on the way of a packet.
 
 Answers `AskPath`: every address of the peer, in the configured order, each with the local address the kernel would use.
 """

@@ -1,6 +1,6 @@
 """Names of peers are asked again while an SA stands, when their TTL is over: a peer that has moved is found before it is missed.
 
-Beside the protocol: what the DNS says moves nothing by itself, as anybody may have written it. It only makes us ask the
+Outside the protocol: what the DNS says moves nothing by itself, as anybody may have written it. It only makes us ask the
 peer for a sign of life; if there is none, the IKE SA ends as always, and the next attempt goes to the new address.
 """
 

@@ -64,7 +64,7 @@ class Health:
             drops["journal_untold"] = self._journal.untold
         if self._driver.faults:
             drops["moatd_faults"] = self._driver.faults
-        drops.update({f"outer_icmp_{name}": count for name, count in self._outer_icmp.items() if name != "heeded"})
+        drops.update({f"outer_icmp_{name}": count for name, count in self._outer_icmp.items() if name != "used"})
         drops.update({f"ike_{name}": count for name, count in core.items()})
         return drops
 

@@ -66,7 +66,7 @@ def watch_collections(turns: Turns, clock: Callable[[], float] = time.monotonic)
     """Note what the garbage collector takes; answers how to stop."""
     began = clock()
 
-    def hear(phase: str, info: Mapping[str, int]) -> None:
+    def note_collection(phase: str, info: Mapping[str, int]) -> None:
         nonlocal began
         if phase == "start":
             began = clock()
@@ -74,5 +74,5 @@ def watch_collections(turns: Turns, clock: Callable[[], float] = time.monotonic)
         turns.longest_collection = max(turns.longest_collection, clock() - began)
         turns.collections += info["generation"] == 2
 
-    gc.callbacks.append(hear)
-    return lambda: gc.callbacks.remove(hear)
+    gc.callbacks.append(note_collection)
+    return lambda: gc.callbacks.remove(note_collection)

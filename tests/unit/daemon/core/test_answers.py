@@ -47,7 +47,7 @@ class Everybody:
     def proves_quickly(self, question: AskOwnAuth) -> bool:
         return question.connection != "slow"
 
-    def judge(self, question: AskPeerAuth) -> Answer:
+    def check_peer(self, question: AskPeerAuth) -> Answer:
         if question.connection == "broken":
             raise ZeroDivisionError
         return PeerAccepted(question.ticket)
@@ -144,7 +144,7 @@ def test_our_own_proof_is_made_in_the_loop_only_where_a_thread_would_take_longer
     assert answer(question) == (OwnAuth(5, AuthMethod.PSK, b"proof"), is_quick)
 
 
-def test_a_signature_is_judged_beside_the_loop() -> None:
+def test_a_signature_is_checked_in_a_thread() -> None:
     assert answer(ask_peer("cabin", AuthMethod.SIGNATURE)) == (PeerAccepted(5), False)
     assert answer(ask_peer("cabin", AuthMethod.PSK)) == (PeerAccepted(5), True)
 

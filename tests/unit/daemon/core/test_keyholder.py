@@ -1,4 +1,4 @@
-"""The keyholder proves who we are and judges who a peer is."""
+"""The keyholder proves who we are and checks who a peer is."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -100,7 +100,7 @@ def shown(answer: Answer) -> AskPeerAuth:
 
 def judge(question: AskPeerAuth, credential: PeerCredential, *, peer: str = "home.example", now: float = NOW) -> str:
     """Empty where the peer is accepted, else why it is not."""
-    answer = keyholder(connection(Psk("shared"), credential, peer), now=now).judge(question)
+    answer = keyholder(connection(Psk("shared"), credential, peer), now=now).check_peer(question)
     assert answer.ticket == 8
     if isinstance(answer, PeerAccepted):
         return ""
@@ -195,10 +195,10 @@ def test_a_peer_that_does_not_take_our_kind_of_key_is_not_sent_one() -> None:
     assert "did not announce that it takes signatures of Ed25519" in answer.text
 
 
-def test_a_connection_that_was_unloaded_meanwhile_proves_and_judges_nothing() -> None:
+def test_a_connection_that_was_unloaded_meanwhile_proves_and_checks_nothing() -> None:
     question = shown(prove(Psk("shared")))
     holder = keyholder(None)
-    assert isinstance(holder.judge(question), PeerRefused)
+    assert isinstance(holder.check_peer(question), PeerRefused)
     own = AskOwnAuth(
         ticket=7,
         connection="office",
@@ -245,6 +245,6 @@ def test_what_takes_longer_than_asking_a_thread_is_known_by_the_kind_of_key(
 def test_a_secret_that_was_loaded_anew_is_not_remembered_as_it_was() -> None:
     holder = keyholder(connection(Psk("shared"), Psk("shared")))
     question = shown(prove(Psk("shared")))
-    assert isinstance(holder.judge(question), PeerAccepted)
+    assert isinstance(holder.check_peer(question), PeerAccepted)
     holder.load({"shared": Secret(b"another secret 0")}, {})
-    assert isinstance(holder.judge(question), PeerRefused)
+    assert isinstance(holder.check_peer(question), PeerRefused)

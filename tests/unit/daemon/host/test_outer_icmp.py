@@ -1,4 +1,4 @@
-"""ICMP about outer packets: what is heeded, and how little the rest costs."""
+"""ICMP about outer packets: what is used, and how little the rest costs."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from openmoat.daemon.core.installer import Installer
-from openmoat.daemon.host.outer_icmp import HEED_SECONDS, MAX_REPORTS, MAX_WATCHED, RECENT_SECONDS, OuterIcmpReader
+from openmoat.daemon.host.outer_icmp import MAX_REPORTS, MAX_WATCHED, RECENT_SECONDS, USE_SECONDS, OuterIcmpReader
 from openmoat.daemon.host.policies import Policies
 from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
@@ -28,11 +28,11 @@ PEER_SPI = 0x1000_0000
 
 @dataclass
 class World:
-    """A gateway with Child SAs to one peer, and what it heeds."""
+    """A gateway with Child SAs to one peer, and what it uses."""
 
     now: float = 1000.0
     wanted: OuterIcmp = OuterIcmp.HINT
-    heeded: list[tuple[int, int, bool]] = field(default_factory=list)
+    used: list[tuple[int, int, bool]] = field(default_factory=list)
     is_news: bool = True
     sockets: tuple[tuple[int, int], ...] = ()
 
@@ -44,11 +44,11 @@ class World:
         self.installer = Installer(self.backend, policies, switches, self.peers, Deadlines().later)
         self.installer.load([connection("home", exactly(HOME_A), "10.1.0.0/16", "10.2.0.0/16")], [])
         self.reader = OuterIcmpReader(
-            self.sockets, self.peers, self.installer, lambda _: self.wanted, self.heed, lambda: self.now
+            self.sockets, self.peers, self.installer, lambda _: self.wanted, self.use, lambda: self.now
         )
 
-    def heed(self, child: ChildSa, told: int, trusts: bool) -> bool:
-        self.heeded.append((child.local_spi, told, trusts))
+    def use(self, child: ChildSa, told: int, trusts: bool) -> bool:
+        self.used.append((child.local_spi, told, trusts))
         return self.is_news
 
     def child(self, *, udp: bool = False) -> ChildSa:
@@ -86,22 +86,22 @@ def world(request: pytest.FixtureRequest) -> tuple[World, ChildSa]:
     return here, child
 
 
-def test_a_packet_that_was_just_sent_is_heeded(world: tuple[World, ChildSa]) -> None:
+def test_a_packet_that_was_just_sent_is_used(world: tuple[World, ChildSa]) -> None:
     here, child = world
-    assert here.report(child, here.send(child)) == "heeded"
-    assert here.heeded == [(child.local_spi, 1400, False)]
-    here.wanted, here.now = OuterIcmp.TRUST, here.now + HEED_SECONDS
-    assert here.report(child, here.send(child)) == "heeded"
-    assert here.heeded[-1] == (child.local_spi, 1400, True)
+    assert here.report(child, here.send(child)) == "used"
+    assert here.used == [(child.local_spi, 1400, False)]
+    here.wanted, here.now = OuterIcmp.TRUST, here.now + USE_SECONDS
+    assert here.report(child, here.send(child)) == "used"
+    assert here.used[-1] == (child.local_spi, 1400, True)
 
 
-def test_one_report_of_a_pair_is_heeded_in_a_second(world: tuple[World, ChildSa]) -> None:
+def test_one_report_of_a_pair_is_used_in_a_second(world: tuple[World, ChildSa]) -> None:
     here, child = world
     sequence = here.send(child)
     said = [here.report(child, sequence) for _ in range(50)]
-    assert said == ["heeded"] + ["too-soon"] * 49
-    here.now += HEED_SECONDS
-    assert here.report(child, here.send(child)) == "heeded"
+    assert said == ["used"] + ["too-soon"] * 49
+    here.now += USE_SECONDS
+    assert here.report(child, here.send(child)) == "used"
 
 
 @pytest.mark.parametrize("far", [-1, -10, 1, 2, 1 << 31, (1 << 32) - 2])
@@ -111,7 +111,7 @@ def test_numbers_not_sent_lately_are_refused(world: tuple[World, ChildSa], far: 
     assert here.report(child, sequence + far) == "not-sent-lately"
     here.now += RECENT_SECONDS + 0.1
     assert here.report(child, sequence) == "not-sent-lately"
-    assert here.heeded == []
+    assert here.used == []
 
 
 def test_forged_reports_without_what_is_on_the_wire_are_refused(world: tuple[World, ChildSa]) -> None:
@@ -126,14 +126,14 @@ def test_forged_reports_without_what_is_on_the_wire_are_refused(world: tuple[Wor
     if child.udp:
         port = Path(way.local, HostPort(way.remote.address, way.remote.port + 1))
         assert here.report(child, sequence, ends=port) == "other-path"
-    assert here.heeded == []
+    assert here.used == []
 
 
 def test_a_connection_may_ignore_it_and_what_is_no_news_is_said(world: tuple[World, ChildSa]) -> None:
     here, child = world
     here.wanted = OuterIcmp.IGNORE
     assert here.report(child, here.send(child)) == "ignored"
-    assert here.heeded == []
+    assert here.used == []
     here.wanted, here.is_news = OuterIcmp.HINT, False
     assert here.report(child, here.send(child)) == "no-news"
 
@@ -145,7 +145,7 @@ def test_the_pair_is_found_where_its_peer_is_now_and_not_once_it_is_gone(world: 
     here.installer.move(event)
     here.peers.handle_event(event)
     assert here.report(child, here.send(child)) == "unknown-spi"
-    assert here.report(moved, here.send(child)) == "heeded"
+    assert here.report(moved, here.send(child)) == "used"
     here.installer.remove(RemoveChildSa(child.local_spi))
     assert here.report(moved, 12) == "unknown-spi"
 
@@ -155,7 +155,7 @@ def test_low_halves_of_long_numbers_are_compared_round_the_corner() -> None:
     child = here.child()
     here.send(child, (1 << 32) - 1)
     here.report(child, 1)
-    assert here.report(child, here.send(child, 3)) == "heeded"
+    assert here.report(child, here.send(child, 3)) == "used"
 
 
 def test_as_many_pairs_are_watched_as_there_is_room_for() -> None:
@@ -164,7 +164,7 @@ def test_as_many_pairs_are_watched_as_there_is_room_for() -> None:
     for child in children:
         here.report(child, here.send(child))
     assert here.report(children[0], here.send(children[0])) == "not-sent-lately"
-    assert here.report(children[-1], here.send(children[-1])) == "heeded"
+    assert here.report(children[-1], here.send(children[-1])) == "used"
 
 
 def test_a_flood_is_read_so_far_and_no_further_in_each_second() -> None:

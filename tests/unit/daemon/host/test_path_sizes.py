@@ -242,7 +242,7 @@ def test_what_padding_leaves_untested_counts_as_lost() -> None:
     assert world.path_mtu(1).size == 1488
 
 
-def test_a_black_hole_that_a_peer_tells_of_is_heeded_in_the_same_turn_and_told() -> None:
+def test_a_black_hole_that_a_peer_tells_of_has_its_effect_in_the_same_turn_and_told() -> None:
     world = World({1: 1500})
     world.up(1)
     world.answer()
