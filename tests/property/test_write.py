@@ -168,7 +168,7 @@ def selectors(draw: st.DrawFn, family: int) -> tuple[TrafficSelector, ...]:
             return TrafficSelector.between(first, last)
         low, high = sorted(draw(st.tuples(*[st.integers(0, MAX_PORT)] * 2)))
         ports = draw(st.sampled_from([(0, MAX_PORT), (MAX_PORT, 0), (low, high), (low, low)]))
-        return TrafficSelector(first, last, protocol, *ports)
+        return TrafficSelector.between(first, last, protocol, *ports)
 
     return tuple(one() for _ in range(draw(st.integers(1, 3))))
 
@@ -288,7 +288,7 @@ SETTINGS = st.builds(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_connection_is_read_as_it_was_written(folder: Path, data: st.DataObject) -> None:
     connection = data.draw(connections(folder))
     written = write_connection(connection, folder)
@@ -299,7 +299,7 @@ def test_a_connection_is_read_as_it_was_written(folder: Path, data: st.DataObjec
 
 
 @given(SETTINGS)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_settings_are_read_as_they_were_written(folder: Path, wanted: Settings) -> None:
     (folder / "moat.toml").write_text(write_settings(wanted))
     assert load(folder / "moat.toml").settings == wanted

@@ -1,10 +1,12 @@
 """What one table of a file gives: settings, or a connection with the key files that it names. All errors are told together."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from openmoat.config.key_files import Files
+from openmoat.config.kinds import MAX_REMEMBERED_TEXTS
 from openmoat.config.options import (
     CHILD,
     CHILD_LIFETIMES,
@@ -120,7 +122,7 @@ class _Builder:
         if name is None or (read is self.read and self.shared_psk):
             return self.shared_psk
         try:
-            psk = self.files.psk(self.directory / name)
+            psk = self.files.psk(_file(self.directory, name))
         except ValueError as error:
             self._tell((*read.path, "psk"), error)
             return None
@@ -133,7 +135,7 @@ class _Builder:
         chain: tuple[bytes, ...] = ()
         try:
             if name := self.local.get("key"):
-                key = self.files.private_key(self.directory / name)
+                key = self.files.private_key(_file(self.directory, name))
         except ValueError as error:
             self._tell((*self.local.path, "key"), error)
         try:
@@ -167,7 +169,7 @@ class _Builder:
             if spki := peer.get("key"):
                 return RawKey(spki)
             if name := peer.get("key-file"):
-                return self.files.public_key(self.directory / name)
+                return self.files.public_key(_file(self.directory, name))
             if names := peer.get("authorities"):
                 return Authority(self._chain(names))
         except ValueError as error:
@@ -175,7 +177,7 @@ class _Builder:
         return None
 
     def _chain(self, names: Iterable[str]) -> tuple[bytes, ...]:
-        return self.files.chain(self.directory / name for name in names)
+        return self.files.chain(_file(self.directory, name) for name in names)
 
     def _child(self, name: str, read: Read, peer: Peer) -> Child:
         limits = self._lifetimes(CHILD_LIFETIMES, read.get("lifetimes")) or USUAL_CHILD
@@ -201,3 +203,9 @@ class _Builder:
 
 def _no_child(name: str) -> Child:
     return Child(name=name, local=EVERYWHERE, remote=EVERYWHERE, proposals=DEFAULT_ESP_PROPOSALS, start=Start.NONE)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED_TEXTS)
+def _file(directory: Path, name: str) -> Path:
+    """A file that a configuration names; thousands of connections name the same one."""
+    return directory / name

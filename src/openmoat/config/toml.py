@@ -56,6 +56,8 @@ class _Loader:
         self._faults: list[Fault] = []
         self._faulty: dict[str, str] = {}
         """Connections with errors, and where each stands."""
+        self._directory = file.parent
+        """Of the included files."""
         self._files = Files()
         self._kept = Kept(self._files)
         self._connections: dict[str, Connection] = {}
@@ -72,7 +74,7 @@ class _Loader:
             settings = build_settings(main.tree.get("daemon", {}), main.tree.get("engine", {}), errors)
             names = self._included(main, errors)
             self._tell(main, errors)
-            self._take_connections(main)
+            self._take_connections(main, main.file.parent)
             self._take_records(names)
         if self._faults:
             told = dict.fromkeys(self._faults)  # a file that both ends name is at fault once
@@ -95,9 +97,9 @@ class _Loader:
         text = f"a directory, {shown(name)} came"
         try:
             if isinstance(name, str) and name and "\0" not in name:
-                directory = main.file.parent / name
-                check_writers(directory, directory.stat())
-                return files_in(str(directory), ".toml")
+                self._directory = main.file.parent / name
+                check_writers(self._directory, self._directory.stat())
+                return files_in(str(self._directory), ".toml")
         except OSError as error:
             text = f"a directory; {shown(name)} {unreadable(main.file.parent / name, error)}"
         except ValueError as error:
@@ -129,9 +131,9 @@ class _Loader:
             return
         text = "an included file holds [connections.NAME] tables and nothing else"
         self._tell(source, [FieldError((key,), text) for key in source.tree if key != "connections"])
-        self._take_connections(source)
+        self._take_connections(source, self._directory)
 
-    def _take_connections(self, source: Source) -> None:
+    def _take_connections(self, source: Source, directory: Path) -> None:
         tables = source.tree.get("connections", {})
         if not isinstance(tables, dict):
             text = f"a table for each connection, as in [connections.office]; {shown(tables)} came"
@@ -143,7 +145,7 @@ class _Loader:
             if name in self._connections or name in self._faulty:
                 first = self._sources.get(name) or self._faulty[name]
                 errors.append(FieldError(path, f"is already defined in {first}; give one of them another name"))
-            connection = build_connection(path, tree, source.file.parent, self._files, errors)
+            connection = build_connection(path, tree, directory, self._files, errors)
             self._tell(source, errors)
             if connection is None:
                 self._faulty.setdefault(name, str(source.file))

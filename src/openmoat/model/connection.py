@@ -1,7 +1,7 @@
-"""A connection as its operator means it: who the peer is, how each end proves itself, what is protected and how long.
+"""A connection as the operator configures it: who the peer is, how each end authenticates, what is protected and for how long.
 
-Every object is checked when it is made: who holds a `Connection` holds a valid one. What is not possible is told by
-`FieldError`, all of one object together (`FieldErrors`). The defaults of all options stand here and nowhere else.
+Every object is checked when it is made, so that a `Connection` is always a valid one. A value that is not possible raises
+`FieldError`, several of one object `FieldErrors`. The defaults of all options stand here and nowhere else.
 """
 
 import math
@@ -62,29 +62,29 @@ _HOST = re.compile(
 
 
 class Start(Enum):
-    """When a child is negotiated by us."""
+    """When we initiate a child."""
 
     AUTO = "auto"
-    """As soon as it is loaded, and again whenever it is lost."""
+    """As soon as it is loaded, and again when it is lost."""
     TRAP = "trap"
-    """When the first packet wants it."""
+    """When the first packet needs it."""
     NONE = "none"
     """Only by `moat up`, or by the peer."""
 
 
 class Aggfrag(Enum):
-    """Whether inner packets may be sliced and packed into ESP payloads (RFC 9347), by the word of the configuration."""
+    """Whether inner packets may be fragmented and aggregated in ESP payloads (RFC 9347)."""
 
     PREFER = "prefer"
-    """Where the peer does it too; else plain tunnel mode."""
+    """Where the peer can; else plain tunnel mode."""
     REQUIRE = "require"
-    """There is no Child SA without."""
+    """A Child SA without it is refused."""
     NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
 class Psk:
-    """A shared secret; the secret itself is held by the daemon's keyholder under this name."""
+    """A pre-shared key; the key itself is held by the daemon's keyholder under this name."""
 
     name: str
 
@@ -107,7 +107,7 @@ class RawKey:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The peer shows a certificate that chains to one of these; DER."""
+    """The peer presents a certificate that chains to one of these CA certificates; DER."""
 
     roots: tuple[bytes, ...]
 
@@ -170,9 +170,9 @@ class IkeLifetimes:
     hard: float = 4.5 * 3600.0
     """The SA is deleted at this age, rekeyed or not."""
     jitter: float = 0.1
-    """Part of `rekey_after` that is subtracted by chance, so that thousands do not rekey at once."""
+    """Largest part of `rekey_after` that is subtracted at random, so that thousands of SAs do not rekey at once."""
     liveness_after: float = 15.0
-    """Without a sign of life for so long, and with something sent, the peer is asked (RFC 7296 2.4)."""
+    """The peer is checked after this time without a packet from it, where something was sent (RFC 7296 2.4)."""
 
     def __post_init__(self) -> None:
         raise_errors(self._errors())
@@ -207,24 +207,25 @@ class ChildLifetimes:
 
 
 class IcmpCheck(Enum):
-    """Which ICMP errors must quote a packet of the SA by which they come (RFC 4301 6.2)."""
+    """Which ICMP errors must quote a packet of the SA through which they arrive (RFC 4301 6.2)."""
 
     OUTSIDE = "outside"
     """Those whose own addresses are outside its selectors."""
     STRICT = "strict"
-    """All: a peer can then not end flows that others have with us."""
+    """All: then a peer cannot end flows that others have with us."""
 
 
 class OuterIcmp(Enum):
-    """What is done about ICMP that says an outer packet was too large. Whoever sees our packets can forge it."""
+    """What is done about ICMP that says an outer packet was too large. Anybody who sees our packets can forge it."""
 
     HINT = "hint"
-    """Probes find out whether it is so."""
+    """Probes check it."""
     IGNORE = "ignore"
     TRUST = "trust"
     """The size that it names is used."""
 
 
+# Many attributes: one for each option.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
     """What one Child SA protects."""
@@ -236,10 +237,10 @@ class Child:
     start: Start = Start.AUTO
     lifetimes: ChildLifetimes = field(default_factory=ChildLifetimes)
     priority: int = 0
-    """Lower is looked at first; equal priorities are ordered by specificity (see `policy.spd`)."""
+    """The lowest is looked at first; equal priorities are ordered by specificity (see `policy.spd`)."""
     replay_window: int = 1024
     path_mtu: int | None = None
-    """Octets that the outside is believed to carry; None: they are found out by probes (RFC 8899)."""
+    """Octets of the largest packet that the path carries; None: found by probes (RFC 8899)."""
     mtu_policy: MtuPolicy = MtuPolicy.VIRTUAL
     df: Df | None = None
     """None: as the policy has it."""
@@ -248,7 +249,7 @@ class Child:
     copy_dscp: bool = True
     icmp_check: IcmpCheck = IcmpCheck.OUTSIDE
     tunnel_address: tuple[Address, ...] = ()
-    """From where ICMP errors of our own come, where no address of ours is inside `local`; one of each family at most."""
+    """Source of our own ICMP errors where the host has no address inside `local`; at most one of each family."""
     aggfrag: Aggfrag = Aggfrag.PREFER
 
     def __post_init__(self) -> None:
@@ -258,7 +259,7 @@ class Child:
         yield from _name("name", self.name)
         yield from _selectors("local", self.local)
         yield from _selectors("remote", self.remote)
-        families = [{selector.version for selector in side} for side in (self.local, self.remote)]
+        families = [{selector.start.version for selector in side} for side in (self.local, self.remote)]
         if all(families) and not families[0] & families[1]:
             text = "an address family that local has too; a packet has one family at both ends"
             yield FieldError(("remote",), text)
@@ -274,7 +275,7 @@ class Child:
         if len({address.version for address in self.tunnel_address}) < len(self.tunnel_address):
             yield FieldError(("tunnel_address",), "one of each family")
         for address in self.tunnel_address:
-            ranges = ((one.first, one.last) for one in self.local if one.version == address.version)
+            ranges = ((int(one.start), int(one.end)) for one in self.local if one.start.version == address.version)
             if not any(first <= int(address) <= last for first, last in ranges):
                 yield FieldError(("tunnel_address",), f"one inside local, {address} came")
 
@@ -292,7 +293,7 @@ class Peer:
     """The other end, or any of many where the connection is a template."""
 
     addresses: tuple[str | Address, ...] = ()
-    """Where to reach it, in order of trial: addresses or DNS names. Empty: it must come to us."""
+    """Where to reach it, in order of trial: addresses or DNS names. Empty: the peer must come to us."""
     identity: IdentityPattern
     credential: PeerCredential
 
@@ -312,10 +313,11 @@ class Peer:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether more than one identity fits."""
+        """Whether more than one identity matches."""
         return self.identity.kind is not PatternKind.EXACT
 
 
+# Many attributes: one for each option.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """One IKE SA and its children; a template where its peer may be several (`Peer.identity` is a pattern)."""
@@ -324,22 +326,22 @@ class Connection:
     local_identity: Identity
     own: Own
     local_address: Address | None = None
-    """PathMtu address to use; None: whatever the route to the peer gives."""
+    """Outer address to use; None: as the route to the peer gives it."""
     peer: Peer
     children: tuple[Child, ...]
     proposals: tuple[IkeProposal, ...]
     lifetimes: IkeLifetimes = field(default_factory=IkeLifetimes)
     retry: bool = True
-    """Try again for ever, with back-off, where a child with `start = auto` cannot be had."""
+    """Try again without end, at growing intervals, where a child with `start = auto` is not up."""
     fragmentation: bool = True
     """Offer IKE fragmentation (RFC 7383)."""
     force_encapsulation: bool = False
-    """Use UDP encapsulation also where no NAT is found."""
+    """Use UDP encapsulation even where no NAT is detected."""
     outer_icmp: OuterIcmp = OuterIcmp.HINT
     group: str | None = None
     """Connections of one group are alternatives: they may have the same networks, and one of them carries the traffic."""
     order: int = 0
-    """Within the group: the lowest is tried first, then by name."""
+    """Within the group: the lowest is tried first, equal ones by name."""
 
     def __post_init__(self) -> None:
         raise_errors(self._errors())

@@ -1,8 +1,8 @@
-"""Proposals as configuration writes them (`aes256gcm16-prfsha256-x25519`), and those used where none are written.
+"""Proposals as the configuration writes them (`aes256gcm16-prfsha256-x25519`), and the default ones.
 
-The defaults are strict by RFC 8247 and RFC 8221: authenticated encryption with modern key exchange first, then what
-everybody has, and nothing weaker. PFS is not asked for by default: many peers refuse a child rekey over it, an hour after
-all seemed well, and an IKE SA is rekeyed with a fresh key exchange anyway.
+The defaults are strict by RFC 8247 and RFC 8221: authenticated encryption with modern key exchange first, then what every
+implementation has, and nothing weaker. PFS is not asked for by default: many peers refuse a child rekey with it, an hour
+after all seemed well, and an IKE SA is rekeyed with a fresh key exchange anyway.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ _LONGEST_FIRST = sorted((*_ENCRYPTIONS, *_INTEGRITIES, *_PRFS, *_KES, *_ESN), ke
 def parse_ike_proposal(text: str) -> IkeProposal:
     """Read `aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256`: any number of words of each kind, order is preference.
 
-    `ValueError` names the word that is not known, the nearest ones, or the kind that is missing.
+    `ValueError` names the word that is not known and similar ones, or the kind that is missing.
     """
     words = _words(text, lambda word: word not in _ESN)
     return IkeProposal(
