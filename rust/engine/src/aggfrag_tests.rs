@@ -16,11 +16,11 @@ use crate::counters::Counters;
 use crate::lab::{
     Gateway, Options, PATIENCE, WAYS, connect, gateways, gateways_with, keys, with_offloads,
 };
-use crate::ladder::Rung;
 use crate::oracle;
-use crate::plan::{Framing, MtuPlan, OuterDf};
 use crate::samples::{back, ip, tcp_super_packet, udp, udp_super_packet};
 use crate::shared::Config;
+use crate::sizes::ladder::Rung;
+use crate::sizes::plan::{Framing, MtuPlan, OuterDf};
 
 /// A plan for an outer path that leaves so much room for data blocks.
 fn plan(room: usize) -> MtuPlan {
@@ -55,7 +55,7 @@ fn numbered(is_v6: bool, number: usize, size: usize) -> Vec<u8> {
         packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
     } else {
         packet[4..6].copy_from_slice(&(number as u16).to_be_bytes());
-        crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+        crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
     }
     packet
 }
@@ -503,7 +503,7 @@ fn a_mark_of_congestion_is_counted_and_reaches_no_inner_packet() {
         .map(|ecn| {
             let mut packet = numbered(false, 1, 100);
             packet[1] = ecn;
-            crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+            crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
             packet
         })
         .collect();

@@ -7,7 +7,7 @@ use openmoat_esp::spd::Policy;
 use openmoat_esp::suite::Suite;
 use openmoat_io::Path;
 
-use crate::plan::{Framing, MtuPlan};
+use crate::sizes::plan::{Framing, MtuPlan};
 
 /// Keys of one direction; wiped when they are dropped.
 pub struct Keys {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::drops::DropReason;
 
-use crate::echo::Echo;
-use crate::ladder::Deed;
+use crate::sizes::ladder::Deed;
+use crate::sizes::probe::Echo;
 use crate::tables::{Outbound, Packed, Pair};
 
 /// What a pair has carried.

@@ -11,8 +11,8 @@ use openmoat_io::VnetHeader;
 use crate::command::{Command, Update};
 use crate::events::{Event, flag};
 use crate::lab::{Gateway, Options, PATIENCE, connect, gateways, keys};
-use crate::plan::{Framing, MtuPlan, OuterDf};
 use crate::samples::ip;
+use crate::sizes::plan::{Framing, MtuPlan, OuterDf};
 
 /// What outer paths of 1500 and 1280 octets leave.
 const ROOM: usize = 1434;

@@ -12,12 +12,12 @@ use openmoat_io::{DeviceError, OuterSocket, TunDevice};
 use crate::command::Command;
 use crate::counters::Counters;
 use crate::events::{Event, flag};
-use crate::ike::IkeDatagram;
-use crate::ike_send::{self, IkeOutgoing};
-use crate::register::{EngineError, Register};
+use crate::inbound::ike_queues::IkeDatagram;
+use crate::outbound::ike::{self as ike_send, IkeOutgoing};
 use crate::shared::{Config, Shared, locked};
-use crate::spis::MAX_SLOTS;
 use crate::tables::Pair;
+use crate::tables::spis::MAX_SLOTS;
+use crate::tables::writer::{EngineError, Register};
 use crate::workers;
 
 struct Control {

@@ -255,7 +255,7 @@ fn an_sa_that_has_expired_keeps_no_path_open() {
     };
     install(&first, &second, &options);
     let is_kept_open = |now| {
-        crate::keepalive::tick(&first.engine.shared, now);
+        crate::outbound::keepalive::tick(&first.engine.shared, now);
         first.udp.take_sent(Duration::ZERO).is_some()
     };
     assert!(is_kept_open(END - 1));

@@ -9,8 +9,8 @@ use crate::lab::{
     A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of, offloads,
 };
 use crate::oracle;
-use crate::plan::{Framing, MtuPlan};
 use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_packet};
+use crate::sizes::plan::{Framing, MtuPlan};
 
 fn wait_for_events(engine: &Engine) -> Vec<Event> {
     use std::os::fd::AsRawFd;
@@ -58,7 +58,10 @@ fn large_packets_that_nobody_answers_are_told_of_and_not_told_twice() {
         }
         assert_eq!(told, 1);
         // The engine's clock is coarse.
-        assert!(began.elapsed() >= std::time::Duration::from_nanos(crate::suspicion::SILENCE / 2));
+        assert!(
+            began.elapsed()
+                >= std::time::Duration::from_nanos(crate::sizes::suspicion::SILENCE / 2)
+        );
         first.send(large);
         second.expect();
         // Another flag that is told does not bring it back.

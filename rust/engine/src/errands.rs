@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use openmoat_esp::wire::IpPacket;
 
 use crate::icmp::{Complaint, MAX_ERROR_V6, RateLimit, complain};
-use crate::plan::MtuPlan;
 use crate::shared::locked;
+use crate::sizes::plan::MtuPlan;
 
 /// Errors of one worker that wait to be sealed.
 pub const MAX_ERRANDS: usize = 64;
@@ -99,8 +99,8 @@ impl Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::IcmpSource;
     use crate::samples::{is_checksummed, udp};
+    use crate::sizes::plan::IcmpSource;
 
     fn plan() -> MtuPlan {
         let row = |first: &str, last: &str, address: &str| IcmpSource {

@@ -7,8 +7,8 @@ use openmoat_esp::wire::{IpPacket, protocol};
 
 use crate::command::Command;
 use crate::lab::{A_MOMENT, Gateway, Options, connect, gateways};
-use crate::plan::{IcmpSource, MtuPlan};
 use crate::samples::{back, ip, is_checksummed, udp};
+use crate::sizes::plan::{IcmpSource, MtuPlan};
 
 fn source(first: &str, last: &str, address: &str) -> IcmpSource {
     IcmpSource {
@@ -41,7 +41,7 @@ fn with_hops(mut packet: Vec<u8>, hops: u8) -> Vec<u8> {
         packet[7] = hops;
     } else {
         packet[8] = hops;
-        crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+        crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
     }
     packet
 }
@@ -172,7 +172,7 @@ fn error_about(source: [u8; 4], kind: u8, quoted: &[u8]) -> Vec<u8> {
     body[2..4].copy_from_slice(&sum);
     let mut error = ip(false, protocol::ICMP, &body);
     error[12..16].copy_from_slice(&source);
-    crate::segment::mend_ipv4_checksum(&mut error[..20]);
+    crate::sizes::segment::mend_ipv4_checksum(&mut error[..20]);
     error
 }
 
@@ -182,7 +182,7 @@ fn the_hosts_own_error_from_outside_the_selectors_goes_by_the_sa_of_what_it_quot
     let quoted = back(udp(false, 53, b"x")); // from 10.2.0.1 to 10.1.0.1
     let mut error = error_about([198, 51, 100, 7], 3, &quoted);
     error[16..20].copy_from_slice(&[10, 2, 0, 1]);
-    crate::segment::mend_ipv4_checksum(&mut error[..20]);
+    crate::sizes::segment::mend_ipv4_checksum(&mut error[..20]);
     first.send(error.clone());
     assert_eq!(second.expect(), error);
 }
@@ -195,7 +195,7 @@ fn an_error_that_quotes_no_packet_of_the_sa_is_dropped_and_counted() {
     let changed = |at: usize, address: [u8; 4]| {
         let mut packet = ours.clone();
         packet[at..at + 4].copy_from_slice(&address);
-        crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+        crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
         packet
     };
     // What it quotes went to somebody else; and what it quotes did not come from the host that the error goes to.
@@ -224,7 +224,7 @@ fn inside_the_selectors_errors_are_looked_into_where_that_is_wanted() {
         let (first, second, theirs) = careless(icmp_check);
         let mut elsewhere = back(udp(false, 53, b"x"));
         elsewhere[16..20].copy_from_slice(&[10, 3, 0, 1]);
-        crate::segment::mend_ipv4_checksum(&mut elsewhere[..20]);
+        crate::sizes::segment::mend_ipv4_checksum(&mut elsewhere[..20]);
         let error = error_about([10, 1, 0, 7], 3, &elsewhere);
         let good = error_about([10, 1, 0, 7], 3, &back(udp(false, 53, b"x")));
         first.send(error.clone());

@@ -6,7 +6,7 @@ use openmoat_esp::wire::{IPV4_HEADER, IPV6_HEADER, IpPacket, checksum, protocol}
 
 use openmoat_esp::icmp_error;
 
-use crate::segment::{mend_ipv4_checksum, pseudo_header};
+use crate::sizes::segment::{mend_ipv4_checksum, pseudo_header};
 
 /// Octets of the largest error: RFC 1812 4.3.2.3 quotes up to 576, RFC 4443 2.4 up to the least MTU.
 pub const MAX_ERROR_V4: usize = 576;

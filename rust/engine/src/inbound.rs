@@ -12,6 +12,10 @@
 //!
 //! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue, and ICMP errors.
 
+pub mod ike_queues;
+pub mod join;
+pub mod unpacking;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,15 +29,15 @@ use openmoat_esp::sa::Opened;
 use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
 
-use crate::echoes::Doubts;
 use crate::errands::{Complaints, Written};
 use crate::events::{Event, flag};
-use crate::ike::{IkeDrop, NON_ESP_MARKER};
-use crate::join::Joiner;
-use crate::ladder::Deed;
+use crate::inbound::ike_queues::{IkeDrop, NON_ESP_MARKER};
+use crate::inbound::join::Joiner;
+use crate::inbound::unpacking::{Unpacking, Whence};
+use crate::outbound::echoes::Doubts;
 use crate::shared::{NATT_PORT, Shared};
+use crate::sizes::ladder::Deed;
 use crate::tables::{Assembly, Found, Pair};
-use crate::unpacking::{Unpacking, Whence};
 
 const KEEPALIVE: u8 = 0xff;
 

@@ -6,10 +6,10 @@ use openmoat_esp::wire::IpPacket;
 use crate::command::{Command, Update};
 use crate::events::{Event, flag};
 use crate::lab::{Gateway, Options, PATIENCE, connect, gateways};
-use crate::ladder::{Deed, MAX_FRAGMENTED_BURST, Rung};
 use crate::oracle;
-use crate::plan::{MtuPlan, OuterDf};
 use crate::samples::{back, is_checksummed, tcp, tcp_super_packet, udp};
+use crate::sizes::ladder::{Deed, MAX_FRAGMENTED_BURST, Rung};
+use crate::sizes::plan::{MtuPlan, OuterDf};
 
 const ROOM: usize = 1_422;
 
@@ -40,7 +40,7 @@ fn deeds(gateway: &Gateway, handle: u32) -> Vec<(Deed, u64)> {
 
 fn with_df(mut packet: Vec<u8>) -> Vec<u8> {
     packet[6] |= 0x40;
-    crate::segment::mend_ipv4_checksum(&mut packet[..20]);
+    crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
     packet
 }
 
@@ -60,7 +60,7 @@ fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
     let length = (whole.len() as u16).to_be_bytes();
     whole[2..4].copy_from_slice(&length);
     whole[6..8].fill(0);
-    crate::segment::mend_ipv4_checksum(&mut whole[..20]);
+    crate::sizes::segment::mend_ipv4_checksum(&mut whole[..20]);
     whole
 }
 

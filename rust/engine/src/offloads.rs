@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use openmoat_io::{OffloadState, Offloads, OuterSocket, SocketKind, SocketOffloads, TunOffloads};
 
-use crate::join::Joins;
+use crate::inbound::join::Joins;
 use crate::shared::Shared;
 
 /// What was wanted, and what came of it.

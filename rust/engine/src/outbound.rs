@@ -12,6 +12,18 @@
 //! Before the batch, ICMP errors that the inbound worker has made are sealed (`run_errands`), and marks (`echoes`).
 //! Nothing per packet allocates, locks or logs, but for packets that are held.
 
+pub mod batch_order;
+pub mod bundle;
+pub mod echoes;
+pub mod encapsulator;
+pub mod flows;
+pub mod hold;
+pub mod icmp_answers;
+pub mod ike;
+pub mod keepalive;
+pub mod packing;
+pub mod refusals;
+
 use std::sync::Arc;
 
 use openmoat_esp::drops::DropReason;
@@ -20,12 +32,12 @@ use openmoat_esp::spd::Action;
 use openmoat_esp::wire::IpPacket;
 use openmoat_io::{PacketBatch, VnetHeader};
 
-use crate::arrangement::Arrangement;
 use crate::errands::MAX_ERRANDS;
-use crate::flows::{Choice, FlowCache, Lane};
-use crate::pieces::InnerPacket;
-use crate::press::Press;
+use crate::outbound::batch_order::Arrangement;
+use crate::outbound::encapsulator::Press;
+use crate::outbound::flows::{Choice, FlowCache, Lane};
 use crate::shared::Shared;
+use crate::sizes::inner_packet::InnerPacket;
 
 /// The state of an outbound thread.
 pub struct OutboundWorker {

@@ -3,7 +3,7 @@
 use openmoat_esp::wire::{IpPacket, checksum, protocol};
 use openmoat_io::{GsoType, VnetHeader};
 
-use crate::segment::{mend_ipv4_checksum, pseudo_header};
+use crate::sizes::segment::{mend_ipv4_checksum, pseudo_header};
 
 pub const SEQUENCE: u32 = 0xffff_fe00;
 
@@ -35,7 +35,7 @@ pub fn udp(is_v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
     let at = if is_v6 { 40 } else { 20 };
     octets[at + 2..at + 4].copy_from_slice(&port.to_be_bytes());
     let packet = IpPacket::parse(&octets).unwrap();
-    assert!(crate::segment::complete_checksum(
+    assert!(crate::sizes::segment::complete_checksum(
         &vnet,
         &packet,
         &mut octets

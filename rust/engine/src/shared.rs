@@ -12,14 +12,14 @@ use openmoat_esp::reassembly::{Budget, MAX_HELD_BY_ALL};
 use openmoat_io::{DeviceError, EventFd, Offloads, OuterSocket, SocketKind, TunDevice};
 
 use crate::command::Carriage;
-use crate::echo::Echo;
-use crate::echoes::Echoes;
 use crate::errands::Errands;
 use crate::events::{Events, flag};
-use crate::ike::IkeQueues;
-use crate::ladder::IdentifierGuard;
+use crate::inbound::ike_queues::IkeQueues;
 use crate::offloads::Probed;
-use crate::plan::MtuPlan;
+use crate::outbound::echoes::Echoes;
+use crate::sizes::ladder::IdentifierGuard;
+use crate::sizes::plan::MtuPlan;
+use crate::sizes::probe::Echo;
 use crate::tables::{Pair, Sad, Tables};
 
 /// The port on which ESP and IKE share datagrams (RFC 3948 2).

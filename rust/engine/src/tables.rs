@@ -2,6 +2,10 @@
 //!
 //! Each slot and each snapshot is one atomic pointer. Python's thread writes, packet threads read; nothing waits.
 
+pub mod send_lock;
+pub mod spis;
+pub mod writer;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,12 +17,12 @@ use openmoat_esp::spd::{Policy, Spd};
 use openmoat_io::Path;
 
 use crate::command::Carriage;
-use crate::echo::Echo;
 use crate::events::flag;
-use crate::ladder::DeedCounters;
-use crate::plan::{Framing, MtuPlan};
-use crate::suspicion::Suspicion;
-use crate::turnstile::Turnstile;
+use crate::sizes::ladder::DeedCounters;
+use crate::sizes::plan::{Framing, MtuPlan};
+use crate::sizes::probe::Echo;
+use crate::sizes::suspicion::Suspicion;
+use crate::tables::send_lock::Turnstile;
 
 /// What may change on a live outbound half; replaced whole.
 pub struct Settings {

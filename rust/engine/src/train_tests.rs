@@ -4,11 +4,11 @@ use openmoat_esp::wire::IpPacket;
 use openmoat_io::{GsoType, MAX_PACKET, PacketList, VnetHeader};
 use proptest::prelude::*;
 
-use crate::join::{Joiner, Joins};
+use crate::inbound::join::{Joiner, Joins};
 use crate::lab::{Options, PATIENCE, connect, gateways, with_offloads};
 use crate::oracle;
 use crate::samples;
-use crate::segment::Cut;
+use crate::sizes::segment::Cut;
 
 /// How a packet differs from the one that its flow would have sent next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,7 +338,7 @@ proptest! {
         with_offloads(crate::lab::WAYS[way], || {
             let packets = octets_of(&build(&train));
             let (first, second) = gateways();
-            let plan = crate::plan::MtuPlan { inner_room: 1_420, ..Default::default() };
+            let plan = crate::sizes::plan::MtuPlan { inner_room: 1_420, ..Default::default() };
             connect(&first, &second, &Options { plan, ..Options::default() });
             first.tun.send(packets.iter().map(|octets| (VnetHeader::default(), octets.clone())));
             let mut got = Vec::new();

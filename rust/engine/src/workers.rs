@@ -13,7 +13,7 @@ use openmoat_io::{DeviceError, OuterSocket, Readiness, boottime};
 
 use crate::inbound::InboundWorker;
 use crate::intake::{Intake, Load, QUIET_MILLISECONDS};
-use crate::keepalive;
+use crate::outbound::keepalive;
 use crate::shared::{Doorbell, Shared, in_turn, locked};
 
 /// Batches of a queue before the outbound worker looks at its doorbell and at the clock.

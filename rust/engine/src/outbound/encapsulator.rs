@@ -7,17 +7,17 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::meter::Usage;
 use openmoat_io::BATCH;
 
-use crate::bundle::{Address, Bundle};
-use crate::divide::{Division, Limits, divide, mend};
-use crate::echoes::{self, MAX_PAIRS, Way};
 use crate::events::flag;
-use crate::flows::{Choice, Lane};
-use crate::ladder::Rung;
-use crate::packing::{Packing, Sink};
-use crate::pieces::{InnerPacket, Piece, Pieces};
-use crate::plan::{Framing, OuterDf};
-use crate::refusals::Refusals;
+use crate::outbound::bundle::{Address, Bundle};
+use crate::outbound::echoes::{self, MAX_PAIRS, Way};
+use crate::outbound::flows::{Choice, Lane};
+use crate::outbound::packing::{Packing, Sink};
+use crate::outbound::refusals::Refusals;
 use crate::shared::Shared;
+use crate::sizes::divide::{Division, Limits, divide, mend};
+use crate::sizes::inner_packet::{InnerPacket, Piece, Pieces};
+use crate::sizes::ladder::Rung;
+use crate::sizes::plan::{Framing, OuterDf};
 use crate::tables::{Outbound, Pair};
 
 /// What all pieces of an inner packet have in common.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use openmoat_esp::wire::{Flow, Ports};
 
-use crate::bundle::Address;
 use crate::command::Carriage;
+use crate::outbound::bundle::Address;
 use crate::shared::Shared;
 use crate::tables::{Outbound, Pair, Served, Settings, Tables};
 

@@ -12,13 +12,13 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::meter::Usage;
 use openmoat_io::MAX_PACKET;
 
-use crate::bundle::{Address, Bundle};
-use crate::echo::Mark;
-use crate::echoes::{self, Way};
 use crate::events::flag;
-use crate::flows::Lane;
-use crate::pieces::Piece;
+use crate::outbound::bundle::{Address, Bundle};
+use crate::outbound::echoes::{self, Way};
+use crate::outbound::flows::Lane;
 use crate::shared::Shared;
+use crate::sizes::inner_packet::Piece;
+use crate::sizes::probe::Mark;
 use crate::tables::{Outbound, Pair, Settings};
 
 /// Where payloads go.

@@ -2,7 +2,7 @@
 
 use openmoat_esp::wire::{IPV4_HEADER, IpPacket};
 
-use crate::segment::mend_ipv4_checksum;
+use crate::sizes::segment::mend_ipv4_checksum;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;

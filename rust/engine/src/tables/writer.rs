@@ -11,11 +11,11 @@ use openmoat_esp::spd::Policy;
 use openmoat_io::{DeviceError, boottime};
 
 use crate::command::{AddInbound, AddOutbound, Carriage, Command, Keys, Update};
-use crate::plan::Framing;
 use crate::shared::{Shared, locked};
-use crate::spis::SpiBook;
+use crate::sizes::plan::Framing;
+use crate::tables::send_lock::Turnstile;
+use crate::tables::spis::SpiBook;
 use crate::tables::{Assembly, Outbound, Packed, Pair, Served, Service, Settings};
-use crate::turnstile::Turnstile;
 
 /// Packets after which an SA without ESN asks for its replacement at the latest.
 const SOFT_SEQUENCE: u64 = MAX_SHORT_SEQUENCE / 8 * 7;

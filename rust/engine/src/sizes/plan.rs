@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use openmoat_esp::mss::MssBounds;
 
-use crate::ladder::Rung;
+use crate::sizes::ladder::Rung;
 
 /// Don't Fragment of the outer IPv4 header (RFC 4301 8.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,12 +4,12 @@
 use crossbeam_queue::ArrayQueue;
 use openmoat_esp::aggfrag::{CONGESTION_HEADER, Congestion, HEADER, MAX_DELAY};
 
-use crate::bundle::Address;
-use crate::echo::{Echo, Heard, STEP};
 use crate::events::flag;
-use crate::packing::{Sink, seal_payload};
-use crate::plan::MtuPlan;
+use crate::outbound::bundle::Address;
+use crate::outbound::packing::{Sink, seal_payload};
 use crate::shared::Shared;
+use crate::sizes::plan::MtuPlan;
+use crate::sizes::probe::{Echo, Heard, STEP};
 use crate::tables::{Outbound, Pair};
 
 /// Pairs of one worker that have marks to send.

@@ -283,5 +283,5 @@ impl State {
 }
 
 #[cfg(test)]
-#[path = "echo_tests.rs"]
+#[path = "probe_tests.rs"]
 mod tests;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use openmoat_io::{Outgoing, Path};
 
-use crate::divide::MIN_MTU_V6;
-use crate::ike::{NON_ESP_MARKER, has_marker};
+use crate::inbound::ike_queues::{NON_ESP_MARKER, has_marker};
 use crate::shared::Shared;
+use crate::sizes::divide::MIN_MTU_V6;
 
 /// One message without its marker.
 pub struct IkeOutgoing<'a> {

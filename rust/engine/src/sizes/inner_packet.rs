@@ -4,8 +4,8 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::wire::IpPacket;
 use openmoat_io::{MAX_PACKET, VnetHeader};
 
-use crate::fragment::Fragmentation;
-use crate::segment::Cut;
+use crate::sizes::fragment::Fragmentation;
+use crate::sizes::segment::Cut;
 
 /// An inner packet: what the kernel and its own headers say of it, and its octets.
 pub struct InnerPacket<'a> {

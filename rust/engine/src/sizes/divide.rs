@@ -6,11 +6,11 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::wire::IpPacket;
 
-use crate::fragment::Fragmentation;
-use crate::ladder::{Deed, IdentifierGuard, Rung};
-use crate::pieces::{InnerPacket, Pieces};
-use crate::plan::MtuPlan;
-use crate::segment::{Cut, complete_checksum};
+use crate::sizes::fragment::Fragmentation;
+use crate::sizes::inner_packet::{InnerPacket, Pieces};
+use crate::sizes::ladder::{Deed, IdentifierGuard, Rung};
+use crate::sizes::plan::MtuPlan;
+use crate::sizes::segment::{Cut, complete_checksum};
 use crate::tables::Pair;
 
 /// What every link of IPv6 carries (RFC 8200 5).

@@ -4,8 +4,8 @@ use openmoat_esp::drops::DropReason;
 use openmoat_io::{BATCH, PacketList, VnetHeader};
 
 use crate::icmp::{Complaint, MAX_ERROR_V6, RateLimit, complain};
-use crate::pieces::InnerPacket;
 use crate::shared::Shared;
+use crate::sizes::inner_packet::InnerPacket;
 
 /// The errors of one batch, and the bound on all of them.
 pub struct Answers {

@@ -7,15 +7,15 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::wire::{IpPacket, Ports};
 
-use crate::answers::Answers;
-use crate::divide::MIN_MTU_V6;
 use crate::events::Event;
-use crate::flows::{Choice, Lane};
-use crate::hold::{Holds, Outcome};
 use crate::icmp::Complaint;
-use crate::ladder::Deed;
-use crate::pieces::InnerPacket;
+use crate::outbound::flows::{Choice, Lane};
+use crate::outbound::hold::{Holds, Outcome};
+use crate::outbound::icmp_answers::Answers;
 use crate::shared::Shared;
+use crate::sizes::divide::MIN_MTU_V6;
+use crate::sizes::inner_packet::InnerPacket;
+use crate::sizes::ladder::Deed;
 use crate::tables::{Served, Service};
 
 /// Nanoseconds between two `Acquire` of one policy.

@@ -13,7 +13,7 @@ use std::ops::Range;
 use openmoat_esp::wire::{Flow, IPV4_HEADER, IPV6_HEADER, IpPacket, checksum, protocol};
 use openmoat_io::{GsoType, MAX_PACKET, MAX_UDP_SEGMENTS, PacketList, VnetHeader};
 
-use crate::segment::{mend_ipv4_checksum, pseudo_header};
+use crate::sizes::segment::{mend_ipv4_checksum, pseudo_header};
 
 const TCP_HEADER: usize = 20;
 const TCP_CHECKSUM: usize = 16;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::samples;
-use crate::segment::Cut;
+use crate::sizes::segment::Cut;
 
 const EVERYTHING: Joins = Joins {
     tcp: true,
