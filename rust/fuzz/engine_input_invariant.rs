@@ -19,7 +19,7 @@ use openmoat_esp::wire::IpPacket;
 use openmoat_io::memory::Datagram;
 use openmoat_io::{BATCH, VNET_HEADER, VnetHeader};
 
-use crate::lab::{Gateway, Options, PATIENCE, gateways, keys};
+use crate::lab::{Gateway, Options, gateways, keys};
 use crate::oracle;
 
 /// The SPI of the peer, by which the engine seals.
@@ -63,11 +63,11 @@ impl Unpacker {
         };
         let (payload, mut places) = (opened.inner.unwrap(), Vec::new());
         let bench = Workbench::new(&mut self.bench, usize::MAX);
-        let mut sitting = self.reassembler.sit(&mut packet, self.sa.drops(), bench);
-        let _ = sitting.accept((opened.sequence, 0), payload, |delivery| {
+        let mut batch = self.reassembler.begin(&mut packet, self.sa.drops(), bench);
+        let _ = batch.accept((opened.sequence, 0), payload, |delivery| {
             places.push(delivery)
         });
-        drop(sitting);
+        batch.finish();
         let octets = places.into_iter().map(|place| match place {
             Delivery::Whole(at) | Delivery::Joined(at) => packet[at].to_vec(),
             Delivery::Assembled(at) => self.bench[at].to_vec(),
@@ -135,7 +135,7 @@ impl Bench {
             gateway.add_inbound(packed, &packing),
             gateway.add_outbound(packed, THEIRS_PACKED, &packing),
         ]);
-        gateway.engine.start().unwrap();
+        gateway.begin();
         let sender = with_config(handle, far.selectors(), |config| {
             OutboundSa::new(config, true).unwrap()
         });
@@ -170,7 +170,7 @@ impl Bench {
             (VnetHeader::default(), last.clone()),
         ]);
         loop {
-            let sent = self.gateway.udp.take_sent(PATIENCE).unwrap();
+            let sent = self.gateway.sent().unwrap();
             let step = if sent.segment == 0 {
                 sent.octets.len()
             } else {
@@ -265,7 +265,7 @@ impl Bench {
             train.push((train.len() + usize::from(delay % 8), packet));
         }
         train.sort_by_key(|(place, _)| *place);
-        // With this, nothing that waits can be completed by what comes later: how much time passes does not matter.
+        // With this, nothing that waits can be completed by what comes later.
         let last = [&[0; 4][..], &marker(2)].concat();
         train.push((usize::MAX, self.seal_payload(&last)));
         let (mut wanted, mut datagrams) = (Vec::new(), Vec::new());
@@ -280,7 +280,7 @@ impl Bench {
     fn expect(&self, mut wanted: Vec<Vec<u8>>) {
         let mut got = Vec::new();
         while got.len() < wanted.len() {
-            let (vnet, octets) = self.gateway.tun.receive_within(PATIENCE).unwrap();
+            let (vnet, octets) = self.gateway.receive().unwrap();
             got.extend(oracle::cut(&vnet, &octets));
         }
         got.sort();
@@ -345,6 +345,5 @@ fn with_config<T>(spi: u32, selectors: SelectorPair, make: impl FnOnce(SaConfig<
         selectors,
         limits: Limits::default(),
         last_sequence: 0,
-        seals: true,
     })
 }

@@ -109,7 +109,6 @@ fn inbound(suite: Suite, has_esn: bool) -> Result<InboundSa, SaError> {
         },
         limits: Limits::default(),
         last_sequence: 0,
-        seals: true,
     };
     InboundSa::new(config, 1024)
 }

@@ -46,7 +46,7 @@ struct Bench {
     reassembler: Reassembler,
     drops: DropCounters,
     octets: Vec<u8>,
-    /// Payloads of a sitting, with their numbers, and how many there are at most.
+    /// Payloads of a batch, with their numbers, and how many there are at most.
     waiting: Vec<(u64, Vec<u8>)>,
     together: usize,
     model: Model,
@@ -120,17 +120,17 @@ impl Bench {
             })
             .collect();
         let bench = Workbench::new(&mut self.octets, usize::MAX);
-        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for (sequence, place) in places {
-            if !sitting.has_room() {
+            if !batch.has_room() {
                 break;
             }
             taken += 1;
-            let _ = sitting.accept((sequence, self.now), place, |delivery| {
+            let _ = batch.accept((sequence, self.now), place, |delivery| {
                 deliveries.push(delivery);
             });
         }
-        drop(sitting);
+        batch.finish();
         self.waiting.drain(..taken);
         let octets = |delivery| match delivery {
             Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),

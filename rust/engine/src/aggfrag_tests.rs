@@ -2,9 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use std::time::Duration;
+
 use openmoat_esp::aggfrag::NEXT_HEADER;
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::meter::Limits;
+use openmoat_esp::reassembly::SILENCE;
 use openmoat_esp::sa::{OutboundSa, SaConfig};
 use openmoat_esp::spd::{Action, Missing};
 use openmoat_io::VnetHeader;
@@ -12,13 +15,11 @@ use openmoat_io::memory::Datagram;
 use proptest::prelude::*;
 
 use crate::command::Command;
+use crate::config::Config;
 use crate::counters::Counters;
-use crate::lab::{
-    Gateway, Options, PATIENCE, WAYS, connect, gateways, gateways_with, keys, with_offloads,
-};
+use crate::lab::{Gateway, Options, WAYS, connect, gateways, gateways_with, keys, with_offloads};
 use crate::oracle;
 use crate::samples::{back, ip, tcp_super_packet, udp, udp_super_packet};
-use crate::shared::Config;
 use crate::sizes::ladder::Rung;
 use crate::sizes::plan::{Framing, MtuPlan, OuterDf};
 
@@ -112,7 +113,7 @@ fn super_packets_are_cut_at_their_own_size_and_their_segments_packed() {
                     let segments = oracle::cut(&vnet, &octets);
                     let mut got = Vec::new();
                     while got.len() < segments.len() {
-                        let (vnet, octets) = second.tun.receive_within(PATIENCE).unwrap();
+                        let (vnet, octets) = second.receive().unwrap();
                         got.extend(oracle::cut(&vnet, &octets));
                     }
                     assert_eq!(got, segments);
@@ -146,44 +147,26 @@ impl Apart {
     /// Let the first engine carry all these, and end its pair: the sealed packets, one by one, and what it counted.
     fn send(&self, packets: &[Vec<u8>]) -> (Vec<Datagram>, Counters) {
         send_all(&self.first, packets);
+        self.first.work();
         let handle = self.handles.0;
-        let carried = || self.first.engine.read_counters(Some(&[handle]))[0].clone();
-        let is_done = || {
-            let counters = carried();
-            let dropped: u64 = counters.drops.iter().map(|(_, count)| count).sum();
-            counters.outbound.0 + dropped >= packets.len() as u64
-        };
-        wait_until(is_done);
         let counters = self.first.apply(vec![Command::Remove(handle)]).remove(0);
         let mut sealed = Vec::new();
         while sealed.len() < counters.outbound_sequence as usize {
-            sealed.extend(split(&self.first.udp.take_sent(PATIENCE).unwrap()));
+            sealed.extend(split(&self.first.sent().unwrap()));
         }
         (sealed, counters)
     }
 
     /// Let the second engine receive these at once, and end its pair: the packets that came out, and what it counted.
     fn receive(&self, sealed: Vec<Datagram>) -> (Vec<Vec<u8>>, Counters) {
-        let mut stranger = sealed[0].clone();
-        stranger.octets = vec![1; 40];
-        self.second
-            .udp
-            .deliver_all(sealed.into_iter().chain([stranger]));
-        wait_until(|| self.second.drops("unknown-spi") == 1);
+        self.second.udp.deliver_all(sealed);
+        self.second.work();
         let counters = self.second.apply(vec![Command::Remove(self.handles.1)]);
         let mut got = Vec::new();
         while let Some((vnet, octets)) = self.second.tun.receive() {
             got.extend(oracle::cut(&vnet, &octets));
         }
         (got, counters.into_iter().next().unwrap())
-    }
-}
-
-fn wait_until(is_so: impl Fn() -> bool) {
-    let began = std::time::Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "it never happened");
-        std::thread::yield_now();
     }
 }
 
@@ -247,8 +230,8 @@ fn small_packets_that_wait_together_travel_together_and_alone_when_alone() {
 fn packets_of_two_sas_that_come_by_turns_are_packed_all_the_same() {
     let (first, second) = gateways();
     let handles = [true, false].map(|is_v6| connect_family(&first, &second, is_v6));
-    first.engine.start().unwrap();
-    second.engine.start().unwrap();
+    first.begin();
+    second.begin();
     let packets: Vec<_> = (0..192).map(|n| numbered(n % 2 == 0, n, 60)).collect();
     send_all(&first, &packets);
     let got: Vec<_> = packets.iter().map(|_| second.expect()).collect();
@@ -395,7 +378,15 @@ fn what_waits_for_the_rest_of_its_packet_is_dropped_after_a_second() {
     let apart = Apart::new(&options());
     let (sealed, _) = apart.send(&[numbered(false, 1, 3_000)]);
     apart.second.udp.deliver(sealed[0].clone());
-    wait_until(|| apart.second.drops("aggfrag-incomplete") == 1);
+    let is_dropped = || {
+        apart.second.work();
+        apart.second.drops("aggfrag-incomplete") == 1
+    };
+    assert!(!is_dropped());
+    apart.second.advance(Duration::from_nanos(SILENCE - 1));
+    assert!(!is_dropped());
+    apart.second.advance(Duration::from_nanos(1));
+    assert!(is_dropped());
 }
 
 /// Seals for the second engine as its peer, whatever we like.
@@ -418,7 +409,6 @@ impl Peer {
             selectors: apart.first.selectors(),
             limits: Limits::default(),
             last_sequence: 0,
-            seals: true,
         };
         let sa = OutboundSa::new(config, false).unwrap();
         Self { apart, sa }

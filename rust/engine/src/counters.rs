@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::drops::DropReason;
 
-use crate::sizes::ladder::Deed;
-use crate::sizes::probe::Echo;
-use crate::tables::{Outbound, Packed, Pair};
+use crate::sizes::ladder::SizeAction;
+use crate::sizes::probe::PathProbe;
+use crate::tables::pair::{Outbound, Packed, Pair};
 
 /// What a pair has carried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Counters {
     /// By reason.
     pub drops: Vec<(DropReason, u64)>,
     /// What was done about sizes, and to how many inner packets.
-    pub deeds: Vec<(Deed, u64)>,
+    pub deeds: Vec<(SizeAction, u64)>,
     /// Inner packets that left whole beside others in one payload, that left in slices, and slices.
     pub outbound_packed: (u64, u64, u64),
     /// Inner packets that were put together from slices.
@@ -50,14 +50,14 @@ impl Counters {
             ),
             outbound: outbound.map_or((0, 0), Outbound::carried),
             outbound_packed: outbound.map_or((0, 0, 0), |outbound| packed(&outbound.packed)),
-            outbound_proved: pair.echo().map_or(0, Echo::proved),
+            outbound_proved: pair.probe().map_or(0, PathProbe::proved),
             inbound_assembled: assembly.map_or(0, |assembly| read(&assembly.assembled)),
             inbound_reports: assembly.map_or(0, |assembly| read(&assembly.reports)),
-            inbound_marks: assembly.map_or(0, |assembly| read(&assembly.marks)),
+            inbound_marks: assembly.map_or(0, |assembly| read(&assembly.ce_marks)),
             inbound_sequence: pair.inbound.highest_sequence(),
             outbound_sequence: outbound.map_or(0, |outbound| outbound.sa.last_sequence()),
             drops: drops(pair),
-            deeds: pair.deeds.done().collect(),
+            deeds: pair.size_counters.taken().collect(),
         }
     }
 }

@@ -10,25 +10,30 @@ use openmoat_esp::drops::DropCounters;
 use openmoat_io::{DeviceError, OuterSocket, TunDevice};
 
 use crate::command::Command;
+use crate::config::Config;
 use crate::counters::Counters;
+use crate::doorbell::Doorbell;
+use crate::error::EngineError;
 use crate::events::{Event, flag};
 use crate::inbound::ike_queues::IkeDatagram;
+use crate::installer::Installer;
+use crate::lock::locked;
 use crate::outbound::ike::{self as ike_send, IkeOutgoing};
-use crate::shared::{Config, Shared, locked};
-use crate::tables::Pair;
+use crate::parts::Parts;
+use crate::stepper::Stepper;
+use crate::tables::pair::Pair;
 use crate::tables::spis::MAX_SLOTS;
-use crate::tables::writer::{EngineError, Register};
 use crate::workers;
 
 struct Control {
-    register: Register,
+    installer: Installer,
     threads: Vec<JoinHandle<()>>,
     is_stopped: bool,
 }
 
 /// Threads that carry packets between one TUN device and the outside.
 pub struct Engine {
-    shared: Arc<Shared>,
+    parts: Parts,
     control: Mutex<Control>,
     retired: DropCounters,
 }
@@ -41,14 +46,14 @@ impl Engine {
         config: Config,
     ) -> Result<Self, DeviceError> {
         let slots = config.slots.clamp(64, MAX_SLOTS).next_power_of_two();
-        let shared = Arc::new(Shared::new(tun, sockets, Config { slots, ..config })?);
+        let (parts, installer) = Parts::new(tun, sockets, Config { slots, ..config })?;
         let control = Control {
-            register: Register::new(slots),
+            installer,
             threads: Vec::new(),
             is_stopped: false,
         };
         Ok(Self {
-            shared,
+            parts,
             control: Mutex::new(control),
             retired: DropCounters::default(),
         })
@@ -61,7 +66,7 @@ impl Engine {
             return Err(EngineError::IsStopped);
         }
         if control.threads.is_empty() {
-            control.threads = workers::start(&self.shared)?;
+            control.threads = workers::start(&self.parts)?;
         }
         Ok(())
     }
@@ -70,31 +75,29 @@ impl Engine {
     pub fn stop(&self) {
         let mut control = locked(&self.control);
         control.is_stopped = true;
-        self.shared.is_stopping.store(true, Ordering::SeqCst);
-        for bell in &self.shared.threads {
-            bell.wake.signal();
-        }
+        self.parts.bells().for_each(Doorbell::stop);
         for thread in control.threads.drain(..) {
             let _ = thread.join(); // a panic has been counted
         }
-        let handles: Vec<u32> = self.shared.sad.pairs().map(|pair| pair.handle).collect();
-        for handle in handles {
-            self.shared.sad.remove(handle);
-        }
-        locked(&self.shared.kept_open).clear();
-        control.register.clear(&self.shared);
+        control.installer.clear();
+    }
+
+    /// In place of `start`: the work of the threads, done by the caller, batch by batch and by a clock of its own. For tests
+    /// and simulations.
+    pub fn stepper(&self) -> Stepper {
+        Stepper::new(&self.parts)
     }
 
     /// Up to `count` fresh inbound SPIs.
     pub fn reserve_spis(&self, count: usize) -> Vec<u32> {
-        locked(&self.control).register.spis.reserve(count)
+        locked(&self.control).installer.spis.reserve(count)
     }
 
     /// Give back SPIs that were reserved and never installed.
     pub fn release_spis(&self, spis: &[u32]) {
         let mut control = locked(&self.control);
         spis.iter()
-            .for_each(|spi| control.register.spis.release(*spi));
+            .for_each(|spi| control.installer.spis.release(*spi));
     }
 
     /// Carry out a batch in order, up to the first command that cannot be. Answers with final counters of removed pairs.
@@ -106,24 +109,22 @@ impl Engine {
         let mut removed = Vec::new();
         let mut outcome = Ok(());
         for command in batch {
-            outcome = control
-                .register
-                .carry_out(&self.shared, command, &mut removed);
+            outcome = control.installer.carry_out(command, &mut removed);
             if outcome.is_err() {
                 break;
             }
         }
-        control.register.publish_policies(&self.shared);
-        self.shared.tables.advance();
+        control.installer.publish_policies();
+        self.parts.policies.advance();
         if !removed.is_empty() {
-            // Whoever found one of them before is done with it after this, so that its counters are final.
-            self.shared
-                .threads
-                .iter()
-                .for_each(|bell| bell.wait_for_turn());
+            // A thread that found one of them before is done with it after this, so that its counters are final.
+            self.parts.bells().for_each(Doorbell::wait_for_turn);
         }
         // Outbound threads let go of pairs and send what they hold for new ones.
-        self.shared.wake_outbound();
+        self.parts
+            .workers
+            .iter()
+            .for_each(|worker| worker.outbound.ring());
         let finals = removed
             .iter()
             .map(|pair| self.retire(&mut control, pair))
@@ -140,7 +141,7 @@ impl Engine {
         for (reason, packets) in &counters.drops {
             self.retired.count_many(*reason, *packets);
         }
-        control.register.spis.retire(pair.handle);
+        control.installer.spis.retire(pair.handle);
         counters
     }
 
@@ -149,11 +150,11 @@ impl Engine {
         match handles {
             Some(handles) => handles
                 .iter()
-                .filter_map(|handle| self.shared.sad.find(*handle))
+                .filter_map(|handle| self.parts.sad.find(*handle))
                 .map(|p| Counters::of(&p))
                 .collect(),
             None => self
-                .shared
+                .parts
                 .sad
                 .pairs()
                 .map(|pair| Counters::of(&pair))
@@ -169,35 +170,38 @@ impl Engine {
                 *sums.entry(name).or_insert(0) += packets;
             }
         };
-        for counters in [&self.shared.drops, &self.retired] {
+        for counters in [&*self.parts.drops, &self.retired] {
             counters
                 .happened()
                 .for_each(|(reason, packets)| add(reason.name(), packets));
         }
-        for pair in self.shared.sad.pairs() {
+        for pair in self.parts.sad.pairs() {
             Counters::of(&pair)
                 .drops
                 .iter()
                 .for_each(|(reason, packets)| add(reason.name(), *packets));
         }
-        add("noise-full", self.shared.events.overflown());
-        add("engine-fault", self.shared.faults.load(Ordering::Relaxed));
+        add("noise-full", self.parts.events.overflown());
+        add(
+            "engine-fault",
+            self.parts.bells().map(Doorbell::faults).sum(),
+        );
         sums
     }
 
     /// What became of each offload: by name, `on` or why it is off. Settled when the threads start.
     pub fn read_offloads(&self) -> BTreeMap<&'static str, String> {
-        self.shared.offloads.tell(&self.shared.sockets)
+        self.parts.offloads.tell(self.parts.sockets.all())
     }
 
     /// Readable while `drain` has something.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
-        self.shared.events.readable.as_fd()
+        self.parts.events.readable.as_fd()
     }
 
     /// Up to `limit` events, states before noise.
     pub fn drain(&self, limit: usize) -> Vec<Event> {
-        let events = &self.shared.events;
+        let events = &self.parts.events;
         // Cleared first: what comes from now on signals again.
         events.readable.clear();
         let mut drained = Vec::new();
@@ -206,10 +210,10 @@ impl Engine {
                 break;
             };
             // A pair that has gone since has nothing more to tell.
-            let Some(pair) = self.shared.sad.at(slot) else {
+            let Some(pair) = self.parts.sad.at(slot) else {
                 continue;
             };
-            let path = pair.new_path.load_full().map(|path| *path);
+            let path = pair.path.new_path();
             drained.push(Event::State {
                 handle: pair.handle,
                 flags: pair.flags.fetch_and(!flag::TOLD_ONCE, Ordering::SeqCst),
@@ -230,22 +234,22 @@ impl Engine {
 
     /// Readable while `receive_ike` has something.
     pub fn ike_fd(&self) -> BorrowedFd<'_> {
-        self.shared.ike.readable.as_fd()
+        self.parts.ike.readable.as_fd()
     }
 
     /// Up to `limit` IKE datagrams, strangers last.
     pub fn receive_ike(&self, limit: usize) -> Vec<IkeDatagram> {
-        self.shared.ike.receive(limit)
+        self.parts.ike.receive(limit)
     }
 
     /// Send IKE datagrams in order; answers how many the network did not take.
     pub fn send_ike(&self, datagrams: &[IkeOutgoing<'_>]) -> usize {
-        ike_send::send(&self.shared, datagrams)
+        ike_send::send(&self.parts.sockets, datagrams)
     }
 
     /// Our IKE SPIs have changed.
     pub fn know_ike_spis(&self, added: &[u64], removed: &[u64]) {
-        self.shared.ike.know(added, removed);
+        self.parts.ike.know(added, removed);
     }
 }
 

@@ -1,26 +1,21 @@
 use openmoat_esp::meter::Limits;
 use openmoat_esp::spd::{Action, Missing};
+#[cfg(feature = "unsealed")]
 use openmoat_io::memory::Datagram;
 use openmoat_io::{GsoType, Offloads, VnetHeader};
 
+use std::time::Duration;
+
 use super::*;
 use crate::events::flag;
-use crate::lab::{
-    A_MOMENT, Gateway, Options, PATIENCE, POLICY, connect, gateways, gateways_of, offloads,
-};
+use crate::lab::{Gateway, Options, POLICY, connect, gateways, offloads};
 use crate::oracle;
 use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_packet};
 use crate::sizes::plan::{Framing, MtuPlan};
+use crate::sizes::suspicion::SILENCE;
 
-fn wait_for_events(engine: &Engine) -> Vec<Event> {
-    use std::os::fd::AsRawFd;
-    let mut readiness = openmoat_io::Readiness::new(&[engine.events_fd().as_raw_fd()]).unwrap();
-    readiness.wait(PATIENCE.as_millis() as i32).unwrap();
-    engine.drain(100)
-}
-
-/// All packets in, all packets out: what is sent after `packet` has been handled comes after it.
-fn settle(from: &Gateway, to: &Gateway) {
+/// A packet more, which arrives.
+fn send_last(from: &Gateway, to: &Gateway) {
     let last = udp(false, 9_999, b"last");
     let last = if from.net == 1 { last } else { back(last) };
     from.send(last.clone());
@@ -45,29 +40,27 @@ fn large_packets_that_nobody_answers_are_told_of_and_not_told_twice() {
                 ..Options::default()
             },
         );
-        let suspected = |engine: &Engine| {
-            let events = engine.drain(100).into_iter();
-            events.filter(|event| matches!(event, Event::State { flags, .. } if flags & flag::SUSPECT != 0)).count()
+        let suspected = || {
+            let is_suspect = |event: &&Event| matches!(event, Event::State { flags, .. } if flags & flag::SUSPECT != 0);
+            first.events().iter().filter(is_suspect).count()
         };
-        let mut told = 0;
-        let (large, began) = (udp(false, 7, &[0; 1_200]), std::time::Instant::now());
-        while told == 0 && began.elapsed() < PATIENCE {
+        let large = udp(false, 7, &[0; 1_200]);
+        let send = || {
             first.send(large.clone());
             second.expect();
-            told = suspected(&first.engine);
-        }
-        assert_eq!(told, 1);
-        // The engine's clock is coarse.
-        assert!(
-            began.elapsed()
-                >= std::time::Duration::from_nanos(crate::sizes::suspicion::SILENCE / 2)
-        );
-        first.send(large);
-        second.expect();
+        };
+        send();
+        first.advance(Duration::from_nanos(SILENCE - 1));
+        send();
+        assert_eq!(suspected(), 0);
+        first.advance(Duration::from_nanos(1));
+        send();
+        assert_eq!(suspected(), 1);
+        send();
         // Another flag that is told does not bring it back.
         second.send(back(udp(false, 7, b"at last")));
         first.expect();
-        assert_eq!(suspected(&first.engine), 0);
+        assert_eq!(suspected(), 0);
     }
 }
 
@@ -181,7 +174,7 @@ fn a_super_packet_comes_out_as_one_with_the_same_segments() {
             }
             continue;
         }
-        let (got, super_packet) = second.tun.receive_within(PATIENCE).unwrap();
+        let (got, super_packet) = second.receive().unwrap();
         assert_eq!(
             (got.gso_size, got.gso_type, got.needs_checksum),
             (1_300, vnet.gso_type, true)
@@ -189,7 +182,7 @@ fn a_super_packet_comes_out_as_one_with_the_same_segments() {
         assert_eq!(super_packet, octets);
         let (vnet, octets) = udp_super_packet(is_v6, 1_200, 11_000);
         first.send_super(vnet, &octets);
-        let (got, super_packet) = second.tun.receive_within(PATIENCE).unwrap();
+        let (got, super_packet) = second.receive().unwrap();
         assert_eq!((got.gso_size, got.gso_type), (1_200, GsoType::Udp));
         assert_eq!(super_packet, octets);
     }
@@ -204,7 +197,7 @@ fn neighbours_of_one_size_travel_as_one_datagram() {
         // The far engine must not read what is looked at here.
         second.engine.stop();
         first.send_super(vnet, &octets);
-        first.udp.take_sent(PATIENCE).unwrap()
+        first.sent().unwrap()
     };
     let size = if taken.segment == 0 {
         taken.octets.len()
@@ -216,7 +209,7 @@ fn neighbours_of_one_size_travel_as_one_datagram() {
         assert_eq!(datagrams, 60_000_usize.div_ceil(1_300));
     } else {
         assert_eq!((datagrams, taken.segment), (1, 0));
-        (1..47).for_each(|_| assert_eq!(first.udp.take_sent(PATIENCE).unwrap().segment, 0));
+        (1..47).for_each(|_| assert_eq!(first.sent().unwrap().segment, 0));
     }
     assert_eq!(
         first.engine.read_counters(Some(&[handle]))[0].outbound_sequence,
@@ -233,7 +226,7 @@ fn packets_of_no_policy_and_outside_an_sa_are_dropped_by_name() {
     let mut report = udp(true, 53, b"I am here");
     report[24..40].copy_from_slice(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16]);
     first.send(report);
-    settle(&first, &second);
+    send_last(&first, &second);
     assert_eq!(
         ["no-policy", "malformed-inner", "not-unicast"].map(|name| first.drops(name)),
         [1, 1, 1]
@@ -264,13 +257,15 @@ fn a_silent_path_is_kept_open_once_for_all_its_pairs() {
             gateway.add_outbound(spi, spi, &options),
         ]);
     }
-    gateway.engine.start().unwrap();
-    let sent = gateway.udp.take_sent(PATIENCE).unwrap();
+    gateway.begin();
+    assert_eq!(gateway.sent(), None);
+    gateway.advance(Duration::from_secs(1));
+    let sent = gateway.sent().unwrap();
     assert_eq!(
         (sent.octets, sent.destination),
         (vec![0xff], "192.0.2.2:4500".parse().unwrap())
     );
-    assert_eq!(gateway.udp.take_sent(A_MOMENT), None);
+    assert_eq!(gateway.sent(), None);
 }
 
 #[test]
@@ -286,10 +281,11 @@ fn a_stopped_engine_has_no_pairs_and_takes_no_commands() {
     assert!(matches!(first.engine.start(), Err(EngineError::IsStopped)));
 }
 
+#[cfg(feature = "unsealed")]
 #[test]
 fn packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing() {
     for seals in [false, true] {
-        let (first, second) = gateways_of(Config {
+        let (first, second) = crate::lab::gateways_of(Config {
             seals,
             ..Config::default()
         });
@@ -312,7 +308,7 @@ fn packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing() {
         if !seals {
             assert_eq!(second.expect(), packet);
         }
-        settle(&first, &second);
+        send_last(&first, &second);
         assert_eq!(second.drops("bad-icv"), u64::from(seals));
     }
 }
@@ -329,7 +325,7 @@ fn each_offload_is_told_with_the_reason_why_it_is_off() {
         crate::lab::with_offloads(*way, || {
             let (gateway, _) = gateways();
             assert!(gateway.engine.read_offloads().is_empty(), "not asked yet");
-            gateway.engine.start().unwrap();
+            gateway.begin();
             let told = gateway.engine.read_offloads();
             let names = ["tun-tso", "tun-uso", "udp-gso", "udp-gro"];
             assert_eq!(names.map(|name| told[name].as_str()), wanted);
@@ -338,7 +334,7 @@ fn each_offload_is_told_with_the_reason_why_it_is_off() {
     crate::lab::with_offloads(Offloads::ALL, || {
         let (gateway, _) = gateways();
         gateway.tun.refuse_super_packets();
-        gateway.engine.start().unwrap();
+        gateway.begin();
         let told = gateway.engine.read_offloads();
         let wanted = "off: the kernel refuses it: a kernel without it";
         assert_eq!(told["tun-uso"], wanted);
@@ -371,7 +367,6 @@ again!(
     packets_of_no_policy_and_outside_an_sa_are_dropped_by_name,
     a_silent_path_is_kept_open_once_for_all_its_pairs,
     a_stopped_engine_has_no_pairs_and_takes_no_commands,
-    packets_in_clear_are_believed_only_by_an_engine_that_seals_nothing,
 );
 
 #[path = "engine_command_tests.rs"]

@@ -116,8 +116,9 @@ fn lowest(word: u64) -> Option<usize> {
 
 /// What waits for the daemon, and the descriptor that says so.
 pub struct Events {
-    /// Pairs with news.
+    /// Slots of pairs with news; a pair has the slot that the SAD gives it.
     pub dirty: DirtySlots,
+    slots: usize,
     noise: ArrayQueue<Event>,
     overflown: AtomicU64,
     strange_second: AtomicU64,
@@ -127,10 +128,11 @@ pub struct Events {
 }
 
 impl Events {
-    /// For so many slots, with room for so much noise.
+    /// For a power of two of slots, with room for so much noise.
     pub fn new(slots: usize, noise: usize) -> Result<Self, openmoat_io::DeviceError> {
         Ok(Self {
             dirty: DirtySlots::new(slots),
+            slots,
             noise: ArrayQueue::new(noise.max(1)),
             overflown: AtomicU64::new(0),
             strange_second: AtomicU64::new(0),
@@ -139,9 +141,9 @@ impl Events {
         })
     }
 
-    /// The pair in this slot has news.
-    pub fn tell_state(&self, slot: usize) {
-        self.dirty.set(slot);
+    /// The pair of this handle has news.
+    pub fn tell_state(&self, handle: u32) {
+        self.dirty.set(handle as usize & (self.slots - 1));
         self.readable.signal();
     }
 

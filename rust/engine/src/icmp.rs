@@ -18,7 +18,7 @@ const TTL: u8 = 64;
 
 /// What the error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Complaint {
+pub enum IcmpError {
     /// A policy, or the want of an SA, forbids it.
     Prohibited,
     /// It is larger than so many octets.
@@ -27,7 +27,7 @@ pub enum Complaint {
     HopsExceeded,
 }
 
-impl Complaint {
+impl IcmpError {
     fn type_and_code(self, is_v6: bool) -> [u8; 2] {
         match (self, is_v6) {
             (Self::Prohibited, false) => [3, 13],
@@ -51,8 +51,8 @@ impl Complaint {
 /// Write an error about `packet` into `out`; answers its size. None where none may be sent (RFC 1122 3.2.2, RFC 4443 2.4).
 ///
 /// Without a `source` it comes from where the packet was to go, which is inside the selectors and routed to the tunnel.
-pub fn complain(
-    complaint: Complaint,
+pub fn write_error(
+    error: IcmpError,
     packet: &IpPacket,
     octets: &[u8],
     source: Option<IpAddr>,
@@ -78,9 +78,9 @@ pub fn complain(
     let quoted = packet.length.min(octets.len()).min(most - ip - HEADER);
     let size = ip + HEADER + quoted;
     let out = out.get_mut(..size)?;
-    out[ip..ip + 2].copy_from_slice(&complaint.type_and_code(is_v6));
+    out[ip..ip + 2].copy_from_slice(&error.type_and_code(is_v6));
     out[ip + 2..ip + 4].fill(0);
-    out[ip + 4..ip + HEADER].copy_from_slice(&complaint.rest(is_v6));
+    out[ip + 4..ip + HEADER].copy_from_slice(&error.rest(is_v6));
     out[ip + HEADER..].copy_from_slice(&octets[..quoted]);
     write_ip(out, source, packet.flow.source);
     let pseudo = if is_v6 {
@@ -193,11 +193,11 @@ mod tests {
     use super::*;
     use crate::samples;
 
-    fn error(complaint: Complaint, octets: &[u8], source: Option<&str>) -> Option<Vec<u8>> {
+    fn error(error: IcmpError, octets: &[u8], source: Option<&str>) -> Option<Vec<u8>> {
         let packet = IpPacket::parse(octets).unwrap();
         let mut out = vec![0; 2_000];
         let source = source.map(|text| text.parse().unwrap());
-        let size = complain(complaint, &packet, octets, source, &mut out)?;
+        let size = write_error(error, &packet, octets, source, &mut out)?;
         out.truncate(size);
         Some(out)
     }
@@ -206,7 +206,7 @@ mod tests {
     fn an_error_quotes_the_packet_and_goes_to_its_source() {
         for is_v6 in [false, true] {
             let octets = samples::udp(is_v6, 53, &[7; 1_400]);
-            let icmp = error(Complaint::TooBig(1_280), &octets, None).unwrap();
+            let icmp = error(IcmpError::TooBig(1_280), &octets, None).unwrap();
             assert!(samples::is_checksummed(&icmp));
             let parsed = IpPacket::parse(&icmp).unwrap();
             let sent = IpPacket::parse(&octets).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn an_error_comes_from_our_own_address_where_there_is_one() {
         let octets = samples::udp(false, 53, b"x");
-        let icmp = error(Complaint::Prohibited, &octets, Some("10.9.0.1")).unwrap();
+        let icmp = error(IcmpError::Prohibited, &octets, Some("10.9.0.1")).unwrap();
         assert_eq!(icmp[12..16], [10, 9, 0, 1]);
         assert_eq!(icmp[20..22], [3, 13]);
     }
@@ -236,14 +236,14 @@ mod tests {
     #[test]
     fn no_error_answers_an_error_a_later_fragment_or_a_group() {
         let octets = samples::udp(false, 53, b"x");
-        let icmp = error(Complaint::Prohibited, &octets, None).unwrap();
-        assert_eq!(error(Complaint::Prohibited, &icmp, None), None);
+        let icmp = error(IcmpError::Prohibited, &octets, None).unwrap();
+        assert_eq!(error(IcmpError::Prohibited, &icmp, None), None);
         let mut fragment = octets.clone();
         fragment[7] = 1;
-        assert_eq!(error(Complaint::Prohibited, &fragment, None), None);
+        assert_eq!(error(IcmpError::Prohibited, &fragment, None), None);
         let mut group = octets;
         group[12] = 224;
-        assert_eq!(error(Complaint::Prohibited, &group, None), None);
+        assert_eq!(error(IcmpError::Prohibited, &group, None), None);
     }
 
     #[test]

@@ -6,38 +6,42 @@
 //! 4. `InboundSa::open`: size, window, ICV, window again, padding, inner lengths, selectors, ECN (RFC 4303 3.4)
 //!    or `InboundSa::open_payload` and what is in it, packet by packet (`unpacking`): RFC 9347
 //! 5. `note`: flags and path, for authentic packets only
-//! 6. `deliver`: hops that end here are answered (`errands`); MSS clamp, then a place in the list for the host, as part of
+//! 6. `deliver`: hops that end here are answered (`hop_errors`); MSS clamp, then a place in the list for the host, as part of
 //!    a super-packet where neighbours join
 //! 7. `flush`: one write per packet or super-packet
 //!
-//! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue, and ICMP errors.
+//! Nothing per packet allocates, locks or logs, but for IKE datagrams, which are copied to their queue, and ICMP errors. Once
+//! per batch and pair the lock of a reassembler is taken, which nobody else wants.
 
+pub mod black_hole_checks;
+pub mod hop_errors;
 pub mod ike_queues;
 pub mod join;
 pub mod unpacking;
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use openmoat_esp::drops::DropReason;
+use openmoat_esp::drops::{DropCounters, DropReason};
 use openmoat_esp::ecn;
 use openmoat_esp::meter::Usage;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::sa::Opened;
 use openmoat_esp::wire::{self, IpPacket};
-use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind};
+use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind, TunDevice};
 
-use crate::errands::{Complaints, Written};
-use crate::events::{Event, flag};
-use crate::inbound::ike_queues::{IkeDrop, NON_ESP_MARKER};
-use crate::inbound::join::Joiner;
-use crate::inbound::unpacking::{Unpacking, Whence};
-use crate::outbound::echoes::Doubts;
-use crate::shared::{NATT_PORT, Shared};
-use crate::sizes::ladder::Deed;
-use crate::tables::{Assembly, Found, Pair};
+use crate::events::{Event, Events, flag};
+use crate::inbound::black_hole_checks::BlackHoleChecks;
+use crate::inbound::hop_errors::{HopErrors, Outcome};
+use crate::inbound::ike_queues::{IkeDrop, IkeQueues, NON_ESP_MARKER};
+use crate::inbound::join::{Joiner, Joins};
+use crate::inbound::unpacking::{Origin, Unpacking};
+use crate::outbox::Outbox;
+use crate::outer_sockets::NATT_PORT;
+use crate::sizes::ladder::SizeAction;
+use crate::tables::pair::{Assembly, Pair};
+use crate::tables::sad::{Found, Sad};
 
 const KEEPALIVE: u8 = 0xff;
 
@@ -51,47 +55,67 @@ enum Sort {
 
 /// The state of an inbound thread.
 pub struct InboundWorker {
-    shared: Arc<Shared>,
-    worker: usize,
+    lookups: Lookups,
+    host: Host,
     batch: ReceiveBatch,
-    list: PacketList,
-    joiner: Joiner,
     unpacking: Unpacking,
     last: Option<Found>,
-    complaints: Complaints,
-    doubts: Doubts,
+    checks: BlackHoleChecks,
     now: u64,
 }
 
+/// What an inbound worker looks up, and where it leaves what is not for the host.
+pub struct Lookups {
+    /// Pairs.
+    pub sad: Arc<Sad>,
+    /// News for the daemon.
+    pub events: Arc<Events>,
+    /// IKE datagrams.
+    pub ike: Arc<IkeQueues>,
+    /// Drops of no pair.
+    pub drops: Arc<DropCounters>,
+}
+
 impl InboundWorker {
-    /// Worker number `worker` of an engine.
-    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let joiner = Joiner::new(shared.offloads.joins());
+    /// Nothing has come yet. What is for the host goes to a queue of the TUN device, joined as `joins` permits; what is to be
+    /// sent goes to `outbox`.
+    pub fn new(
+        lookups: Lookups,
+        tun: Option<Arc<dyn TunDevice>>,
+        joins: Joins,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        let events = Arc::clone(&lookups.events);
         Self {
-            shared,
-            worker,
+            host: Host {
+                tun,
+                drops: Arc::clone(&lookups.drops),
+                list: PacketList::new(),
+                joiner: Joiner::new(joins),
+                hop_errors: HopErrors::default(),
+                outbox: Arc::clone(&outbox),
+            },
+            lookups,
             batch: ReceiveBatch::new(),
-            list: PacketList::new(),
-            joiner,
             unpacking: Unpacking::default(),
             last: None,
-            complaints: Complaints::default(),
-            doubts: Doubts::default(),
+            checks: BlackHoleChecks::new(outbox, events),
             now: 0,
         }
     }
 
-    /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock.
-    pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) {
+    /// Carry one batch of a socket, at `now` nanoseconds of the engine's clock. Answers how many datagrams that were.
+    pub fn turn(&mut self, socket: &dyn OuterSocket, now: u64) -> usize {
         self.now = now;
         self.unpacking.forget(); // of a turn that ended in a panic
         if socket.receive_batch(&mut self.batch).is_err() {
-            return;
+            return 0;
         }
-        for index in 0..self.batch.datagrams.len() {
+        let count = self.batch.datagrams.len();
+        for index in 0..count {
             let received = self.batch.datagrams[index];
             if received.length == 0 {
-                self.shared.drops.count(DropReason::TooShort);
+                self.lookups.drops.count(DropReason::TooShort);
             }
             let path = Path {
                 local: received.local,
@@ -112,15 +136,16 @@ impl InboundWorker {
         self.unpacking.clear();
         // What is not in a table any more must not be kept alive between turns.
         self.last = None;
+        count
     }
 
     fn queue_ike(&mut self, message: Range<usize>, path: Path) {
-        let reason = match self.shared.ike.push(&self.batch.arena()[message], path) {
+        let reason = match self.lookups.ike.push(&self.batch.arena()[message], path) {
             Ok(()) => return,
             Err(IkeDrop::TooShort) => DropReason::TooShort,
             Err(IkeDrop::QueueFull(_)) => DropReason::QueueFull,
         };
-        self.shared.drops.count(reason);
+        self.lookups.drops.count(reason);
     }
 
     fn carry(&mut self, range: Range<usize>, path: Path, tos: u8) {
@@ -135,7 +160,7 @@ impl InboundWorker {
             Some(assembly) => self.open_payload((pair, assembly), range, path, tos),
         };
         if carried == Err(DropReason::HardLimit) {
-            self.shared.raise(pair, flag::SOFT_LIMIT | flag::HARD_LIMIT);
+            pair.raise(flag::SOFT_LIMIT | flag::HARD_LIMIT, &self.lookups.events);
         }
         self.last = Some(found);
         if self.unpacking.is_full() {
@@ -153,8 +178,8 @@ impl InboundWorker {
     ) -> Result<(), DropReason> {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open(packet, tos)?;
-        note(&self.shared, pair, &opened, path);
-        pair.suspicion.hear(self.now);
+        note(pair, &opened, path, &self.lookups.events);
+        pair.suspicion.receive(self.now);
         let inner = opened.inner?;
         let octets = range.start + inner.range.start..range.start + inner.range.end;
         self.deliver(pair, octets, &inner.packet);
@@ -173,10 +198,10 @@ impl InboundWorker {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open_payload(packet)?;
         if tos & ecn::ECN_MASK == ecn::CE {
-            assembly.marks.fetch_add(1, Ordering::Relaxed);
+            assembly.ce_marks.fetch_add(1, Ordering::Relaxed);
         }
-        note(&self.shared, pair, &opened, path);
-        pair.suspicion.hear(self.now);
+        note(pair, &opened, path, &self.lookups.events);
+        pair.suspicion.receive(self.now);
         let payload = opened.inner?;
         let payload = range.start + payload.start..range.start + payload.end;
         self.unpacking.wait(opened.sequence, payload);
@@ -192,37 +217,35 @@ impl InboundWorker {
             && let Some(assembly) = &pair.assembly
         {
             let now = self.now;
-            let whence = Whence {
+            let origin = Origin {
                 pair,
                 assembly,
                 now,
             };
             while self.unpacking.is_waiting() {
-                self.unpack(&whence);
+                self.unpack(&origin);
             }
         }
         self.last = Some(found);
     }
 
     /// Carry what some payloads complete, each packet checked as if it had come alone (RFC 9347 2.5).
-    fn unpack(&mut self, whence: &Whence<'_>) {
-        let Whence { pair, assembly, .. } = whence;
+    fn unpack(&mut self, origin: &Origin<'_>) {
+        let Origin { pair, assembly, .. } = origin;
         if !self.unpacking.has_room(&mut self.batch) {
             self.flush();
             self.unpacking.clear();
         }
         let Self {
-            shared,
-            worker,
             batch,
             unpacking,
-            doubts,
+            checks,
             now,
             ..
         } = self;
-        unpacking.unpack(batch, whence, |report| {
+        unpacking.unpack(batch, origin, |report| {
             assembly.reports.fetch_add(1, Ordering::Relaxed);
-            doubts.hear(shared, *worker, pair, &report, *now);
+            checks.receive(pair, &report, *now);
         });
         let (mut packets, mut size) = (0, 0);
         while let Some(octets) = self.unpacking.next() {
@@ -236,24 +259,24 @@ impl InboundWorker {
         assembly.octets.fetch_add(size, Ordering::Relaxed);
     }
 
-    /// When pieces may have waited long enough for others, or a pair in doubt asks again.
+    /// When pieces may have waited long enough for others, or a round of probes is due.
     pub fn deadline(&self) -> Option<u64> {
-        let due = [self.unpacking.deadline(), self.doubts.deadline()];
+        let due = [self.unpacking.deadline(), self.checks.deadline()];
         due.into_iter().flatten().min()
     }
 
-    /// Drop pieces that have waited long enough, and have those asked that are in doubt.
+    /// Drop pieces that have waited long enough, and have probes sent that are due.
     pub fn look_after(&mut self, now: u64) {
         if self.unpacking.deadline().is_some_and(|due| due <= now) {
-            self.unpacking.look_after(&self.shared.sad, now);
+            self.unpacking.look_after(&self.lookups.sad, now);
         }
-        self.doubts.look_after(&self.shared, self.worker, now);
+        self.checks.look_after(&self.lookups.sad, now);
     }
 
     /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
     fn find(&mut self, range: &Range<usize>, path: Path) -> Option<Found> {
         let Some(spi) = wire::spi(&self.batch.arena()[range.clone()]) else {
-            self.shared.drops.count(DropReason::TooShort);
+            self.lookups.drops.count(DropReason::TooShort);
             return None;
         };
         let is_it = |found: &Found| found.as_ref().is_some_and(|pair| pair.handle == spi);
@@ -262,40 +285,66 @@ impl InboundWorker {
         }
         self.unpack_waiting();
         self.last = None;
-        let found = self.shared.sad.look_up(spi);
+        let found = self.lookups.sad.look_up(spi);
         if is_it(&found) {
             return Some(found);
         }
-        self.shared.drops.count(DropReason::UnknownSpi);
-        self.shared
+        self.lookups.drops.count(DropReason::UnknownSpi);
+        self.lookups
             .events
             .tell_strange(Event::StrangeSpi { spi, path }, self.now);
         None
     }
 
     fn deliver(&mut self, pair: &Pair, range: Range<usize>, packet: &IpPacket) {
-        if packet.hops <= 1 && self.ends_here(pair, &range, packet) {
+        let arena = self.batch.arena();
+        self.host.deliver(arena, pair, range, packet, self.now);
+    }
+
+    fn flush(&mut self) {
+        self.host.flush(self.batch.arena());
+    }
+}
+
+/// The way from an opened packet to the host.
+struct Host {
+    tun: Option<Arc<dyn TunDevice>>,
+    drops: Arc<DropCounters>,
+    list: PacketList,
+    joiner: Joiner,
+    hop_errors: HopErrors,
+    outbox: Arc<Outbox>,
+}
+
+impl Host {
+    fn deliver(
+        &mut self,
+        arena: &mut [u8],
+        pair: &Pair,
+        range: Range<usize>,
+        packet: &IpPacket,
+        now: u64,
+    ) {
+        if packet.hops <= 1 && self.ends_here(pair, &arena[range.clone()], packet, now) {
             return;
         }
         if !self.list.has_room() {
-            self.flush();
+            self.flush(arena);
         }
-        let octets = &self.batch.arena()[range.clone()];
+        let octets = &mut arena[range.clone()];
         if let (true, Some(outbound)) = (mss::is_syn(octets, packet), pair.outbound.get()) {
             let bounds = outbound.settings.load().plan.mss;
-            let syn = &mut self.batch.arena()[range.clone()];
-            if mss::clamp(syn, packet, bounds, Checksum::Whole).is_some() {
-                pair.deeds.count(Deed::Clamp, 1);
+            if mss::clamp(octets, packet, bounds, Checksum::Whole).is_some() {
+                pair.size_counters.count(SizeAction::Clamp, 1);
             }
         }
-        let arena = self.batch.arena();
         self.joiner
             .add(arena, range, packet, pair.handle, &mut self.list);
     }
 
     /// Whether the hops of a packet end at this gateway, which then tells its sender: the host never sees such a packet,
-    /// or it would answer from an address, and by a way, of its own choice.
-    fn ends_here(&mut self, pair: &Pair, range: &Range<usize>, packet: &IpPacket) -> bool {
+    /// as it would answer from an address, and by a route, of its own choice.
+    fn ends_here(&mut self, pair: &Pair, octets: &[u8], packet: &IpPacket, now: u64) -> bool {
         let settings = pair.outbound.get().map(|outbound| outbound.settings.load());
         let Some(plan) = settings.as_ref().map(|settings| &settings.plan) else {
             pair.drops.count(DropReason::HopsExceeded);
@@ -305,27 +354,22 @@ impl InboundWorker {
             return false;
         }
         pair.drops.count(DropReason::HopsExceeded);
-        let octets = &self.batch.arena()[range.clone()];
-        let (now, worker) = (self.now, self.worker);
-        let is_left = match self.complaints.hops_exceeded(plan, packet, octets, now) {
-            Written::Error(error) => self.shared.errands[worker].leave(error),
-            Written::NoSource => false,
-            Written::NotDue => return true,
+        let is_left = match self.hop_errors.hops_exceeded(plan, packet, octets, now) {
+            Outcome::Error(error) => self.outbox.leave_error(error),
+            Outcome::NoSource => false,
+            Outcome::NotDue => return true,
         };
-        if is_left {
-            self.shared.outbound_bell(worker).wake.signal();
-        } else {
+        if !is_left {
             pair.drops.count(DropReason::IcmpUnsent);
         }
         true
     }
 
-    fn flush(&mut self) {
-        self.joiner.finish(self.batch.arena(), &mut self.list);
-        if let (false, Some(tun)) = (self.list.is_empty(), self.shared.tun.get(self.worker)) {
-            let refused = tun.write_batch(self.batch.arena(), &self.list);
-            self.shared
-                .drops
+    fn flush(&mut self, arena: &mut [u8]) {
+        self.joiner.finish(arena, &mut self.list);
+        if let (false, Some(tun)) = (self.list.is_empty(), &self.tun) {
+            let refused = tun.write_batch(arena, &self.list);
+            self.drops
                 .count_many(DropReason::DeviceFull, refused as u64);
         }
         self.list.clear();
@@ -346,66 +390,16 @@ fn sort(kind: SocketKind, octets: &[u8]) -> Sort {
 }
 
 /// Let the daemon know what an authentic packet says of its pair.
-fn note<T>(shared: &Shared, pair: &Pair, opened: &Opened<T>, path: Path) {
+fn note<T>(pair: &Pair, opened: &Opened<T>, path: Path, events: &Events) {
     let mut flags = flag::FIRST_PACKET;
     if opened.usage == Usage::Soft {
         flags |= flag::SOFT_LIMIT;
     }
-    shared.raise(pair, flags);
-    // RFC 7296 2.23: only the newest packet may say where the peer is, lest a delayed one turns it back.
+    pair.raise(flags, events);
+    // RFC 7296 2.23: only the newest packet says where the peer is, so that a delayed one does not turn it back.
     if opened.is_newest {
-        follow(shared, pair, path);
+        pair.follow(&path, events);
     }
-}
-
-fn follow(shared: &Shared, pair: &Pair, path: Path) {
-    let usual = pair.usual.load(Ordering::Acquire);
-    let mark = mark_of(&path);
-    if usual == mark {
-        return;
-    }
-    if is_news(pair, path) {
-        shared.events.tell_state(shared.sad.slot(pair.handle));
-    }
-    // Python's thread may have said meanwhile that packets come from elsewhere; then the next one looks again.
-    let _ = pair
-        .usual
-        .compare_exchange(usual, mark, Ordering::AcqRel, Ordering::Relaxed);
-}
-
-/// An even number that stands for a path. That two paths share one would cost only that the second is followed later.
-fn mark_of(path: &Path) -> u64 {
-    let fold = |end: &SocketAddr| {
-        let address = match end.ip() {
-            IpAddr::V4(v4) => u64::from(u32::from(v4)),
-            IpAddr::V6(v6) => {
-                let bits = u128::from(v6);
-                (bits as u64).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ (bits >> 64) as u64
-            }
-        };
-        (address ^ (u64::from(end.port()) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    };
-    fold(&path.local)
-        .rotate_left(31)
-        .wrapping_add(fold(&path.remote))
-        & !1
-}
-
-/// Whether the daemon is to hear of this path: what it must know is put down in the pair.
-fn is_news(pair: &Pair, path: Path) -> bool {
-    let is_expected = **pair.expected.load() == path;
-    let known = pair.new_path.load();
-    let is_known = known.as_ref().map_or(is_expected, |known| **known == path);
-    if is_known {
-        return false;
-    }
-    if is_expected {
-        pair.settle();
-    } else {
-        pair.new_path.store(Some(Arc::new(path)));
-        pair.raise(flag::NEW_PATH);
-    }
-    true
 }
 
 #[cfg(test)]

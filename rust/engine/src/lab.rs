@@ -1,26 +1,34 @@
-//! Two engines back to back over devices in memory, with fixed keys. Also part of tests outside this crate.
+//! Two engines back to back over devices in memory, with fixed keys and a clock of their own: no thread, nothing waits.
+//! Also part of tests outside this crate.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oracle;
 use openmoat_engine::command::{AddInbound, AddOutbound, Carriage, Command, Keys, NEVER};
+use openmoat_engine::events::Event;
 use openmoat_engine::plan::MtuPlan;
-use openmoat_engine::{Config, Counters, Engine};
+use openmoat_engine::{Config, Counters, Engine, Stepper};
 use openmoat_esp::icmp_error::IcmpCheck;
 use openmoat_esp::meter::Limits;
 use openmoat_esp::selectors::{Selector, SelectorPair};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::suite::Suite;
-use openmoat_io::memory::{MemorySocket, MemoryTun};
+use openmoat_io::memory::{Datagram, MemorySocket, MemoryTun};
 use openmoat_io::{GsoType, Offloads, OuterSocket, Path, SocketKind, TunDevice, VnetHeader};
 
-/// Longer than anything takes.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough for what must not come.
-pub const A_MOMENT: Duration = Duration::from_millis(50);
+/// Nanoseconds at which every test begins.
+pub const BEGIN: u64 = 1_000_000_000_000;
+
+/// The clock of the gateways that are joined, and what they do instead of threads.
+struct World {
+    now: Cell<u64>,
+    steppers: [RefCell<Option<Stepper>>; 2],
+}
+
 pub const POLICY: u32 = 7;
 
 /// One engine with its devices.
@@ -33,6 +41,7 @@ pub struct Gateway {
     pub ike: Arc<MemorySocket>,
     pub raw: Arc<MemorySocket>,
     pub net: u8,
+    world: Rc<World>,
 }
 
 /// How to install a tunnel.
@@ -109,24 +118,27 @@ pub fn gateways_with(config: Config, queues: usize) -> (Gateway, Gateway) {
     let (udp, udp_far) = MemorySocket::pair(SocketKind::Udp { port: 4500 }, false).unwrap();
     let (ike, ike_far) = MemorySocket::pair(SocketKind::Udp { port: 500 }, false).unwrap();
     let (raw, raw_far) = MemorySocket::pair(SocketKind::Raw, false).unwrap();
+    let world = Rc::new(World {
+        now: Cell::new(BEGIN),
+        steppers: Default::default(),
+    });
     (
-        gateway(udp, ike, raw, 1, config, queues),
-        gateway(udp_far, ike_far, raw_far, 2, config, queues),
+        gateway([udp, ike, raw], 1, &world, config, queues),
+        gateway([udp_far, ike_far, raw_far], 2, &world, config, queues),
     )
 }
 
 fn gateway(
-    udp: MemorySocket,
-    ike: MemorySocket,
-    raw: MemorySocket,
+    sockets: [MemorySocket; 3],
     net: u8,
-    config: Config,
+    world: &Rc<World>,
+    mut config: Config,
     queues: usize,
 ) -> Gateway {
     let queues: Vec<_> = (0..queues)
         .map(|_| Arc::new(MemoryTun::new().unwrap()))
         .collect();
-    let (udp, ike, raw) = (Arc::new(udp), Arc::new(ike), Arc::new(raw));
+    let [udp, ike, raw] = sockets.map(Arc::new);
     let devices = queues
         .iter()
         .map(|tun| Arc::<MemoryTun>::clone(tun) as Arc<dyn TunDevice>)
@@ -136,13 +148,8 @@ fn gateway(
         Arc::<MemorySocket>::clone(&ike),
         Arc::<MemorySocket>::clone(&raw),
     ];
-    let config = Config {
-        slots: 256,
-        ike_queue: 16,
-        noise: 16,
-        offloads: offloads(),
-        ..config
-    };
+    (config.slots, config.ike_queue, config.noise) = (256, 16, 16);
+    config.offloads = offloads();
     Gateway {
         engine: Engine::new(devices, sockets, config).unwrap(),
         tun: Arc::clone(&queues[0]),
@@ -151,6 +158,7 @@ fn gateway(
         ike,
         raw,
         net,
+        world: Rc::clone(world),
     }
 }
 
@@ -228,6 +236,54 @@ impl Gateway {
         self.engine.apply(commands).unwrap()
     }
 
+    /// Carry packets from now on, as `Engine::start` lets threads do.
+    pub fn begin(&self) {
+        *self.stepper().borrow_mut() = Some(self.engine.stepper());
+    }
+
+    fn stepper(&self) -> &RefCell<Option<Stepper>> {
+        &self.world.steppers[usize::from(self.net) - 1]
+    }
+
+    pub fn now(&self) -> u64 {
+        self.world.now.get()
+    }
+
+    /// Let time pass, for both gateways.
+    pub fn advance(&self, time: Duration) {
+        self.world.now.set(self.now() + time.as_nanos() as u64);
+    }
+
+    /// Let both gateways carry all that waits.
+    pub fn settle(&self) {
+        let step = |stepper: &RefCell<Option<Stepper>>| {
+            let mut stepper = stepper.borrow_mut();
+            stepper
+                .as_mut()
+                .is_some_and(|stepper| stepper.step(self.now()))
+        };
+        while self
+            .world
+            .steppers
+            .iter()
+            .map(step)
+            .fold(false, |any, one| any | one)
+        {}
+    }
+
+    /// Let this gateway alone carry all that waits.
+    pub fn work(&self) {
+        if let Some(stepper) = self.stepper().borrow_mut().as_mut() {
+            while stepper.step(self.now()) {}
+        }
+    }
+
+    /// The next datagram that this gateway alone has sent from its port 4500, before the other has seen it.
+    pub fn sent(&self) -> Option<Datagram> {
+        self.work();
+        self.udp.take_sent(Duration::ZERO)
+    }
+
     pub fn send(&self, packet: Vec<u8>) {
         self.tun.send([(VnetHeader::default(), packet)]);
     }
@@ -250,10 +306,22 @@ impl Gateway {
         }
     }
 
+    /// What the host gets next, if anything.
+    pub fn receive(&self) -> Option<(VnetHeader, Vec<u8>)> {
+        self.settle();
+        self.tun.receive()
+    }
+
     pub fn expect(&self) -> Vec<u8> {
-        let got = self.tun.receive_within(PATIENCE);
+        let got = self.receive();
         got.unwrap_or_else(|| panic!("no packet came; drops: {:?}", self.engine.read_drops()))
             .1
+    }
+
+    /// What the daemon hears next.
+    pub fn events(&self) -> Vec<Event> {
+        self.settle();
+        self.engine.drain(100)
     }
 
     pub fn drops(&self, name: &str) -> u64 {
@@ -303,7 +371,7 @@ fn nets(net: u8) -> Box<[Selector]> {
 pub fn connect(first: &Gateway, second: &Gateway, options: &Options) -> (u32, u32) {
     let handles = install(first, second, options);
     for gateway in [first, second] {
-        gateway.engine.start().unwrap();
+        gateway.begin();
     }
     handles
 }

@@ -10,40 +10,48 @@ extern crate self as openmoat_engine; // `lab.rs` is also part of tests outside
 #[cfg(test)]
 mod aggfrag_tests;
 pub mod command;
+mod config;
 mod counters;
-#[cfg(test)]
-mod echoes_tests;
+mod doorbell;
 mod engine;
-mod errands;
-#[cfg(test)]
-mod errands_tests;
+mod error;
 pub mod events;
 mod icmp;
+#[cfg(test)]
+mod icmp_errors_tests;
 mod inbound;
+mod installer;
 mod intake;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod ladder_tests;
+mod lock;
 mod offloads;
 #[cfg(test)]
 mod oracle;
 mod outbound;
+mod outbox;
+mod outer_sockets;
+mod parts;
 #[cfg(test)]
 mod peer_tests;
 #[cfg(test)]
+mod probes_tests;
+#[cfg(test)]
 mod samples;
-mod shared;
 mod sizes;
+mod stepper;
 mod tables;
 #[cfg(test)]
 mod train_tests;
 mod workers;
 
+pub use config::Config;
 pub use counters::Counters;
 pub use engine::Engine;
+pub use error::EngineError;
 pub use inbound::ike_queues::IkeDatagram;
 pub use outbound::ike::IkeOutgoing;
-pub use shared::Config;
 pub use sizes::{ladder, plan};
-pub use tables::writer::EngineError;
+pub use stepper::Stepper;

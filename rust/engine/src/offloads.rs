@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use openmoat_io::{OffloadState, Offloads, OuterSocket, SocketKind, SocketOffloads, TunOffloads};
+use openmoat_io::{
+    OffloadState, Offloads, OuterSocket, SocketKind, SocketOffloads, TunDevice, TunOffloads,
+};
 
 use crate::inbound::join::Joins;
-use crate::shared::Shared;
 
 /// What was wanted, and what came of it.
 pub struct Probed {
@@ -24,16 +25,17 @@ impl Probed {
     }
 
     /// Ask all devices; an offload is on where all have it.
-    pub fn enable(&self, shared: &Shared) {
-        let tun = shared
-            .tun
-            .iter()
-            .map(|tun| tun.enable_offloads(self.wanted));
+    pub fn enable<'a>(
+        &self,
+        tun: impl Iterator<Item = &'a dyn TunDevice>,
+        sockets: &[Arc<dyn OuterSocket>],
+    ) {
+        let tun = tun.map(|tun| tun.enable_offloads(self.wanted));
         let tun = tun.reduce(|all, one| TunOffloads {
             tso: all.tso.and(one.tso),
             uso: all.uso.and(one.uso),
         });
-        let udp = udp_sockets(&shared.sockets).map(|socket| socket.enable_offloads(self.wanted));
+        let udp = udp_sockets(sockets).map(|socket| socket.enable_offloads(self.wanted));
         let udp = udp.reduce(|all, one| SocketOffloads {
             gso: all.gso.and(one.gso),
             gro: all.gro.and(one.gro),
@@ -48,7 +50,7 @@ impl Probed {
                 gso: none(),
                 gro: none(),
             }),
-        )); // nobody starts an engine twice
+        )); // an engine is started once
     }
 
     /// What may be written to the TUN device as a super-packet.

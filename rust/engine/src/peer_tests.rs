@@ -1,5 +1,7 @@
 //! One engine, and a peer in the hands of the test: what it makes of good, bad, old and strange datagrams.
 
+use std::time::Duration;
+
 use openmoat_esp::drops::DropReason;
 use openmoat_esp::meter::Limits;
 use openmoat_esp::sa::{OutboundSa, SaConfig};
@@ -8,9 +10,9 @@ use openmoat_io::{GsoType, Path, VnetHeader};
 
 use crate::command::{Command, Update};
 use crate::events::Event;
-use crate::lab::{Gateway, Options, PATIENCE, gateways};
+use crate::lab::{Gateway, Options, gateways};
 use crate::samples::{back, is_checksummed, udp};
-use crate::{Engine, IkeDatagram, IkeOutgoing};
+use crate::{IkeDatagram, IkeOutgoing};
 
 /// One gateway, its only pair, and the peer's sending half in the hands of the test.
 fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
@@ -20,7 +22,7 @@ fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
         gateway.add_inbound(handle, options),
         gateway.add_outbound(handle, 0x1000, options),
     ]);
-    gateway.engine.start().unwrap();
+    gateway.begin();
     let keys = crate::lab::keys(options, handle);
     let config = SaConfig {
         spi: handle,
@@ -31,7 +33,6 @@ fn gateway_and_peer(options: &Options) -> (Gateway, u32, OutboundSa) {
         selectors: gateway.selectors(),
         limits: Limits::default(),
         last_sequence: 0,
-        seals: true,
     };
     (gateway, handle, OutboundSa::new(config, true).unwrap())
 }
@@ -217,15 +218,9 @@ fn any_octets_are_a_counted_drop() {
 }
 
 /// The next two IKE datagrams.
-fn receive_two(engine: &Engine) -> Vec<IkeDatagram> {
-    use std::os::fd::AsRawFd;
-    let mut got = Vec::new();
-    while got.len() < 2 {
-        let mut readiness = openmoat_io::Readiness::new(&[engine.ike_fd().as_raw_fd()]).unwrap();
-        readiness.wait(PATIENCE.as_millis() as i32).unwrap();
-        got.extend(engine.receive_ike(8));
-    }
-    got
+fn receive_two(gateway: &Gateway) -> Vec<IkeDatagram> {
+    gateway.work();
+    gateway.engine.receive_ike(8)
 }
 
 #[test]
@@ -240,7 +235,7 @@ fn ike_passes_with_its_marker_taken_and_given() {
         ..from(&gateway, ELSEWHERE, message.clone())
     };
     gateway.ike.deliver(plain);
-    let got = receive_two(&gateway.engine);
+    let got = receive_two(&gateway);
     assert!(got.iter().all(|datagram| *datagram.octets == message[..]));
     let mut ports: Vec<u16> = got.iter().map(|one| one.path.local.port()).collect();
     ports.sort_unstable();
@@ -263,12 +258,15 @@ fn ike_passes_with_its_marker_taken_and_given() {
             .send_ike(&[reply(4500), reply(500), reply(501)]),
         1
     );
-    let sent = gateway.udp.take_sent(PATIENCE).unwrap();
+    let sent = gateway.sent().unwrap();
     assert_eq!(
         (sent.octets, sent.df, sent.tos),
         ([&[0; 4], &message[..]].concat(), true, 46 << 2)
     );
-    assert_eq!(gateway.ike.take_sent(PATIENCE).unwrap().octets, message);
+    assert_eq!(
+        gateway.ike.take_sent(Duration::ZERO).unwrap().octets,
+        message
+    );
 }
 
 #[test]

@@ -3,11 +3,32 @@
 use openmoat_io::memory::{Datagram, MemorySocket, MemoryTun};
 use openmoat_io::{BATCH, SocketKind, TunDevice, VnetHeader};
 
+use openmoat_esp::drops::DropReason;
+
 use super::*;
+use crate::command::Command;
+use crate::config::Config;
 use crate::intake::RESTLESS;
-use crate::lab::{Options, PATIENCE, connect, gateways_with};
+use crate::lab::{Gateway, Options, gateways_with, install};
 use crate::samples::udp;
-use crate::shared::Config;
+use crate::stepper::Stepper;
+
+/// Longer than threads need: a test that waits so long fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Install a tunnel and start the threads of both ends.
+fn start_both(first: &Gateway, second: &Gateway) -> (u32, u32) {
+    let handles = install(first, second, &Options::default());
+    first.engine.start().unwrap();
+    second.engine.start().unwrap();
+    handles
+}
+
+/// The same of the first end: nobody takes what it sends.
+fn start_first(first: &Gateway, second: &Gateway) {
+    install(first, second, &Options::default());
+    first.engine.start().unwrap();
+}
 
 const WORKERS: usize = 3;
 
@@ -27,8 +48,7 @@ fn numbers(datagram: &Datagram) -> Vec<u32> {
 #[test]
 fn numbers_of_an_sa_that_workers_share_leave_in_order() {
     let (first, second) = gateways_with(Config::default(), WORKERS);
-    connect(&first, &second, &Options::default());
-    second.engine.stop();
+    start_first(&first, &second);
     let each = 40 * BATCH;
     for tun in &first.queues {
         let packets = (0..each).map(|_| (VnetHeader::default(), udp(false, 53, b"in order")));
@@ -47,7 +67,7 @@ fn numbers_of_an_sa_that_workers_share_leave_in_order() {
 #[test]
 fn every_worker_writes_what_it_receives_to_its_own_queue() {
     let (first, second) = gateways_with(Config::default(), WORKERS);
-    connect(&first, &second, &Options::default());
+    start_both(&first, &second);
     let packet = udp(false, 53, b"to the first");
     first.queues[WORKERS - 1].send([(VnetHeader::default(), packet.clone())]);
     let arrived = second.queues[0].receive_within(PATIENCE).unwrap();
@@ -55,33 +75,6 @@ fn every_worker_writes_what_it_receives_to_its_own_queue() {
         arrived.1, packet,
         "there is one UDP socket: it is the first worker's"
     );
-}
-
-#[test]
-fn workers_share_out_replicas_and_keep_places_alike() {
-    let socket = |port| -> Arc<dyn OuterSocket> {
-        Arc::new(
-            MemorySocket::pair(SocketKind::Udp { port }, false)
-                .unwrap()
-                .0,
-        )
-    };
-    let sockets = [socket(500), socket(4500), socket(4500), socket(4500)];
-    let tun = |_| -> Arc<dyn TunDevice> { Arc::new(MemoryTun::new().unwrap()) };
-    let shared = Shared::new(
-        (0..2).map(tun).collect(),
-        sockets.to_vec(),
-        Config::default(),
-    );
-    let shared = shared.unwrap();
-    let is = |one: &Arc<dyn OuterSocket>, other: usize| Arc::ptr_eq(one, &sockets[other]);
-    assert!(is(&shared.senders(0)[0], 0) && is(&shared.senders(1)[0], 0));
-    assert!(is(&shared.senders(0)[1], 1) && is(&shared.senders(1)[1], 2));
-    let [first, second] = &shared.outside.receivers[..] else {
-        panic!("two workers")
-    };
-    assert_eq!((first.len(), second.len()), (3, 1));
-    assert!(is(&second[0], 2) && is(&first[2], 1), "data comes last");
 }
 
 #[test]
@@ -94,7 +87,8 @@ fn ike_waits_for_no_more_than_a_batch_of_a_flood() {
     let (data, ike) = (Arc::new(natt()), Arc::new(natt()));
     let sockets: Vec<Arc<dyn OuterSocket>> = vec![data.clone(), ike.clone()];
     let tun: Arc<dyn TunDevice> = Arc::new(MemoryTun::new().unwrap());
-    let shared = Arc::new(Shared::new(vec![tun], sockets, Config::default()).unwrap());
+    let (parts, _) = Parts::new(vec![tun], sockets, Config::default()).unwrap();
+    let mut stepper = Stepper::new(&parts);
     let datagram = |octets: Vec<u8>| Datagram {
         octets,
         segment: 0,
@@ -106,21 +100,12 @@ fn ike_waits_for_no_more_than_a_batch_of_a_flood() {
     for _ in 0..100 * BATCH {
         data.deliver(datagram(vec![0xaa; 100]));
     }
-    let mut worker = InboundWorker::new(Arc::clone(&shared), 0);
-    let round = |worker: &mut InboundWorker| {
-        let sockets = shared.outside.receivers[0].iter().map(Arc::as_ref);
-        receive(&shared, shared.inbound_bell(0), worker, sockets);
-    };
-    let flood = || {
-        shared
-            .drops
-            .read(openmoat_esp::drops::DropReason::UnknownSpi)
-    };
+    let flood = || parts.drops.read(DropReason::UnknownSpi);
     for rounds in 1..=10 {
         // It comes in the midst of the flood, and is there after the very next round.
         ike.deliver(datagram(vec![0; 4 + 28]));
-        round(&mut worker);
-        assert_eq!(shared.ike.receive(10).len(), 1);
+        stepper.step(rounds);
+        assert_eq!(parts.ike.receive(10).len(), 1);
         assert_eq!(flood(), rounds * BATCH as u64);
     }
 }
@@ -146,8 +131,7 @@ fn a_thread_without_rest_lets_the_other_read() {
 #[test]
 fn packets_leave_in_order_whoever_reads_them() {
     let (first, second) = gateways_with(Config::default(), 1);
-    connect(&first, &second, &Options::default());
-    second.engine.stop();
+    start_first(&first, &second);
     let (mut sent, mut last) = (0, 0);
     // Floods make the outbound thread take over; single packets that are waited for make it give back.
     for count in [1, 200 * BATCH, 1, 200 * BATCH, 1, 1] {
@@ -162,4 +146,41 @@ fn packets_leave_in_order_whoever_reads_them() {
             }
         }
     }
+}
+
+#[test]
+fn final_counters_are_exact_under_load() {
+    let (first, second) = gateways_with(Config::default(), 1);
+    let options = Options::default();
+    let (mut handle, mut far) = start_both(&first, &second);
+    let (mut sent, mut received) = (0, 0);
+    for _ in 0..20 {
+        first
+            .tun
+            .send((0..500).map(|n| (VnetHeader::default(), udp(false, n, b"load"))));
+        let (new, new_far) = (
+            first.engine.reserve_spis(1)[0],
+            second.engine.reserve_spis(1)[0],
+        );
+        second.apply(vec![
+            second.add_inbound(new_far, &options),
+            second.add_outbound(new_far, new, &options),
+        ]);
+        let finals = first.apply(vec![
+            first.add_inbound(new, &options),
+            first.add_outbound(new, new_far, &options),
+            Command::Activate(new),
+            Command::Remove(handle),
+        ]);
+        sent += finals[0].outbound.0;
+        for _ in 0..500 {
+            second.tun.receive_within(PATIENCE).unwrap();
+        }
+        received += second.apply(vec![Command::Remove(far)])[0].inbound.0;
+        (handle, far) = (new, new_far);
+    }
+    sent += first.engine.read_counters(Some(&[handle]))[0].outbound.0;
+    received += second.engine.read_counters(Some(&[far]))[0].inbound.0;
+    assert_eq!((sent, received), (10_000, 10_000));
+    assert_eq!(second.engine.read_drops(), Default::default());
 }

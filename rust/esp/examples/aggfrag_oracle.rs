@@ -2,7 +2,7 @@
 //!
 //! In: `pack ROOM PACKET...` packs what waits together, `ask EVERY ROOM PACKET...` too, and marks every so manieth payload
 //! that a packet will fill, with pad that is marked behind it; `new OCTETS` begins an SA with nothing held and a budget of so
-//! many; `accept SEQUENCE PAYLOAD...` gives it payloads with their numbers, up to `TOGETHER` in one sitting; `expire
+//! many; `accept SEQUENCE PAYLOAD...` gives it payloads with their numbers, up to `TOGETHER` in one batch; `expire
 //! SECONDS` lets so long pass in silence. Octets are hexadecimal, `-` for none. Out: `ok PAYLOAD...`, `ok HELD PACKET...`, or
 //! `error TEXT`; HELD are octets of buffers.
 
@@ -15,7 +15,7 @@ use openmoat_esp::reassembly::{Budget, Delivery, Reassembler, Workbench};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Payloads of a sitting for which there is room, whatever they complete.
+/// Payloads of a batch for which there is room, whatever they complete.
 const TOGETHER: usize = 8;
 
 /// One inbound SA, as far as reassembly goes.
@@ -44,12 +44,12 @@ impl Sa {
             places.push((pair[0].parse()?, start..source.len()));
         }
         let bench = Workbench::new(&mut self.bench, usize::MAX);
-        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for (sequence, place) in places {
             // Why something was dropped is for other tests: here it counts what is delivered.
-            let _ = sitting.accept((sequence, self.now), place, |packet| delivered.push(packet));
+            let _ = batch.accept((sequence, self.now), place, |packet| delivered.push(packet));
         }
-        drop(sitting);
+        batch.finish();
         let octets = |delivery| match delivery {
             Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),
             Delivery::Assembled(range) => self.bench[range].to_vec(),

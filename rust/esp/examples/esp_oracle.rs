@@ -43,7 +43,6 @@ fn answer(line: &str) -> Result<String, Failure> {
         } else {
             sequence
         },
-        seals: true,
     };
     if verb == "seal" {
         seal(config, &octets(packet)?)

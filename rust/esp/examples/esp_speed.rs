@@ -108,7 +108,6 @@ impl Bench {
             },
             limits: Limits::default(),
             last_sequence: 0,
-            seals: true,
         };
         Ok((
             OutboundSa::new(config(), true)?,

@@ -142,13 +142,14 @@ impl Reassembler {
 
     /// Begin to take payloads that lie in `source`, one behind the other in the order in which they are taken. What lies
     /// between one and the next is nobody's and is overwritten.
-    pub fn sit<'a>(
+    pub fn begin<'a>(
         &'a mut self,
         source: &'a mut [u8],
         drops: &'a DropCounters,
         bench: Workbench<'a>,
-    ) -> Sitting<'a> {
-        Sitting {
+    ) -> PayloadBatch<'a> {
+        self.forget_lent(drops);
+        PayloadBatch {
             reassembler: self,
             source,
             drops,
@@ -192,7 +193,18 @@ impl Reassembler {
         }
     }
 
+    /// A batch that was not finished ended in a panic: the pieces that lay in it are lost.
+    fn forget_lent(&mut self, drops: &DropCounters) {
+        while let Some(index) = self.lent.pop() {
+            if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.turn.is_some()) {
+                drops.count_many(DropReason::AggfragIncomplete, slot.pieces());
+                slot.lose();
+            }
+        }
+    }
+
     fn clear(&mut self) {
+        self.lent.clear();
         self.slots = Vec::new();
         self.spare = Vec::new();
         self.budget.give(std::mem::take(&mut self.held));
@@ -230,8 +242,8 @@ impl Reassembler {
         Ok(true)
     }
 
-    /// Keep the pieces that still wait at the end of a sitting.
-    fn settle(&mut self, source: &[u8], drops: &DropCounters) {
+    /// Keep the pieces that still wait at the end of a batch.
+    fn keep_lent(&mut self, source: &[u8], drops: &DropCounters) {
         while let Some(index) = self.lent.pop() {
             let slot = &self.slots[index];
             if slot.turn.is_none() {
@@ -413,8 +425,8 @@ impl Drop for Reassembler {
     }
 }
 
-/// Payloads that are taken together: all of them lie where they came, and so do their pieces until it ends.
-pub struct Sitting<'a> {
+/// Payloads that are taken together. They and their pieces stay where they were received until `finish`.
+pub struct PayloadBatch<'a> {
     reassembler: &'a mut Reassembler,
     source: &'a mut [u8],
     drops: &'a DropCounters,
@@ -422,14 +434,15 @@ pub struct Sitting<'a> {
     turn: usize,
 }
 
-impl Sitting<'_> {
+impl PayloadBatch<'_> {
     /// Whether the workbench has room for whatever a payload completes.
     pub fn has_room(&self) -> bool {
         self.bench.free >= Workbench::NEEDED
     }
 
-    /// Octets of the workbench on which nothing lies.
-    pub fn free(&self) -> usize {
+    /// Copy the pieces that still wait, and answer how many octets of the assembly buffer are free.
+    pub fn finish(self) -> usize {
+        self.reassembler.keep_lent(self.source, self.drops);
         self.bench.free
     }
 
@@ -555,12 +568,6 @@ impl Sitting<'_> {
         check(&bench[start..end])?;
         self.bench.free = start;
         Ok(start..end)
-    }
-}
-
-impl Drop for Sitting<'_> {
-    fn drop(&mut self) {
-        self.reassembler.settle(self.source, self.drops);
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::aggfrag::{HEADER, Packer};
 use crate::replay::ReplayWindow;
 
-/// Payloads of a sitting for which there is room, whatever they complete.
+/// Payloads of a batch for which there is room, whatever they complete.
 const TOGETHER: usize = 8;
 
 /// A receiver that keeps what it delivers.
@@ -33,7 +33,7 @@ impl Receiver {
         self.sit(&[(sequence, payload)]).remove(0)
     }
 
-    /// Take payloads in one sitting; between two of them lie as many octets of nobody as their turn is.
+    /// Take payloads in one batch; between two of them lie as many octets of nobody as their turn is.
     fn sit(&mut self, payloads: &[(u64, &[u8])]) -> Vec<Result<Option<Congestion>, DropReason>> {
         let (mut source, mut places) = (vec![0xee; 3], Vec::new());
         for (turn, (_, payload)) in payloads.iter().enumerate() {
@@ -43,11 +43,11 @@ impl Receiver {
         }
         let (mut delivered, mut accepted) = (Vec::new(), Vec::new());
         let bench = Workbench::new(&mut self.bench, usize::MAX);
-        let mut sitting = self.reassembler.sit(&mut source, &self.drops, bench);
+        let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for ((sequence, _), place) in payloads.iter().zip(places) {
-            accepted.push(sitting.accept((*sequence, 0), place, |packet| delivered.push(packet)));
+            accepted.push(batch.accept((*sequence, 0), place, |packet| delivered.push(packet)));
         }
-        drop(sitting);
+        batch.finish();
         // Only now, as in an engine: nothing that is delivered may be overwritten by what follows.
         let octets = |delivery| match delivery {
             Delivery::Whole(range) | Delivery::Joined(range) => source[range].to_vec(),
@@ -178,7 +178,7 @@ fn payloads_that_come_together_give_the_same_packets_in_the_same_order() {
 }
 
 #[test]
-fn pieces_that_meet_in_one_sitting_need_no_buffer_and_others_wait_in_one() {
+fn pieces_that_meet_in_one_batch_need_no_buffer_and_others_wait_in_one() {
     let payloads = pack(1400, &[v4(1500), v4(60)]);
     let [(_, first), (_, second)] = &payloads[..] else {
         panic!("{}", payloads.len())

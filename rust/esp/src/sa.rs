@@ -45,17 +45,17 @@ pub struct SaConfig<'a> {
     pub limits: Limits,
     /// Highest sequence number used already: 0 for a new SA.
     pub last_sequence: u64,
-    /// Whether packets are sealed; false in measurements only, see [`PacketKey::unsealed`].
-    pub seals: bool,
 }
 
 impl SaConfig<'_> {
     fn packet_key(&self) -> Result<PacketKey, SaError> {
-        if !self.seals {
-            return Ok(PacketKey::unsealed(self.suite, self.has_esn));
-        }
         let key = PacketKey::new(self.suite, self.has_esn, self.key, self.integrity_key)?;
         Ok(key)
+    }
+
+    #[cfg(feature = "unsealed")]
+    fn no_key(&self) -> PacketKey {
+        PacketKey::unsealed(self.suite, self.has_esn)
     }
 }
 
@@ -90,8 +90,17 @@ pub struct OutboundSa {
 impl OutboundSa {
     /// An SA that sends with sequence number `last_sequence` + 1 next.
     pub fn new(config: SaConfig<'_>, copies_dscp: bool) -> Result<Self, SaError> {
-        let key = config.packet_key()?;
-        Ok(Self {
+        Ok(Self::with_key(config.packet_key()?, config, copies_dscp))
+    }
+
+    /// The same for measurements of what is not cipher: packets have all their octets, but go out in clear.
+    #[cfg(feature = "unsealed")]
+    pub fn unsealed(config: SaConfig<'_>, copies_dscp: bool) -> Self {
+        Self::with_key(config.no_key(), config, copies_dscp)
+    }
+
+    fn with_key(key: PacketKey, config: SaConfig<'_>, copies_dscp: bool) -> Self {
+        Self {
             spi: config.spi,
             key,
             selectors: config.selectors,
@@ -100,7 +109,7 @@ impl OutboundSa {
             max_sequence: max_sequence(config.has_esn),
             meter: Meter::new(config.limits, config.suite, config.has_esn),
             drops: DropCounters::default(),
-        })
+        }
     }
 
     /// Seal the inner packet that stands at `buffer[headroom..headroom + size]`, headroom being `suite().headroom()`.
@@ -292,7 +301,16 @@ pub struct InboundSa {
 impl InboundSa {
     /// An SA with a replay window of `window` packets, 0 for none.
     pub fn new(config: SaConfig<'_>, window: u32) -> Result<Self, SaError> {
-        let key = config.packet_key()?;
+        Self::with_key(config.packet_key()?, config, window)
+    }
+
+    /// The same for measurements of what is not cipher: what comes is believed and read as it is.
+    #[cfg(feature = "unsealed")]
+    pub fn unsealed(config: SaConfig<'_>, window: u32) -> Result<Self, SaError> {
+        Self::with_key(config.no_key(), config, window)
+    }
+
+    fn with_key(key: PacketKey, config: SaConfig<'_>, window: u32) -> Result<Self, SaError> {
         Ok(Self {
             spi: config.spi,
             key,

@@ -29,7 +29,6 @@ fn config(suite: Suite, has_esn: bool) -> SaConfig<'static> {
         selectors: any_selectors(),
         limits: Limits::default(),
         last_sequence: 0,
-        seals: true,
     }
 }
 

@@ -228,12 +228,14 @@ enum Cipher {
     },
     Cbc(Box<CbcHmac>),
     /// See [`PacketKey::unsealed`].
+    #[cfg(feature = "unsealed")]
     Unsealed,
 }
 
 impl PacketKey {
     /// No key at all: packets have every octet they would have, but their text is clear and their ICV zeros that nobody
-    /// looks at. For measurements of what is not cipher; an engine takes it only from a constructor of its own.
+    /// looks at. For measurements of what is not cipher; no release is built with it.
+    #[cfg(feature = "unsealed")]
     pub fn unsealed(suite: Suite, has_esn: bool) -> Self {
         Self {
             suite,
@@ -312,6 +314,7 @@ impl PacketKey {
             }
             Cipher::Gmac { key, salt } => return self.seal_gmac(key, salt, packet, sequence),
             Cipher::Cbc(keys) => return keys.seal(packet, sequence, self.has_esn),
+            #[cfg(feature = "unsealed")]
             Cipher::Unsealed => {
                 let (icv, iv) = (packet.len() - self.suite.icv, self.suite.iv());
                 packet[ESP_HEADER..ESP_HEADER + iv].fill(0);
@@ -370,6 +373,7 @@ impl PacketKey {
             Cipher::Cbc(keys) => keys
                 .open(packet, sequence, self.has_esn)
                 .map(|()| start..end),
+            #[cfg(feature = "unsealed")]
             Cipher::Unsealed => Ok(start..end),
         }
     }

@@ -143,6 +143,7 @@ fn sealed_sizes_are_those_of_the_standards() {
     }
 }
 
+#[cfg(feature = "unsealed")]
 #[test]
 fn without_sealing_sizes_stay_the_same_and_text_is_clear() {
     for suite in SUITES {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use crate::bounds::{BATCH, MAX_PACKET};
 use crate::vnet::VnetHeader;
-use crate::{BATCH, MAX_PACKET};
 
 /// Octets of a [`PacketBatch`]: room for a few super-packets, or for a full batch of ordinary ones.
 const ARENA: usize = 4 * 65_536;

@@ -1,6 +1,6 @@
 //! Octets by chance, for what strangers must not guess.
 
-use crate::DeviceError;
+use crate::error::DeviceError;
 
 /// Fill `octets` from the generator of the kernel.
 pub fn fill_random(octets: &mut [u8]) -> Result<(), DeviceError> {

@@ -6,9 +6,9 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
-use crate::MAX_PACKET;
 use crate::batch::Outgoing;
-use crate::outer::SocketKind;
+use crate::bounds::MAX_PACKET;
+use crate::socket::SocketKind;
 
 const IPV6_HEADER: usize = 40;
 const UDP_HEADER: usize = 8;

@@ -11,11 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::batch::{Outgoing, PacketBatch, PacketList, ReceiveBatch, Received};
+use crate::bounds::{BATCH, MAX_UDP_PAYLOAD, MAX_UDP_SEGMENTS};
+use crate::error::DeviceError;
 use crate::offloads::{OffloadState, Offloads, SocketOffloads, TunOffloads};
-use crate::outer::{OuterSocket, SocketKind};
+use crate::poll::EventFd;
+use crate::socket::{OuterSocket, SocketKind};
 use crate::tun::TunDevice;
 use crate::vnet::VnetHeader;
-use crate::{BATCH, DeviceError, EventFd, MAX_UDP_PAYLOAD, MAX_UDP_SEGMENTS};
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
@@ -308,7 +310,7 @@ impl OuterSocket for MemorySocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GsoType;
+    use crate::vnet::GsoType;
 
     #[test]
     fn a_tun_gives_batches_of_64_and_takes_super_packets() -> Result<(), Box<dyn std::error::Error>>

@@ -3,14 +3,14 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::BATCH;
 use crate::address::{RawAddress, any_address};
 use crate::batch::{Outgoing, ReceiveBatch, Received};
+use crate::bounds::BATCH;
 use crate::control::{CONTROL, Control};
 use crate::entropy::fill_random;
 use crate::fragments::Fragmented;
 use crate::options::set_option;
-use crate::outer::SocketKind;
+use crate::socket::SocketKind;
 use std::ops::Range;
 
 /// Structures of the kernel for one batch, in one direction.

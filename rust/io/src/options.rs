@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::DeviceError;
 use crate::address::RawAddress;
-use crate::outer::SocketKind;
+use crate::error::DeviceError;
+use crate::socket::SocketKind;
 
 /// IP protocol number of ESP.
 const PROTOCOL_ESP: i32 = 50;

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
-use crate::DeviceError;
+use crate::error::DeviceError;
 
 /// A counter that makes a descriptor readable while it is not zero.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub struct Readiness {
 #[derive(Debug)]
 struct Watched {
     fd: RawFd,
-    is_heeded: bool,
+    is_watched: bool,
     is_readable: bool,
 }
 
@@ -67,7 +68,7 @@ impl Readiness {
         }
         let watched = |fd: &RawFd| Watched {
             fd: *fd,
-            is_heeded: false,
+            is_watched: false,
             is_readable: false,
         };
         let mut readiness = Self {
@@ -77,14 +78,18 @@ impl Readiness {
             events: vec![libc::epoll_event { events: 0, u64: 0 }; descriptors.len().max(1)],
         };
         for index in 0..descriptors.len() {
-            readiness.heed(index, true)?;
+            readiness.watch(index, true)?;
         }
         Ok(readiness)
     }
 
-    /// Wait until one is readable, or for so many milliseconds. Answers whether one is. Interrupted by a signal, it answers
-    /// as if time were up.
-    pub fn wait(&mut self, milliseconds: i32) -> io::Result<bool> {
+    /// Wait until one is readable, or for this long, rounded up to milliseconds; None is for ever. Answers whether one is.
+    /// Interrupted by a signal, it answers as if time were up.
+    pub fn wait(&mut self, time: Option<Duration>) -> Result<bool, DeviceError> {
+        let milliseconds = time.map_or(-1, |time| {
+            let up = time.as_nanos().div_ceil(1_000_000);
+            i32::try_from(up).unwrap_or(i32::MAX)
+        });
         let room = self.events.len() as i32;
         // SAFETY: the pointer and the count describe our own vector.
         let ready = unsafe {
@@ -98,7 +103,7 @@ impl Readiness {
             let error = io::Error::last_os_error();
             return match error.kind() {
                 io::ErrorKind::Interrupted => Ok(false),
-                _ => Err(error),
+                _ => Err(DeviceError::last("epoll_wait")),
             };
         }
         for event in &self.events[..ready as usize] {
@@ -108,18 +113,18 @@ impl Readiness {
     }
 
     /// Wait for descriptor number `index` from now on, or no more.
-    pub fn heed(&mut self, index: usize, is_heeded: bool) -> Result<(), DeviceError> {
+    pub fn watch(&mut self, index: usize, is_watched: bool) -> Result<(), DeviceError> {
         let Some(watched) = self.descriptors.get_mut(index) else {
             return Ok(());
         };
-        if watched.fd < 0 || watched.is_heeded == is_heeded {
+        if watched.fd < 0 || watched.is_watched == is_watched {
             return Ok(());
         }
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN as u32,
             u64: index as u64,
         };
-        let what = if is_heeded {
+        let what = if is_watched {
             libc::EPOLL_CTL_ADD
         } else {
             libc::EPOLL_CTL_DEL
@@ -129,7 +134,7 @@ impl Readiness {
         {
             return Err(DeviceError::last("epoll_ctl"));
         }
-        watched.is_heeded = is_heeded;
+        watched.is_watched = is_watched;
         watched.is_readable = false;
         Ok(())
     }
@@ -150,15 +155,15 @@ mod tests {
     fn an_eventfd_is_readable_from_signal_to_clear() -> Result<(), Box<dyn std::error::Error>> {
         let event = EventFd::new()?;
         let mut readiness = Readiness::new(&[event.as_fd().as_raw_fd(), -1])?;
-        assert!(!readiness.wait(0)? && !readiness.is_readable(0));
+        assert!(!readiness.wait(Some(Duration::ZERO))? && !readiness.is_readable(0));
         event.signal();
-        assert!(readiness.wait(0)? && readiness.is_readable(0));
-        readiness.heed(0, false)?;
-        assert!(!readiness.wait(0)? && !readiness.is_readable(0));
-        readiness.heed(0, true)?;
-        assert!(readiness.wait(0)? && readiness.is_readable(0));
+        assert!(readiness.wait(Some(Duration::ZERO))? && readiness.is_readable(0));
+        readiness.watch(0, false)?;
+        assert!(!readiness.wait(Some(Duration::ZERO))? && !readiness.is_readable(0));
+        readiness.watch(0, true)?;
+        assert!(readiness.wait(Some(Duration::ZERO))? && readiness.is_readable(0));
         event.clear();
-        readiness.wait(0)?;
+        readiness.wait(Some(Duration::ZERO))?;
         assert!(!readiness.is_readable(0));
         assert!(!readiness.is_readable(1) && !readiness.is_readable(2));
         Ok(())
@@ -173,11 +178,11 @@ mod tests {
         events[0].signal();
         events[2].signal();
         for _ in 0..2 {
-            assert!(readiness.wait(-1)?);
+            assert!(readiness.wait(None)?);
             assert_eq!(told(&readiness), [true, false, true]);
         }
         events[0].clear();
-        assert!(readiness.wait(-1)?);
+        assert!(readiness.wait(None)?);
         assert_eq!(told(&readiness), [false, false, true]);
         Ok(())
     }

@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::batch::{PacketBatch, PacketList};
+use crate::error::DeviceError;
 use crate::offloads::{OffloadState, Offloads, TunOffloads};
+use crate::options;
 use crate::vnet::{VNET_HEADER, VnetHeader};
-use crate::{DeviceError, PacketBatch, PacketList, options};
 
 /// Pieces that one write passes to the kernel beside the vnet header; `IOV_MAX` is 1024.
 const MAX_WRITE_PIECES: usize = 256;
@@ -189,7 +191,7 @@ impl TunDevice for Tun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GsoType;
+    use crate::vnet::GsoType;
     use std::fs::{File, OpenOptions};
 
     /// A queue of a new device that is down; None where this process may not make one.

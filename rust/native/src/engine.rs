@@ -49,7 +49,8 @@ impl Engine {
                 udp_gso,
                 udp_gro,
             },
-            ..Config::default()
+            #[cfg(feature = "unsealed")]
+            seals: true,
         };
         adopt(&tun, &udp, &raw, config)
             .map(Self)
@@ -139,7 +140,8 @@ impl Engine {
     }
 }
 
-/// An engine that seals nothing, for measurements: all packets go in clear.
+/// An engine that encrypts nothing, for measurements: all packets go in clear.
+#[cfg(feature = "unsealed")]
 #[pyfunction]
 #[pyo3(signature = (*, tun, udp, raw, slots=65_536))]
 pub fn unsealed_engine(

@@ -25,6 +25,7 @@ fn suites() -> Vec<(u16, u16, u16, bool)> {
 fn openmoat_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(suites, module)?)?;
+    #[cfg(feature = "unsealed")]
     module.add_function(wrap_pyfunction!(engine::unsealed_engine, module)?)?;
     module.add_function(wrap_pyfunction!(x25519::x25519_public, module)?)?;
     module.add_function(wrap_pyfunction!(x25519::x25519_shared, module)?)?;

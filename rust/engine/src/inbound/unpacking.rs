@@ -12,8 +12,9 @@ use openmoat_esp::aggfrag::Congestion;
 use openmoat_esp::reassembly::{Delivery, SILENCE, Workbench};
 use openmoat_io::{BATCH, ReceiveBatch};
 
-use crate::shared::locked;
-use crate::tables::{Assembly, Pair, Sad};
+use crate::lock::locked;
+use crate::tables::pair::{Assembly, Pair};
+use crate::tables::sad::Sad;
 
 /// Payloads that are taken together at most: a batch of them, which the nearer caches hold.
 pub const MAX_WAITING: usize = BATCH;
@@ -23,7 +24,7 @@ pub const MAX_WAITING: usize = BATCH;
 const MAX_READY: usize = 512;
 
 /// Where payloads come from.
-pub struct Whence<'a> {
+pub struct Origin<'a> {
     /// The pair it came by.
     pub pair: &'a Pair,
     /// What that has of AGGFRAG.
@@ -99,14 +100,14 @@ impl Unpacking {
     }
 
     /// Unpack payloads that wait, all of this pair, or as many as there is room for. What they complete is ready after
-    /// that; `hear` is told what they say of the path.
+    /// that; `report` is told what they say of the path.
     pub fn unpack(
         &mut self,
         batch: &mut ReceiveBatch,
-        whence: &Whence<'_>,
-        mut hear: impl FnMut(Congestion),
+        origin: &Origin<'_>,
+        mut report: impl FnMut(Congestion),
     ) {
-        let (pair, assembly, now) = (&whence.pair, &whence.assembly, &whence.now);
+        let (pair, assembly, now) = (&origin.pair, &origin.assembly, &origin.now);
         let (datagrams, annex) = batch.parts();
         let (base, bench) = (datagrams.len(), Workbench::new(annex, self.free));
         let (drops, mut assembled) = (pair.inbound.drops(), 0);
@@ -114,13 +115,13 @@ impl Unpacking {
         self.ready.clear();
         let ready = &mut self.ready;
         let mut reassembler = locked(&assembly.reassembler);
-        let mut sitting = reassembler.sit(datagrams, drops, bench);
+        let mut payloads = reassembler.begin(datagrams, drops, bench);
         for (sequence, payload) in &self.waiting[self.unpacked..] {
-            if !sitting.has_room() || ready.len() >= MAX_READY {
+            if !payloads.has_room() || ready.len() >= MAX_READY {
                 break;
             }
             self.unpacked += 1;
-            let accepted = sitting.accept((*sequence, *now), payload.clone(), |delivery| {
+            let accepted = payloads.accept((*sequence, *now), payload.clone(), |delivery| {
                 assembled += u64::from(!matches!(delivery, Delivery::Whole(_)));
                 ready.push(match delivery {
                     Delivery::Whole(at) | Delivery::Joined(at) => at,
@@ -128,20 +129,19 @@ impl Unpacking {
                 });
             });
             match accepted {
-                Ok(Some(report)) => hear(report),
+                Ok(Some(said)) => report(said),
                 Ok(None) => {}
                 Err(reason) => drops.count(reason),
             }
         }
-        self.free = sitting.free();
-        drop(sitting);
+        self.free = payloads.finish();
         let holds = reassembler.held() > 0;
         drop(reassembler);
         if assembled > 0 {
             assembly.assembled.fetch_add(assembled, Ordering::Relaxed);
         }
         if holds {
-            self.look_after_later(whence);
+            self.look_after_later(origin);
         }
     }
 
@@ -152,16 +152,16 @@ impl Unpacking {
         next
     }
 
-    fn look_after_later(&mut self, whence: &Whence<'_>) {
-        let flag = &whence.assembly.is_looked_after;
+    fn look_after_later(&mut self, origin: &Origin<'_>) {
+        let flag = &origin.assembly.is_looked_after;
         // The common case, that somebody does, costs no exclusive access.
         if flag.load(Ordering::Relaxed) || flag.swap(true, Ordering::Relaxed) {
             return;
         }
         if self.held.is_empty() {
-            self.next_look = whence.now + SILENCE;
+            self.next_look = origin.now + SILENCE;
         }
-        self.held.push(whence.pair.handle);
+        self.held.push(origin.pair.handle);
     }
 
     /// When to look next, if anything waits.

@@ -10,13 +10,13 @@ use openmoat_io::BATCH;
 const MAX_CHANGES: usize = 8;
 
 /// What one outbound worker knows of it.
-pub struct Arrangement {
+pub struct BatchOrder {
     is_mixed: bool,
     keys: Vec<u32>,
     order: Vec<usize>,
 }
 
-impl Default for Arrangement {
+impl Default for BatchOrder {
     fn default() -> Self {
         Self {
             is_mixed: false,
@@ -26,7 +26,7 @@ impl Default for Arrangement {
     }
 }
 
-impl Arrangement {
+impl BatchOrder {
     /// Whether the next batch has to be put in order, and so `arrange` called.
     pub fn is_wanted(&self) -> bool {
         self.is_mixed
@@ -66,18 +66,18 @@ mod tests {
     #[test]
     fn packets_of_one_sa_come_together_in_their_order_where_many_are_mixed() {
         let keys = [7, 3, 7, 9, 3, 7, 3, 9, 7, 3, 7, 3];
-        let mut arrangement = Arrangement::default();
-        assert!(!arrangement.is_wanted());
-        arrangement.learn(MAX_CHANGES);
-        assert!(!arrangement.is_wanted());
-        arrangement.learn(MAX_CHANGES + 1);
-        assert!(arrangement.is_wanted());
-        arrangement.arrange(keys.len(), |at| keys[at]);
-        let order: Vec<_> = (0..keys.len()).map(|place| arrangement.at(place)).collect();
-        assert_eq!(order, [1, 4, 6, 9, 11, 0, 2, 5, 8, 10, 3, 7]);
-        assert!(arrangement.is_wanted());
-        arrangement.arrange(12, |at| u32::from(at > 5));
-        assert!((0..12).all(|place| arrangement.at(place) == place));
-        assert!(!arrangement.is_wanted());
+        let mut order = BatchOrder::default();
+        assert!(!order.is_wanted());
+        order.learn(MAX_CHANGES);
+        assert!(!order.is_wanted());
+        order.learn(MAX_CHANGES + 1);
+        assert!(order.is_wanted());
+        order.arrange(keys.len(), |at| keys[at]);
+        let places: Vec<_> = (0..keys.len()).map(|place| order.at(place)).collect();
+        assert_eq!(places, [1, 4, 6, 9, 11, 0, 2, 5, 8, 10, 3, 7]);
+        assert!(order.is_wanted());
+        order.arrange(12, |at| u32::from(at > 5));
+        assert!((0..12).all(|place| order.at(place) == place));
+        assert!(!order.is_wanted());
     }
 }

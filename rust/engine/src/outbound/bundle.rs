@@ -1,15 +1,14 @@
-//! Sealed packets on their way out: neighbours of one size to one place become one datagram with segments (UDP GSO).
+//! Encrypted packets on their way out: neighbours of one size to one place become one datagram with segments (UDP GSO).
 
 use std::net::SocketAddr;
-
-use openmoat_esp::drops::DropReason;
 use std::sync::Arc;
 
+use openmoat_esp::drops::{DropCounters, DropReason};
 use openmoat_io::{BATCH, MAX_PACKET, MAX_UDP_SEGMENTS, OuterSocket, Outgoing};
 
-use crate::shared::Shared;
+use crate::tables::sad::Sad;
 
-/// Octets of sealed packets that wait at most before they are sent.
+/// Octets of ESP packets that wait at most before they are sent.
 const ARENA: usize = 8 * 65_536;
 
 /// Datagrams that a bundle has memory for from the start; a batch of nothing but segments that may not be joined has more.
@@ -24,7 +23,7 @@ const MAX_SUPER_DATAGRAM: usize = 65_000;
 /// Milliseconds to wait for room in the buffers of the kernel, per batch.
 const PATIENCE: i32 = 20;
 
-/// Where a sealed packet goes and how.
+/// Where an ESP packet goes and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Which socket.
@@ -41,12 +40,14 @@ pub struct Address {
     pub fragment_size: u16,
     /// Handle of the pair, for the drops.
     pub handle: u32,
-    /// Whether it may be a segment: it fits the way in one piece, and the socket can.
+    /// Whether it may be a segment: it fits the path in one piece, and the socket can.
     pub may_join: bool,
 }
 
-/// Packets of one batch, sealed one behind the other.
+/// Packets of one batch, encrypted one behind the other.
 pub struct Bundle {
+    sad: Arc<Sad>,
+    drops: Arc<DropCounters>,
     sockets: Vec<Arc<dyn OuterSocket>>,
     arena: Vec<u8>,
     end: usize,
@@ -56,10 +57,15 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// For the sockets that this worker sends by.
-    pub fn new(shared: &Shared, worker: usize) -> Self {
-        let sockets = shared.senders(worker).to_vec();
+    /// For the sockets that one worker sends by. What is lost is counted at its pair, or at `drops` where that is gone.
+    pub fn new(
+        sockets: Vec<Arc<dyn OuterSocket>>,
+        sad: Arc<Sad>,
+        drops: Arc<DropCounters>,
+    ) -> Self {
         Self {
+            sad,
+            drops,
             arena: vec![0; ARENA],
             end: 0,
             queues: sockets
@@ -84,15 +90,15 @@ impl Bundle {
         self.last = None;
     }
 
-    /// Place to seal the next packet in. What waits is sent first where there is none.
-    pub fn room(&mut self, shared: &Shared) -> &mut [u8] {
+    /// Room to encrypt the next packet in. What waits is sent first where there is none.
+    pub fn room(&mut self) -> &mut [u8] {
         if self.end + MAX_SEALED > self.arena.len() {
-            self.send(shared);
+            self.send();
         }
         &mut self.arena[self.end..self.end + MAX_SEALED]
     }
 
-    /// The packet of `size` octets that was just sealed into `room` goes to `address`.
+    /// The packet of `size` octets that was just encrypted in `room` goes to `address`.
     pub fn push(&mut self, size: usize, address: Address) {
         let octets = self.end..self.end + size;
         self.end += size;
@@ -118,7 +124,7 @@ impl Bundle {
     }
 
     /// Send all that waits, in order. What the network does not take is counted at its pair.
-    pub fn send(&mut self, shared: &Shared) {
+    pub fn send(&mut self) {
         for (queue, socket) in self.queues.iter_mut().zip(&self.sockets) {
             if queue.is_empty() {
                 continue;
@@ -133,8 +139,8 @@ impl Bundle {
                 } else {
                     lost.octets.len().div_ceil(lost.segment.into())
                 };
-                let pair = shared.sad.find(lost.tag);
-                let drops = pair.as_ref().map_or(&shared.drops, |pair| &pair.drops);
+                let pair = self.sad.find(lost.tag);
+                let drops = pair.as_ref().map_or(&*self.drops, |pair| &pair.drops);
                 drops.count_many(DropReason::SendFailed, packets as u64);
             }
         }

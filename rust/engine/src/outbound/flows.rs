@@ -7,8 +7,9 @@ use openmoat_esp::wire::{Flow, Ports};
 
 use crate::command::Carriage;
 use crate::outbound::bundle::Address;
-use crate::shared::Shared;
-use crate::tables::{Outbound, Pair, Served, Settings, Tables};
+use crate::outer_sockets::OuterSockets;
+use crate::tables::pair::{Outbound, Pair, Settings};
+use crate::tables::policies::{Policies, Served};
 
 /// Flows remembered at a time, in some megabytes; two that share a place put each other out.
 const PLACES: usize = 16_384;
@@ -18,11 +19,11 @@ pub struct Choice {
     /// The policy of lowest rank that selects it, and what serves that.
     pub served: Option<Arc<Served>>,
     /// The newest active pair of it whose selectors take the flow.
-    pub lane: Option<Lane>,
+    pub route: Option<Route>,
 }
 
 /// A pair that has an outbound half, with what holds for all its packets until the tables change.
-pub struct Lane {
+pub struct Route {
     /// The pair.
     pub pair: Arc<Pair>,
     /// Its settings as they were looked up.
@@ -31,21 +32,23 @@ pub struct Lane {
     pub address: Option<Address>,
 }
 
-impl Lane {
+impl Route {
     /// A pair as it is now.
-    pub fn of(pair: &Arc<Pair>, shared: &Shared) -> Option<Self> {
+    pub fn of(pair: &Arc<Pair>, sockets: &OuterSockets) -> Option<Self> {
         let settings = pair.outbound.get()?.settings.load_full();
         let Carriage { path, .. } = settings.carriage;
-        let address = shared.socket_for(&settings.carriage).map(|socket| Address {
-            socket,
-            local: path.local,
-            remote: path.remote,
-            tos: 0,
-            df: false,
-            fragment_size: 0,
-            handle: pair.handle,
-            may_join: true,
-        });
+        let address = sockets
+            .socket_for(&settings.carriage)
+            .map(|socket| Address {
+                socket,
+                local: path.local,
+                remote: path.remote,
+                tos: 0,
+                df: false,
+                fragment_size: 0,
+                handle: pair.handle,
+                may_join: true,
+            });
         Some(Self {
             pair: Arc::clone(pair),
             settings,
@@ -61,26 +64,29 @@ impl Lane {
 
 /// A direct-mapped cache of one thread.
 pub struct FlowCache {
+    policies: Arc<Policies>,
+    sockets: Arc<OuterSockets>,
     /// Places that hold something, so that forgetting costs what is remembered.
     taken: Vec<u32>,
     places: Box<[Option<(Flow, Choice)>]>,
     generation: u64,
 }
 
-impl Default for FlowCache {
-    fn default() -> Self {
+impl FlowCache {
+    /// Nothing is remembered yet of what these say.
+    pub fn new(policies: Arc<Policies>, sockets: Arc<OuterSockets>) -> Self {
         Self {
+            policies,
+            sockets,
             taken: Vec::with_capacity(PLACES),
             places: (0..PLACES).map(|_| None).collect(),
             generation: 0,
         }
     }
-}
 
-impl FlowCache {
-    /// Forget everything if tables have changed; answers whether they had. Removed pairs are let go here.
-    pub fn refresh(&mut self, tables: &Tables) -> bool {
-        let generation = tables.generation();
+    /// Forget everything if the tables have changed; answers whether they had. Removed pairs are released here.
+    pub fn refresh(&mut self) -> bool {
+        let generation = self.policies.generation();
         let has_changed = generation != self.generation;
         if has_changed {
             for index in self.taken.drain(..) {
@@ -92,7 +98,7 @@ impl FlowCache {
     }
 
     /// The choice for a flow.
-    pub fn choose(&mut self, flow: &Flow, shared: &Shared) -> &Choice {
+    pub fn choose(&mut self, flow: &Flow) -> &Choice {
         let index = hash(flow) % PLACES;
         let place = &mut self.places[index];
         match place {
@@ -101,16 +107,16 @@ impl FlowCache {
             None => self.taken.push(index as u32),
         }
         &place
-            .get_or_insert_with(|| (*flow, look_up(flow, shared)))
+            .get_or_insert_with(|| (*flow, look_up(flow, &self.policies, &self.sockets)))
             .1
     }
 }
 
 /// Look through policies by rank, then through the pairs of the one that selects.
-fn look_up(flow: &Flow, shared: &Shared) -> Choice {
-    let policies = shared.tables.policies.load();
-    let served = policies.outbound(flow).cloned();
-    let lane = served.as_ref().and_then(|served| {
+fn look_up(flow: &Flow, policies: &Policies, sockets: &OuterSockets) -> Choice {
+    let spd = policies.spd.load();
+    let served = spd.outbound(flow).cloned();
+    let route = served.as_ref().and_then(|served| {
         let pairs = served.service.pairs.load();
         let takes = |pair: &&Arc<Pair>| {
             pair.outbound
@@ -120,9 +126,9 @@ fn look_up(flow: &Flow, shared: &Shared) -> Choice {
         pairs
             .iter()
             .find(takes)
-            .and_then(|pair| Lane::of(pair, shared))
+            .and_then(|pair| Route::of(pair, sockets))
     });
-    Choice { served, lane }
+    Choice { served, route }
 }
 
 fn hash(flow: &Flow) -> usize {

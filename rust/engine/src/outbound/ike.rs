@@ -5,7 +5,7 @@ use std::ops::Range;
 use openmoat_io::{Outgoing, Path};
 
 use crate::inbound::ike_queues::{NON_ESP_MARKER, has_marker};
-use crate::shared::Shared;
+use crate::outer_sockets::OuterSockets;
 use crate::sizes::divide::MIN_MTU_V6;
 
 /// One message without its marker.
@@ -37,7 +37,7 @@ fn fragment_size(octets: Range<usize>, path: &Path) -> u16 {
 }
 
 /// Send in order, without waiting; answers how many the network did not take.
-pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
+pub fn send(sockets: &OuterSockets, datagrams: &[IkeOutgoing<'_>]) -> usize {
     let mut lost_in_all = 0;
     let mut arena = Vec::new();
     let mut run: Vec<Outgoing> = Vec::new();
@@ -45,7 +45,7 @@ pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
     let mut lost = Vec::new();
     let mut flush = |arena: &[u8], run: &mut Vec<Outgoing>, socket: Option<usize>| {
         if let Some(socket) = socket {
-            shared.senders(0)[socket].send_batch(arena, run, 0, &mut lost);
+            sockets.senders(0)[socket].send_batch(arena, run, 0, &mut lost);
             lost_in_all += lost.len();
         } else {
             lost_in_all += run.len();
@@ -53,7 +53,7 @@ pub fn send(shared: &Shared, datagrams: &[IkeOutgoing<'_>]) -> usize {
         run.clear();
     };
     for datagram in datagrams {
-        let socket = shared.udp_socket(&datagram.path.local);
+        let socket = sockets.udp_socket(&datagram.path.local);
         if socket != socket_of_run && !run.is_empty() {
             flush(&arena, &mut run, socket_of_run);
             arena.clear();

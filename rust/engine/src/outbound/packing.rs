@@ -9,27 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::aggfrag::{Congestion, HEADER, Packer};
 use openmoat_esp::drops::DropReason;
-use openmoat_esp::meter::Usage;
 use openmoat_io::MAX_PACKET;
 
-use crate::events::flag;
-use crate::outbound::bundle::{Address, Bundle};
-use crate::outbound::echoes::{self, Way};
-use crate::outbound::flows::Lane;
-use crate::shared::Shared;
+use crate::outbound::bundle::Address;
+use crate::outbound::flows::Route;
+use crate::outbound::probes::{self, Target};
+use crate::outbound::sink::Sink;
 use crate::sizes::inner_packet::Piece;
-use crate::sizes::probe::Mark;
-use crate::tables::{Outbound, Pair, Settings};
-
-/// Where payloads go.
-pub struct Sink<'a> {
-    /// Takes them when they are sealed.
-    pub bundle: &'a mut Bundle,
-    /// What all workers share.
-    pub shared: &'a Shared,
-    /// The engine's clock.
-    pub now: u64,
-}
+use crate::sizes::probe::Probe;
+use crate::tables::pair::{Outbound, Pair, Settings};
 
 /// The payload of one worker that may still grow.
 pub struct Packing {
@@ -51,8 +39,8 @@ struct Open {
     /// Packets that lie whole in the payload, and pieces of others.
     whole: u64,
     pieces: u64,
-    /// The payload is marked.
-    mark: Option<Mark>,
+    /// The payload is a probe.
+    probe: Option<Probe>,
 }
 
 impl Default for Packing {
@@ -66,34 +54,34 @@ impl Default for Packing {
 }
 
 impl Packing {
-    /// Fill payloads of this lane from now on, which go to `address`.
+    /// Fill payloads of this route from now on, which go to `address`.
     pub fn begin(
         &mut self,
         sink: &mut Sink<'_>,
-        lane: &Lane,
+        route: &Route,
         address: Address,
     ) -> Result<(), DropReason> {
-        let is_it = |open: &Open| Arc::ptr_eq(&open.settings, &lane.settings);
+        let is_it = |open: &Open| Arc::ptr_eq(&open.settings, &route.settings);
         if self.open.as_ref().is_some_and(is_it) {
             return Ok(());
         }
         self.changes += usize::from(self.open.is_some());
         self.close(sink);
-        let outbound = lane.outbound().ok_or(DropReason::NoSa)?;
+        let outbound = route.outbound().ok_or(DropReason::NoSa)?;
         self.open = Some(Open {
-            pair: Arc::clone(&lane.pair),
-            settings: Arc::clone(&lane.settings),
-            packer: Packer::new(lane.settings.plan.inner_room).ok_or(DropReason::NoRoom)?,
+            pair: Arc::clone(&route.pair),
+            settings: Arc::clone(&route.settings),
+            packer: Packer::new(route.settings.plan.inner_room).ok_or(DropReason::NoRoom)?,
             headroom: outbound.sa.suite().headroom(),
             address,
             whole: 0,
             pieces: 0,
-            mark: None,
+            probe: None,
         });
         Ok(())
     }
 
-    /// Pack a piece of an inner packet into payloads of the lane begun with; or drop
+    /// Pack a piece of an inner packet into payloads of the route begun with; or drop
     /// it before anything of it has left.
     pub fn pack(&mut self, sink: &mut Sink<'_>, piece: Piece<'_>) -> Result<(), DropReason> {
         let Self { open, scratch, .. } = self;
@@ -105,7 +93,7 @@ impl Packing {
         add(&outbound.packed.packets, 1);
         add(&outbound.packed.octets, length as u64);
         if let Some(at) = open.packer.place(length) {
-            let room = sink.bundle.room(sink.shared);
+            let room = sink.bundle.room();
             piece.write(&mut room[open.headroom + at..]);
             open.whole += 1;
             return Ok(());
@@ -130,7 +118,7 @@ impl Packing {
         let outbound = open.pair.outbound.get().ok_or(DropReason::NoSa)?;
         let length = piece.length();
         outbound.sa.has_room_for(1, (HEADER + length) as u64)?;
-        let payload = &mut sink.bundle.room(sink.shared)[open.headroom..];
+        let payload = &mut sink.bundle.room()[open.headroom..];
         payload[..HEADER].fill(0);
         piece.write(&mut payload[HEADER..]);
         add(&outbound.packed.packets, 1);
@@ -162,8 +150,8 @@ impl Open {
     fn put(&mut self, sink: &mut Sink<'_>, packet: &[u8]) {
         let (mut rest, mut slices) = (packet, 0);
         loop {
-            self.mark(rest.len(), sink.now);
-            let room = sink.bundle.room(sink.shared);
+            self.probe_path(rest.len(), sink.now);
+            let room = sink.bundle.room();
             let taken = self.packer.put(&mut room[self.headroom..], rest);
             rest = &rest[taken..];
             slices += u64::from(taken > 0);
@@ -183,19 +171,19 @@ impl Open {
         }
     }
 
-    /// Ask the peer whether the payload arrives, if it is due and nothing but this packet will be in it.
-    fn mark(&mut self, rest: usize, now: u64) {
-        if let Some(echo) = self.pair.echo()
+    /// Make the payload a probe, if one is due and nothing but this packet will be in it.
+    fn probe_path(&mut self, rest: usize, now: u64) {
+        if let Some(probe) = self.pair.probe()
             && self.settings.plan.asks()
             && self.packer.would_fill(rest)
-            && echo.is_due(now)
+            && probe.is_due(now)
         {
-            let mark = echo.mark(now);
+            let probe = probe.issue(now);
             self.packer.say(Congestion {
-                value: mark.large,
+                value: probe.large,
                 ..Congestion::default()
             });
-            self.mark = Some(mark);
+            self.probe = Some(probe);
         }
     }
 
@@ -204,7 +192,7 @@ impl Open {
         let Some(outbound) = self.pair.outbound.get() else {
             return;
         };
-        let room = sink.bundle.room(sink.shared);
+        let room = sink.bundle.room();
         let Some(size) = self.packer.finish(&mut room[self.headroom..]) else {
             return;
         };
@@ -215,8 +203,8 @@ impl Open {
         if whole + pieces > 1 {
             add(&outbound.packed.packed, whole);
         }
-        let mark = self.mark.take();
-        seal(sink, self, outbound, size, self.address, mark);
+        let probe = self.probe.take();
+        seal(sink, self, outbound, size, self.address, probe);
     }
 }
 
@@ -227,53 +215,32 @@ fn seal(
     outbound: &Outbound,
     size: usize,
     address: Address,
-    mark: Option<Mark>,
+    values: Option<Probe>,
 ) {
     let (pair, plan) = (&open.pair, &open.settings.plan);
-    if !seal_payload(sink, pair, outbound, size, address) {
+    if !sink.seal(pair, outbound, size, address) {
         return;
     }
-    sink.shared.watch(pair, plan, size - HEADER, sink.now);
-    let Some(echo) = outbound.echo.as_ref().filter(|_| plan.asks()) else {
+    pair.watch(plan, size - HEADER, sink.now, sink.events);
+    let Some(probe) = outbound.probe.as_ref().filter(|_| plan.asks()) else {
         return;
     };
-    let way = Way {
+    let target = Target {
         pair,
         outbound,
         plan,
         address: open.address,
     };
-    match mark {
-        Some(Mark {
+    match values {
+        Some(Probe {
             small: Some(value), ..
-        }) => echoes::send_small(sink, &way, value),
+        }) => probes::send_small(sink, &target, value),
         Some(_) => {}
-        None if plan.watches(size - HEADER) && echo.is_overdue(sink.now) => {
-            echoes::send_overdue(sink, &way, echo);
+        None if plan.watches(size - HEADER) && probe.is_overdue(sink.now) => {
+            probes::send_overdue(sink, &target, probe);
         }
         None => {}
     }
-}
-
-/// Seal the payload of `size` octets that stands in the room of the bundle. False: there was a fault, which is counted;
-/// limits and numbers have been looked at before.
-pub fn seal_payload(
-    sink: &mut Sink<'_>,
-    pair: &Pair,
-    outbound: &Outbound,
-    size: usize,
-    address: Address,
-) -> bool {
-    let room = sink.bundle.room(sink.shared);
-    let Ok(sealed) = outbound.sa.seal_payload(room, size) else {
-        return false;
-    };
-    sink.bundle.push(sealed.size, address);
-    outbound.last_sent.store(sink.now, Ordering::Relaxed);
-    if sealed.usage == Usage::Soft {
-        sink.shared.raise(pair, flag::SOFT_LIMIT);
-    }
-    true
 }
 
 /// Count, as the only one who does.

@@ -1,22 +1,22 @@
 //! What becomes of a packet that does not leave: it is held for an SA, answered with an ICMP error, or dropped; and counted.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use openmoat_esp::drops::DropReason;
+use openmoat_esp::drops::{DropCounters, DropReason};
 use openmoat_esp::spd::{Action, Missing, Policy};
 use openmoat_esp::wire::{IpPacket, Ports};
 
-use crate::events::Event;
-use crate::icmp::Complaint;
-use crate::outbound::flows::{Choice, Lane};
+use crate::events::{Event, Events};
+use crate::icmp::IcmpError;
+use crate::outbound::flows::{Choice, Route};
 use crate::outbound::hold::{Holds, Outcome};
-use crate::outbound::icmp_answers::Answers;
-use crate::shared::Shared;
+use crate::outbound::icmp_answers::IcmpAnswers;
 use crate::sizes::divide::MIN_MTU_V6;
 use crate::sizes::inner_packet::InnerPacket;
-use crate::sizes::ladder::Deed;
-use crate::tables::{Served, Service};
+use crate::sizes::ladder::SizeAction;
+use crate::tables::policies::{Served, Service};
 
 /// Nanoseconds between two `Acquire` of one policy.
 const ACQUIRE_INTERVAL: u64 = 1_000_000_000;
@@ -28,31 +28,33 @@ const REJECTS_PER_SECOND: f64 = 10.0;
 pub struct Refusals {
     /// Packets that wait for an SA.
     pub holds: Holds,
-    answers: Answers,
+    answers: IcmpAnswers,
+    events: Arc<Events>,
+    drops: Arc<DropCounters>,
 }
 
 impl Refusals {
-    /// None yet, of this worker.
-    pub fn new(worker: usize) -> Self {
+    /// None yet. The daemon hears by `events` what SAs are wanted.
+    pub fn new(answers: IcmpAnswers, events: Arc<Events>, drops: Arc<DropCounters>) -> Self {
         Self {
             holds: Holds::default(),
-            answers: Answers::new(worker),
+            answers,
+            events,
+            drops,
         }
     }
 
     /// Drop what has waited too long, at `now`, and hand the errors to the host.
-    pub fn finish(&mut self, shared: &Shared, now: u64) {
+    pub fn finish(&mut self, now: u64) {
         let expired = self.holds.expire(now);
-        shared
-            .drops
+        self.drops
             .count_many(DropReason::HoldExpired, expired as u64);
-        self.answers.send(shared);
+        self.answers.send();
     }
 
     /// Hold, reject or drop a packet that no pair serves.
     pub fn treat_missing(
         &mut self,
-        shared: &Shared,
         now: u64,
         reason: DropReason,
         choice: &Choice,
@@ -64,66 +66,73 @@ impl Refusals {
             } else {
                 reason
             };
-            return shared.drops.count(reason);
+            return self.drops.count(reason);
         };
         match (policy.action, policy.missing) {
             (Action::Reject, _) | (Action::Protect, Missing::Reject) => {
-                self.reject(shared, now, reason, inner)
+                self.reject(now, reason, inner)
             }
             (Action::Protect, Missing::Trap) => {
-                acquire(shared, now, policy, service, &inner.packet);
+                acquire(&self.events, now, policy, service, &inner.packet);
                 match self.holds.hold(policy.id, inner.vnet, inner.octets, now) {
                     Outcome::Held => {}
-                    Outcome::Full => shared.drops.count(DropReason::HoldFull),
-                    Outcome::Over => self.reject(shared, now, DropReason::NoSa, inner),
+                    Outcome::Full => self.drops.count(DropReason::HoldFull),
+                    Outcome::Over => self.reject(now, DropReason::NoSa, inner),
                 }
             }
-            _ => shared.drops.count(reason),
+            _ => self.drops.count(reason),
         }
     }
 
-    fn reject(&mut self, shared: &Shared, now: u64, reason: DropReason, inner: &InnerPacket<'_>) {
-        shared.drops.count(reason);
-        self.answers.complain(
-            shared,
-            now,
-            Complaint::Prohibited,
-            inner,
-            REJECTS_PER_SECOND,
-        );
+    fn reject(&mut self, now: u64, reason: DropReason, inner: &InnerPacket<'_>) {
+        self.drops.count(reason);
+        self.answers
+            .answer(now, IcmpError::Prohibited, inner, REJECTS_PER_SECOND);
     }
 
-    /// Drop a packet that its pair cannot carry, and say so where that is for its size.
+    /// Count a packet that its pair could not carry, and tell its sender where its size is the reason.
+    #[inline]
     pub fn refuse(
         &mut self,
-        shared: &Shared,
-        now: u64,
-        reason: DropReason,
-        lane: &Lane,
+        sent: Result<(), DropReason>,
+        route: &Route,
         inner: &InnerPacket<'_>,
+        now: u64,
     ) {
-        let (pair, plan) = (&lane.pair, &lane.settings.plan);
+        if let Err(reason) = sent {
+            self.count_refused(reason, route, inner, now);
+        }
+    }
+
+    fn count_refused(
+        &mut self,
+        reason: DropReason,
+        route: &Route,
+        inner: &InnerPacket<'_>,
+        now: u64,
+    ) {
+        let (pair, plan) = (&route.pair, &route.settings.plan);
         pair.drops.count(reason);
         if reason != DropReason::TooBig {
             return;
         }
-        pair.deeds.count(Deed::Refuse, 1);
+        pair.size_counters.count(SizeAction::Refuse, 1);
         // RFC 2473 7.1: no host of IPv6 is told less than what every link of it carries.
         let least = if inner.packet.flow.source.is_ipv6() {
             MIN_MTU_V6
         } else {
             0
         };
-        let complaint = Complaint::TooBig(plan.inner_room.max(least));
+        let error = IcmpError::TooBig(plan.inner_room.max(least));
         // The error goes to the host itself, which would not believe a packet from one of its own addresses: so it comes
         // from where the packet was to go. Where its sender is behind another SA, the host routes it back into that.
         self.answers
-            .complain(shared, now, complaint, inner, plan.too_big_per_second);
+            .answer(now, error, inner, plan.too_big_per_second);
     }
 }
 
 /// Ask for an SA that serves this policy, not too often.
-fn acquire(shared: &Shared, now: u64, policy: &Policy, service: &Service, packet: &IpPacket) {
+fn acquire(events: &Events, now: u64, policy: &Policy, service: &Service, packet: &IpPacket) {
     if now < service.quiet_until.load(Ordering::Relaxed) {
         return;
     }
@@ -134,7 +143,7 @@ fn acquire(shared: &Shared, now: u64, policy: &Policy, service: &Service, packet
         Ports::Known(source, destination) => (source, destination),
         Ports::Opaque => (0, 0),
     };
-    shared.events.tell_noise(Event::Acquire {
+    events.tell_noise(Event::Acquire {
         policy: policy.id,
         source: packet.flow.source,
         destination: packet.flow.destination,

@@ -6,12 +6,11 @@ use openmoat_esp::drops::DropReason;
 use openmoat_esp::mss::{self, Checksum};
 use openmoat_esp::wire::IpPacket;
 
-use crate::sizes::fragment::Fragmentation;
+use crate::sizes::fragment::{Fragmentation, Identifications};
 use crate::sizes::inner_packet::{InnerPacket, Pieces};
-use crate::sizes::ladder::{Deed, IdentifierGuard, Rung};
+use crate::sizes::ladder::{IdentifierGuard, Rung, SizeAction, SizeCounters};
 use crate::sizes::plan::MtuPlan;
 use crate::sizes::segment::{Cut, complete_checksum};
-use crate::tables::Pair;
 
 /// What every link of IPv6 carries (RFC 8200 5).
 pub const MIN_MTU_V6: usize = 1280;
@@ -21,14 +20,14 @@ pub struct Division {
     /// What of it.
     pub pieces: Pieces,
     /// What was done because it does not fit, and to how many packets.
-    pub deed: Option<(Rung, usize)>,
+    pub action: Option<(Rung, usize)>,
 }
 
 impl Division {
     /// Whether outer packets may be fragmented against `outer_df`.
     pub fn may_fragment(&self) -> bool {
         matches!(
-            self.deed,
+            self.action,
             Some((Rung::FragmentOuter | Rung::MinimumOuter, _))
         )
     }
@@ -36,8 +35,10 @@ impl Division {
 
 /// What bounds the rungs, and counts what they would not do.
 pub struct Limits<'a> {
-    /// Counts.
-    pub pair: &'a Pair,
+    /// Counts what was done.
+    pub counters: &'a SizeCounters,
+    /// For packets fragmented before ESP.
+    pub identifications: &'a Identifications,
     /// Bounds outer fragments (RFC 4963).
     pub guard: &'a IdentifierGuard,
     /// Whom outer fragments would go to.
@@ -59,7 +60,10 @@ pub fn divide(
     let largest = cut.as_ref().map_or(packet.length, Cut::largest);
     if plan.slices || largest <= plan.inner_room {
         let pieces = cut.map_or(Pieces::Whole(packet.length), Pieces::Segments);
-        return Ok(Division { pieces, deed: None });
+        return Ok(Division {
+            pieces,
+            action: None,
+        });
     }
     descend(plan, packet, cut, limits).ok_or(DropReason::TooBig)
 }
@@ -75,7 +79,7 @@ fn descend(
     let packets = cut.as_ref().map_or(1, Cut::count);
     let uncut = || cut.map_or(Pieces::Whole(packet.length), Pieces::Segments);
     let fragmented = |fragments| match cut {
-        Some(cut) => Pieces::Shreds(cut, fragments),
+        Some(cut) => Pieces::SegmentFragments(cut, fragments),
         None => Pieces::Fragments(fragments),
     };
     for &rung in &plan.oversize {
@@ -88,25 +92,28 @@ fn descend(
                 Some(uncut())
             }
             Rung::FragmentOuter => {
-                limits.pair.deeds.count(Deed::Guard, packets);
+                limits.counters.count(SizeAction::Guard, packets);
                 None
             }
-            Rung::FragmentAnyway => Fragmentation::in_spite_of_df(packet, plan.inner_room)
-                .map(|fragments| fragmented(fragments.identified(limits.pair.identify(packets)))),
+            Rung::FragmentAnyway => {
+                Fragmentation::in_spite_of_df(packet, plan.inner_room).map(|fragments| {
+                    fragmented(fragments.identified(limits.identifications.take(packets)))
+                })
+            }
             Rung::Refuse => return None,
         };
         if let Some(pieces) = pieces {
-            let deed = Some((rung, packets));
-            return Some(Division { pieces, deed });
+            let action = Some((rung, packets));
+            return Some(Division { pieces, action });
         }
     }
     None
 }
 
-/// Clamp the MSS of a SYN, and make the checksum that the host left to us, where its header fits.
-pub fn mend(
+/// Clamp the MSS of a SYN, and complete the checksum that the host left to us, where its header fits.
+pub fn complete(
     inner: &mut InnerPacket<'_>,
-    pair: &Pair,
+    counters: &SizeCounters,
     plan: &MtuPlan,
     pieces: &Pieces,
 ) -> Result<(), DropReason> {
@@ -116,10 +123,10 @@ pub fn mend(
         Checksum::Whole
     };
     if mss::clamp(inner.octets, &inner.packet, plan.mss, checksum).is_some() {
-        pair.deeds.count(Deed::Clamp, 1);
+        counters.count(SizeAction::Clamp, 1);
     }
     // Segments get checksums of their own.
-    let is_mended = matches!(pieces, Pieces::Segments(_) | Pieces::Shreds(..))
+    let is_complete = matches!(pieces, Pieces::Segments(_) | Pieces::SegmentFragments(..))
         || complete_checksum(&inner.vnet, &inner.packet, inner.octets);
-    is_mended.then_some(()).ok_or(DropReason::MalformedInner)
+    is_complete.then_some(()).ok_or(DropReason::MalformedInner)
 }

@@ -1,11 +1,28 @@
 //! Inner IPv4 packets without DF into fragments before ESP (RFC 791 2.3, RFC 4301 8.2.1), in place of larger ESP packets.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use openmoat_esp::wire::{IPV4_HEADER, IpPacket};
 
 use crate::sizes::segment::mend_ipv4_checksum;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
+
+/// Identifications for packets that are fragmented before ESP although their own tells nothing.
+pub struct Identifications(AtomicU32);
+
+impl Identifications {
+    /// From `first` on.
+    pub fn new(first: u32) -> Self {
+        Self(AtomicU32::new(first))
+    }
+
+    /// For so many packets; answers the first.
+    pub fn take(&self, packets: usize) -> u16 {
+        self.0.fetch_add(packets as u32, Ordering::Relaxed) as u16
+    }
+}
 
 /// How a packet is fragmented.
 #[derive(Clone, Copy, Debug)]

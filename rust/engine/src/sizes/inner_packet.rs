@@ -41,7 +41,7 @@ pub enum Pieces {
     /// Its fragments.
     Fragments(Fragmentation),
     /// Fragments of segments, those of the first segment first.
-    Shreds(Cut, Fragmentation),
+    SegmentFragments(Cut, Fragmentation),
 }
 
 impl Pieces {
@@ -51,7 +51,7 @@ impl Pieces {
             Self::Whole(_) => 1,
             Self::Segments(cut) => cut.count(),
             Self::Fragments(fragments) => fragments.count(),
-            Self::Shreds(cut, fragments) => {
+            Self::SegmentFragments(cut, fragments) => {
                 let last = cut.count() - 1;
                 let of_last = fragments.of_segment(last, cut.length(last));
                 last * fragments.of_segment(0, cut.length(0)).count() + of_last.count()
@@ -65,8 +65,8 @@ impl Pieces {
             Self::Whole(length) => *length,
             Self::Segments(cut) => cut.length(index),
             Self::Fragments(fragments) => fragments.length(index),
-            Self::Shreds(cut, fragments) => {
-                let (_, fragments, index) = shred(cut, fragments, index);
+            Self::SegmentFragments(cut, fragments) => {
+                let (_, fragments, index) = segment_fragment(cut, fragments, index);
                 fragments.length(index)
             }
         }
@@ -78,8 +78,8 @@ impl Pieces {
             Self::Whole(length) => out[..*length].copy_from_slice(&octets[..*length]),
             Self::Segments(cut) => cut.write(octets, index, out),
             Self::Fragments(fragments) => fragments.write(octets, index, out),
-            Self::Shreds(cut, fragments) => {
-                let (segment, fragments, index) = shred(cut, fragments, index);
+            Self::SegmentFragments(cut, fragments) => {
+                let (segment, fragments, index) = segment_fragment(cut, fragments, index);
                 cut.write(octets, segment, out);
                 fragments.keep(index, out);
             }
@@ -128,7 +128,11 @@ impl<'a> Piece<'a> {
 }
 
 /// Which segment shred `index` is of, how that is fragmented, and which fragment of it this is.
-fn shred(cut: &Cut, fragments: &Fragmentation, index: usize) -> (usize, Fragmentation, usize) {
+fn segment_fragment(
+    cut: &Cut,
+    fragments: &Fragmentation,
+    index: usize,
+) -> (usize, Fragmentation, usize) {
     let each = fragments.of_segment(0, cut.length(0)).count();
     let segment = (index / each).min(cut.count() - 1);
     let fragments = fragments.of_segment(segment, cut.length(segment));

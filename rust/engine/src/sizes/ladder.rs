@@ -19,26 +19,26 @@ pub enum Rung {
     Refuse,
 }
 
-macro_rules! deeds {
+macro_rules! size_actions {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
         /// What was done about sizes, one counter each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub enum Deed { $($(#[$doc])* $name,)* }
+        pub enum SizeAction { $($(#[$doc])* $name,)* }
 
-        impl Deed {
-            /// Every deed, in the order of its counter.
-            pub const ALL: &'static [Deed] = &[$(Deed::$name,)*];
+        impl SizeAction {
+            /// Every action, in the order of its counter.
+            pub const ALL: &'static [SizeAction] = &[$(SizeAction::$name,)*];
 
             /// The word of its counter.
             pub const fn name(self) -> &'static str {
-                match self { $(Deed::$name => $word,)* }
+                match self { $(SizeAction::$name => $word,)* }
             }
         }
     };
 }
 
-deeds! {
+size_actions! {
     /// The MSS of a SYN was lowered, in either direction.
     Clamp = "clamp",
     /// See [`Rung::FragmentInner`].
@@ -55,7 +55,7 @@ deeds! {
     Refuse = "refuse",
 }
 
-impl From<Rung> for Deed {
+impl From<Rung> for SizeAction {
     fn from(rung: Rung) -> Self {
         match rung {
             Rung::FragmentInner => Self::FragmentInner,
@@ -69,25 +69,25 @@ impl From<Rung> for Deed {
 
 /// Inner packets of one pair, by what was done to them; a super-packet counts as its segments.
 #[derive(Debug)]
-pub struct DeedCounters([AtomicU64; Deed::ALL.len()]);
+pub struct SizeCounters([AtomicU64; SizeAction::ALL.len()]);
 
-impl Default for DeedCounters {
+impl Default for SizeCounters {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; Deed::ALL.len()])
+        Self([const { AtomicU64::new(0) }; SizeAction::ALL.len()])
     }
 }
 
-impl DeedCounters {
+impl SizeCounters {
     /// Count so many packets; answers whether they are the first.
-    pub fn count(&self, deed: Deed, packets: usize) -> bool {
-        self.0[deed as usize].fetch_add(packets as u64, Ordering::Relaxed) == 0
+    pub fn count(&self, action: SizeAction, packets: usize) -> bool {
+        self.0[action as usize].fetch_add(packets as u64, Ordering::Relaxed) == 0
     }
 
-    /// The deeds that were done, with their counts.
-    pub fn done(&self) -> impl Iterator<Item = (Deed, u64)> + '_ {
-        Deed::ALL
+    /// The actions that were taken, with their counts.
+    pub fn taken(&self) -> impl Iterator<Item = (SizeAction, u64)> + '_ {
+        SizeAction::ALL
             .iter()
-            .map(|&deed| (deed, self.0[deed as usize].load(Ordering::Relaxed)))
+            .map(|&action| (action, self.0[action as usize].load(Ordering::Relaxed)))
             .filter(|&(_, count)| count > 0)
     }
 }

@@ -49,7 +49,7 @@ struct Course {
 /// An SA on a path, and what is still to happen to it.
 #[derive(Default)]
 struct Line {
-    echo: Echo,
+    probe: PathProbe,
     course: Course,
     agenda: BinaryHeap<Reverse<(u64, Moment)>>,
     is_stepping: bool,
@@ -60,18 +60,20 @@ impl Line {
     fn happen(&mut self, now: u64, moment: Moment) -> Vec<u32> {
         let mut sent = Vec::new();
         match moment {
-            Moment::Packet if self.echo.is_due(now) => {
-                let Mark { large, small } = self.echo.mark(now);
+            Moment::Packet if self.probe.is_due(now) => {
+                let Probe { large, small } = self.probe.issue(now);
                 sent.push(large);
                 sent.extend(small);
                 self.course.smalls += usize::from(small.is_some());
             }
             Moment::Packet => {}
-            Moment::Answer(value) => self.hear(value, now),
-            Moment::Step if self.echo.step() => self.later(now + STEP, Moment::Step),
+            Moment::Answer(value) => self.receive(value, now),
+            Moment::Step if self.probe.next_round() => {
+                self.later(now + ROUND_INTERVAL, Moment::Step)
+            }
             Moment::Step => self.is_stepping = false,
         }
-        if let Some((larges, small)) = self.echo.take_step() {
+        if let Some((larges, small)) = self.probe.take_round() {
             sent.extend(larges);
             sent.push(small);
             self.course.pads += larges.len();
@@ -80,17 +82,17 @@ impl Line {
         sent
     }
 
-    fn hear(&mut self, value: u32, now: u64) {
+    fn receive(&mut self, value: u32, now: u64) {
         let said = Congestion {
             echo: value,
             ..Congestion::default()
         };
-        let heard = self.echo.hear(&said, now);
-        assert!(!heard.is_due, "nothing was asked of us");
-        if heard.is_lost {
+        let reaction = self.probe.receive(&said, now);
+        assert!(!reaction.must_answer, "nothing was asked of us");
+        if reaction.is_lost {
             self.course.lost_at.push(now / MILLISECOND);
         }
-        if heard.is_doubt && !self.is_stepping {
+        if reaction.begins_check && !self.is_stepping {
             self.is_stepping = true;
             self.later(now, Moment::Step);
         }
@@ -118,7 +120,7 @@ fn run(packets: impl IntoIterator<Item = u64>, round: u64, loses: Loses<'_>) -> 
             }
         }
     }
-    line.course.proved = line.echo.proved();
+    line.course.proved = line.probe.proved();
     line.course
 }
 
@@ -133,7 +135,7 @@ fn shrinks_at(at: u64) -> impl Fn(u64, bool, &mut Chance) -> bool {
 
 #[test]
 fn a_path_that_shrinks_is_found_out_at_the_first_repeat_of_tcp_at_the_latest() {
-    // A mark was due in the last packets that TCP sent: six steps of 15 ms from there.
+    // A mark was due in the last packets that TCP sent: six rounds of 15 ms from there.
     let found = run(stalled_at(1_045), 1_000, &shrinks_at(1_045));
     assert_eq!(found.lost_at, [1_113]);
     // None was due before the repeat, which is marked at once.
@@ -151,7 +153,7 @@ fn a_longer_way_costs_its_round_trips_and_no_more() {
             panic!("{found:?}");
         };
         assert!(
-            at <= 1_210 + 2 * round / 1_000 + 6 * STEP / MILLISECOND,
+            at <= 1_210 + 2 * round / 1_000 + 6 * ROUND_INTERVAL / MILLISECOND,
             "{round}: {at}"
         );
     }
@@ -218,7 +220,7 @@ fn a_way_that_carries_nothing_says_nothing_about_sizes() {
 #[test]
 fn a_peer_that_never_answers_is_asked_less_and_never_believed_to_have_said_anything() {
     let course = run(0..20_000, 1_000, &|_, _, _| true);
-    let asked = (20 * SECOND / UNHEARD_INTERVAL) as usize;
+    let asked = (20 * SECOND / UNANSWERED_INTERVAL) as usize;
     assert_eq!(
         course,
         Course {
@@ -236,7 +238,7 @@ fn what_is_sent_is_bounded_on_a_good_way_and_on_a_bad_one() {
     let bad = run(0..60_000, 100_000, &loses);
     // In doubt for an eighth of a second, once a second at the most.
     assert!(
-        bad.pads <= 60 * MAX_STEPS as usize * LARGE_IN_STEP,
+        bad.pads <= 60 * MAX_ROUNDS as usize * LARGE_PER_ROUND,
         "{bad:?}"
     );
 }
@@ -250,61 +252,61 @@ fn echo_of(value: u32) -> Congestion {
 
 #[test]
 fn values_that_were_never_sent_or_belong_to_another_size_say_nothing() {
-    let echo = Echo::default();
+    let probe = PathProbe::default();
     let now = SECOND;
     for value in [1, 2, 3, u32::MAX, u32::MAX - 1] {
-        assert_eq!(echo.hear(&echo_of(value), now), Heard::default());
+        assert_eq!(probe.receive(&echo_of(value), now), Reaction::default());
     }
-    assert!(!echo.is_heard());
-    let Mark { large, small } = echo.mark(now);
-    echo.begin_anew();
+    assert!(!probe.is_answered());
+    let Probe { large, small } = probe.issue(now);
+    probe.restart();
     for value in [large, small.unwrap()] {
-        assert_eq!(echo.hear(&echo_of(value), now), Heard::default());
+        assert_eq!(probe.receive(&echo_of(value), now), Reaction::default());
     }
-    assert_eq!((echo.is_heard(), echo.proved()), (false, 0));
-    let Mark { large, .. } = echo.mark(now);
-    echo.hear(&echo_of(large), now);
-    assert_eq!((echo.is_heard(), echo.proved()), (true, 1));
+    assert_eq!((probe.is_answered(), probe.proved()), (false, 0));
+    let Probe { large, .. } = probe.issue(now);
+    probe.receive(&echo_of(large), now);
+    assert_eq!((probe.is_answered(), probe.proved()), (true, 1));
 }
 
 #[test]
 fn a_late_answer_about_a_large_packet_ends_the_doubt() {
-    let echo = Echo::default();
-    let Mark { large, small } = echo.mark(SECOND);
-    assert!(echo.hear(&echo_of(small.unwrap()), SECOND).is_doubt);
-    assert!(echo.step());
-    echo.hear(&echo_of(large), SECOND + MILLISECOND);
-    assert!(!echo.step());
-    assert_eq!(echo.take_step(), None);
+    let probe = PathProbe::default();
+    let Probe { large, small } = probe.issue(SECOND);
+    assert!(probe.receive(&echo_of(small.unwrap()), SECOND).begins_check);
+    assert!(probe.next_round());
+    probe.receive(&echo_of(large), SECOND + MILLISECOND);
+    assert!(!probe.next_round());
+    assert_eq!(probe.take_round(), None);
 }
 
 #[test]
 fn the_peer_gets_so_many_of_its_values_back_and_no_more() {
-    let echo = Echo::default();
+    let probe = PathProbe::default();
     let ask = |value| Congestion {
         value,
         ..Congestion::default()
     };
     let waiting = (1..=100)
-        .filter(|n| echo.hear(&ask(*n), SECOND).is_due)
+        .filter(|n| probe.receive(&ask(*n), SECOND).must_answer)
         .count();
     assert_eq!(waiting, MAX_ANSWERS);
-    assert_eq!(echo.take_answer(), Some((1, SECOND)));
+    assert_eq!(probe.take_answer(), Some((1, SECOND)));
     let mut sent = MAX_ANSWERS;
-    while echo.take_answer().is_some() {}
+    while probe.take_answer().is_some() {}
     for n in 1..=2_000 {
-        sent += usize::from(echo.hear(&ask(n), SECOND).is_due);
-        while echo.take_answer().is_some() {}
+        sent += usize::from(probe.receive(&ask(n), SECOND).must_answer);
+        while probe.take_answer().is_some() {}
     }
     assert!(sent as u64 <= MAX_ANSWERS_PER_SECOND, "{sent}");
-    assert!(echo.hear(&ask(7), 2 * SECOND).is_due);
+    assert!(probe.receive(&ask(7), 2 * SECOND).must_answer);
 }
 
 #[test]
 fn of_marks_that_are_never_sent_back_the_oldest_are_forgotten() {
-    let echo = Echo::default();
+    let probe = PathProbe::default();
     for n in 0..1_000 {
-        echo.mark(n * SECOND);
+        probe.issue(n * SECOND);
     }
-    assert_eq!(locked(&echo.state).unanswered.len(), MAX_UNANSWERED);
+    assert_eq!(locked(&probe.state).unanswered.len(), MAX_UNANSWERED);
 }

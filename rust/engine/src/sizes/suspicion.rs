@@ -24,7 +24,7 @@ pub const COLLAPSE: u32 = 16;
 /// No suspicion again for so long.
 pub const AGAIN: u64 = 2 * NANOSECONDS;
 
-/// What is remembered of one pair. One thread at a time tells of packets sent (see `Turnstile`), any of those received.
+/// What is remembered of one pair. One thread at a time tells of packets sent (see `SendLock`), any of those received.
 #[derive(Default)]
 pub struct Suspicion {
     /// Clock of the last authenticated packet.
@@ -43,7 +43,7 @@ pub struct Suspicion {
 
 impl Suspicion {
     /// An authenticated packet came in.
-    pub fn hear(&self, now: u64) {
+    pub fn receive(&self, now: u64) {
         // All packets of a turn have one time, and only the first of them costs exclusive access.
         if self.heard.load(Ordering::Relaxed) != now {
             self.heard.store(now, Ordering::Relaxed);
@@ -102,7 +102,7 @@ mod tests {
         for (at, is_sent) in moments {
             let now = (at + 1_000) * MILLISECOND;
             if !is_sent {
-                suspicion.hear(now);
+                suspicion.receive(now);
             } else if suspicion.send(now) {
                 told.push(at);
             }

@@ -6,18 +6,18 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::shared::locked;
+use crate::lock::locked;
 
 const NOBODY: usize = usize::MAX;
 
 /// Held by one worker for part of a turn.
-pub struct Turnstile {
+pub struct SendLock {
     holder: AtomicUsize,
     waiting: Mutex<usize>,
     freed: Condvar,
 }
 
-impl Default for Turnstile {
+impl Default for SendLock {
     fn default() -> Self {
         Self {
             holder: AtomicUsize::new(NOBODY),
@@ -27,7 +27,7 @@ impl Default for Turnstile {
     }
 }
 
-impl Turnstile {
+impl SendLock {
     /// Whether this worker is inside.
     pub fn is_held_by(&self, worker: usize) -> bool {
         self.holder.load(Ordering::Relaxed) == worker
