@@ -22,15 +22,6 @@ def x25519_public(private: bytes) -> bytes:
 def x25519_shared(private: bytes, peer: bytes) -> bytes:
     """The shared secret, 32 octets. `ValueError` where the peer's value has not 32 octets, or leads to all zeros."""
 
-def unsealed_engine(
-    *, tun: Sequence[int], udp: Sequence[tuple[int, int]], raw: Sequence[int], slots: int = 65_536
-) -> Engine:
-    """An engine, not started, whose ESP packets have every octet of their suite, but go in clear and are believed.
-
-    For measurements only, of what is not cipher: both ends must be one. Keys are taken and ignored. `dataplane.unsealed`
-    is the only caller, and no configuration leads there.
-    """
-
 @final
 class Engine:
     """Threads that carry packets between one TUN device and the outside."""

@@ -1,7 +1,8 @@
 //! The packet engine: threads that carry packets between a TUN device and the outside, through SAs that Python installs.
 //!
-//! `outbound.rs` and `inbound.rs` are the two ways of a packet, stage by stage. `tables.rs` is what they look up,
-//! `register.rs` how it gets there, `engine.rs` what Python calls. Nothing here opens a descriptor, negotiates or decides about sizes.
+//! `outbound.rs` and `inbound.rs` are the two directions of a packet, stage by stage. `tables.rs` is what they look up,
+//! `installer.rs` how it gets there, `engine.rs` what Python calls. `parts.rs` puts the stages together, `workers.rs` runs
+//! them in threads and `stepper.rs` without. Nothing here opens a descriptor, negotiates or decides about sizes.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -41,6 +42,8 @@ mod probes_tests;
 #[cfg(test)]
 mod samples;
 mod sizes;
+#[cfg(test)]
+mod stage_tests;
 mod stepper;
 mod tables;
 #[cfg(test)]

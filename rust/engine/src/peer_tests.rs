@@ -240,24 +240,17 @@ fn ike_passes_with_its_marker_taken_and_given() {
     let mut ports: Vec<u16> = got.iter().map(|one| one.path.local.port()).collect();
     ports.sort_unstable();
     assert_eq!(ports, [500, 4500]);
-    let reply = |port| {
-        let path = Path {
+    let reply = |port| IkeOutgoing {
+        octets: &message,
+        path: Path {
             local: gateway.outer(port),
             remote: ELSEWHERE.parse().unwrap(),
-        };
-        IkeOutgoing {
-            octets: &message,
-            path,
-            df: true,
-            dscp: 46,
-        }
+        },
+        df: true,
+        dscp: 46,
     };
-    assert_eq!(
-        gateway
-            .engine
-            .send_ike(&[reply(4500), reply(500), reply(501)]),
-        1
-    );
+    let replies = [reply(4500), reply(500), reply(501)];
+    assert_eq!(gateway.engine.send_ike(&replies), 1);
     let sent = gateway.sent().unwrap();
     assert_eq!(
         (sent.octets, sent.df, sent.tos),
