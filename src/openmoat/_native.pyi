@@ -1,20 +1,44 @@
 """The packet engine (Rust). Nothing but `crypto` and `dataplane` imports it; see `dataplane.userspace` for the Python face.
 
-Addresses cross as 4 or 16 octets, selectors as `(start, end, protocol, start_port, end_port)`, SPIs and octet counts as
-numbers, times as seconds, enumerations by the words of their Python twins. Keys go in as `bytes`, are copied into memory
-that is wiped, and never come back. No call blocks on the network; calls that take a lock for long release the GIL.
+Addresses come out as 4 or 16 octets, SPIs and octet counts are numbers, times are seconds, enumerations go by the words of
+their Python twins. Keys go in as `bytes`, are copied into memory that is wiped, and never come back. No call blocks on the network; calls that take a lock for long release the GIL.
 """
 
 from collections.abc import Sequence
 from typing import final
 
-Selector = tuple[bytes, bytes, int, int, int]
-HostPort = tuple[bytes, int]
+_HostPort = tuple[bytes, int]
+_CounterRow = tuple[int, list[int], dict[str, int], dict[str, int]]
+"""Handle, counters in the order of `sa_counters`, drops by reason, and what was done about sizes."""
+_StateRow = tuple[int, int, tuple[_HostPort, _HostPort] | None]
+"""Fields of `dataplane.backend.SaState`."""
+_AcquireRow = tuple[int, bytes, bytes, int, int, int]
+"""Fields of `dataplane.backend.Acquire`."""
 
 __version__: str
+__all__ = [
+    "Batch",
+    "Engine",
+    "__version__",
+    "drop_reasons",
+    "sa_counters",
+    "sa_flags",
+    "suites",
+    "x25519_public",
+    "x25519_shared",
+]
 
 def suites() -> list[tuple[int, int, int, bool]]:
     """Every suite the engine has: `(encryption id, key bits, integrity id or 0, esn)`, ids of IANA."""
+
+def sa_counters() -> list[tuple[str, str]]:
+    """Name and sentence of each counter of an SA, in the order of `_CounterRow`. `dataplane.declared` is made from it."""
+
+def sa_flags() -> list[tuple[str, int, str]]:
+    """Name, bit and sentence of each flag of an SA."""
+
+def drop_reasons() -> list[tuple[str, str]]:
+    """Name and sentence of each reason to drop a packet."""
 
 def x25519_public(private: bytes) -> bytes:
     """The public value that belongs to 32 private octets (RFC 7748 6.1)."""
@@ -26,8 +50,8 @@ def x25519_shared(private: bytes, peer: bytes) -> bytes:
 class Engine:
     """Threads that carry packets between one TUN device and the outside."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         tun: Sequence[int],
         udp: Sequence[tuple[int, int]],
@@ -35,8 +59,8 @@ class Engine:
         slots: int = 65_536,
         ike_queue: int = 1_024,
         noise: int = 256,
-        offloads: tuple[bool, bool, bool, bool] = (True, True, True, True),
-    ) -> None:
+        offloads: tuple[bool, bool, bool, bool] = ...,
+    ) -> Engine:
         """Take descriptors, do not open any: queues of one TUN device with `IFF_VNET_HDR`; bound UDP sockets with their
         local port (500 carries IKE, 4500 IKE behind a marker and ESP); raw sockets of protocol 50.
 
@@ -57,7 +81,7 @@ class Engine:
     def release_spis(self, spis: Sequence[int]) -> None:
         """See `Backend.release_spis`."""
 
-    def apply(self, batch: Batch) -> list[SaCounters]:
+    def apply(self, batch: Batch) -> list[_CounterRow]:
         """Carry out a batch in order and empty it; its policies become visible to the packet threads at once.
 
         Raises `UnknownSpi`, `DeviceError` where no socket carries a path, `DataplaneError` for an SPI that is not
@@ -65,7 +89,7 @@ class Engine:
         of removed pairs, exact because no packet thread still holds them.
         """
 
-    def read_counters(self, handles: Sequence[int] | None) -> list[SaCounters]:
+    def read_counters(self, handles: Sequence[int] | None) -> list[_CounterRow]:
         """See `Backend.read_counters`."""
 
     def read_drops(self) -> dict[str, int]:
@@ -77,16 +101,16 @@ class Engine:
     def fileno(self) -> int:
         """An eventfd, readable while `drain` has something."""
 
-    def drain(self, limit: int) -> list[SaState | Acquire | StrangeSpi]:
-        """See `Backend.drain`."""
+    def drain(self, limit: int) -> tuple[list[_StateRow], list[_AcquireRow]]:
+        """See `Backend.drain`: states, and packets that no SA serves."""
 
     def wire_fileno(self) -> int:
         """An eventfd, readable while `receive_batch` has something."""
 
-    def receive_batch(self, limit: int) -> list[tuple[bytes, HostPort, HostPort]]:
+    def receive_batch(self, limit: int) -> list[tuple[bytes, _HostPort, _HostPort]]:
         """IKE datagrams without marker: octets, local and remote end; known SAs first, strangers last."""
 
-    def send_batch(self, datagrams: Sequence[tuple[bytes, HostPort, HostPort, bool, int]]) -> int:
+    def send_batch(self, datagrams: Sequence[tuple[bytes, _HostPort, _HostPort, bool, int]]) -> int:
         """Octets without marker, local and remote end, DF, DSCP. Answers how many the network did not take."""
 
     def know_spis(self, added: Sequence[int], removed: Sequence[int]) -> None:
@@ -94,146 +118,17 @@ class Engine:
 
 @final
 class Batch:
-    """Commands for `Engine.apply`, one method a command, fields as in `dataplane.backend`.
+    """Commands for `Engine.apply`, one method a command: the records of `dataplane.backend` and `policy.spd`, whose fields
+    are read by their names.
 
     `ValueError` for words, addresses or selectors that cannot be, `DataplaneError` for a suite the engine lacks.
     """
 
-    def __init__(self) -> None: ...
-    def add_inbound(
-        self,
-        *,
-        spi: int,
-        encryption: int,
-        key_bits: int,
-        integrity: int,
-        esn: bool,
-        key: bytes,
-        integrity_key: bytes,
-        udp: bool,
-        local: HostPort,
-        remote: HostPort,
-        local_selectors: Sequence[Selector],
-        remote_selectors: Sequence[Selector],
-        replay_window: int,
-        limits: tuple[int, int, int, int],
-        framing: str,
-        strict_icmp: bool,
-    ) -> None: ...
-    def add_outbound(
-        self,
-        *,
-        handle: int,
-        spi: int,
-        encryption: int,
-        key_bits: int,
-        integrity: int,
-        esn: bool,
-        key: bytes,
-        integrity_key: bytes,
-        udp: bool,
-        local: HostPort,
-        remote: HostPort,
-        local_selectors: Sequence[Selector],
-        remote_selectors: Sequence[Selector],
-        policy: int,
-        plan: MtuPlan,
-        limits: tuple[int, int, int, int],
-        copy_dscp: bool,
-        keepalive_seconds: float,
-        hard_at: float | None,
-    ) -> None: ...
+    def __new__(cls) -> Batch: ...
+    def add_inbound(self, command: object) -> None: ...
+    def add_outbound(self, command: object) -> None: ...
     def activate(self, handle: int) -> None: ...
-    def update(
-        self,
-        *,
-        handle: int,
-        udp: bool | None = None,
-        local: HostPort | None = None,
-        remote: HostPort | None = None,
-        plan: MtuPlan | None = None,
-        limits: tuple[int, int, int, int] | None = None,
-        keepalive_seconds: float | None = None,
-        hard_at: float | None = None,
-    ) -> None: ...
+    def update(self, command: object) -> None: ...
     def remove(self, handle: int) -> None: ...
-    def put_policy(
-        self,
-        *,
-        id: int,
-        rank: int,
-        action: str,
-        missing: str,
-        local_selectors: Sequence[Selector],
-        remote_selectors: Sequence[Selector],
-    ) -> None: ...
+    def put_policy(self, policy: object) -> None: ...
     def remove_policy(self, id: int) -> None: ...
-
-@final
-class MtuPlan:
-    """Twin of `mtu.plan.MtuPlan`."""
-
-    def __init__(
-        self,
-        *,
-        framing: str,
-        slices: bool,
-        outer_size: int,
-        inner_room: int,
-        mss_v4: int | None,
-        mss_v6: int | None,
-        outer_df: str,
-        oversize: Sequence[str],
-        watch_above: int | None,
-        echoes: bool,
-        too_big_per_second: float,
-        icmp_sources: Sequence[tuple[bytes, bytes, bytes]],
-    ) -> None: ...
-
-@final
-class SaCounters:
-    """Twin of `dataplane.backend.SaCounters`."""
-
-    handle: int
-    inbound_packets: int
-    inbound_octets: int
-    outbound_packets: int
-    outbound_octets: int
-    inbound_sequence: int
-    outbound_sequence: int
-    outbound_packed: int
-    outbound_sliced: int
-    outbound_slices: int
-    outbound_proved: int
-    inbound_assembled: int
-    inbound_reports: int
-    inbound_marks: int
-    drops: dict[str, int]
-    deeds: dict[str, int]
-
-@final
-class SaState:
-    """Twin of `dataplane.backend.SaState`."""
-
-    handle: int
-    flags: int
-    path: tuple[HostPort, HostPort] | None
-
-@final
-class Acquire:
-    """Twin of `dataplane.backend.Acquire`."""
-
-    policy: int
-    source: bytes
-    destination: bytes
-    protocol: int
-    source_port: int
-    destination_port: int
-
-@final
-class StrangeSpi:
-    """Twin of `dataplane.backend.StrangeSpi`."""
-
-    spi: int
-    local: HostPort
-    remote: HostPort

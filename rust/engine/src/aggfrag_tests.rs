@@ -22,6 +22,7 @@ use crate::oracle;
 use crate::samples::{back, ip, tcp_super_packet, udp, udp_super_packet};
 use crate::sizes::ladder::Rung;
 use crate::sizes::plan::{Framing, MtuPlan, OuterDf};
+use crate::tables::sa_counters::SaCounter;
 
 /// A plan for an outer path that leaves so much room for data blocks.
 fn plan(room: usize) -> MtuPlan {
@@ -151,7 +152,7 @@ impl Apart {
         let handle = self.handles.0;
         let counters = self.first.apply(vec![Command::Remove(handle)]).remove(0);
         let mut sealed = Vec::new();
-        while sealed.len() < counters.outbound_sequence as usize {
+        while sealed.len() < counters[SaCounter::OutboundSequence] as usize {
             sealed.extend(split(&self.first.sent().unwrap()));
         }
         (sealed, counters)
@@ -168,6 +169,23 @@ impl Apart {
         }
         (got, counters.into_iter().next().unwrap())
     }
+}
+
+/// Packets and octets that left.
+fn outbound(counters: &Counters) -> (u64, u64) {
+    (
+        counters[SaCounter::OutboundPackets],
+        counters[SaCounter::OutboundOctets],
+    )
+}
+
+/// Packets that left whole beside others, that left in slices, and slices.
+fn packed(counters: &Counters) -> (u64, u64, u64) {
+    (
+        counters[SaCounter::OutboundPacked],
+        counters[SaCounter::OutboundSliced],
+        counters[SaCounter::OutboundSlices],
+    )
 }
 
 fn split(datagram: &Datagram) -> Vec<Datagram> {
@@ -197,14 +215,23 @@ fn outer_packets_are_of_one_size_and_show_nothing_of_inner_ones() {
     assert!(sealed.iter().all(|s| s.df && s.tos == 0));
     // 45 000 octets in payloads of 1214: all but the last one full.
     assert_eq!(sealed.len(), 45_000_usize.div_ceil(ROOM));
-    assert_eq!(counters.outbound, (30, 45_000));
-    let (packed, sliced, slices) = counters.outbound_packed;
+    assert_eq!(outbound(&counters), (30, 45_000));
+    let (packed, sliced, slices) = packed(&counters);
     assert_eq!((packed, sliced), (0, 30));
     assert!(slices >= 60);
     let (got, counters) = apart.receive(sealed);
     assert_eq!(got, packets);
-    assert_eq!(counters.inbound, (30, 45_000));
-    assert_eq!((counters.inbound_assembled, counters.drops), (30, vec![]));
+    assert_eq!(
+        (
+            counters[SaCounter::InboundPackets],
+            counters[SaCounter::InboundOctets]
+        ),
+        (30, 45_000)
+    );
+    assert_eq!(
+        (counters[SaCounter::InboundAssembled], counters.drops),
+        (30, vec![])
+    );
 }
 
 #[test]
@@ -212,7 +239,7 @@ fn small_packets_that_wait_together_travel_together_and_alone_when_alone() {
     let apart = Apart::new(&options());
     let packets: Vec<_> = (0..24).map(|n| numbered(false, n, 50)).collect();
     let (sealed, counters) = apart.send(&packets);
-    assert_eq!((sealed.len(), counters.outbound_packed), (1, (24, 0, 0)));
+    assert_eq!((sealed.len(), packed(&counters)), (1, (24, 0, 0)));
     assert_eq!(apart.receive(sealed).0, packets);
 
     let (first, second) = gateways();
@@ -222,8 +249,8 @@ fn small_packets_that_wait_together_travel_together_and_alone_when_alone() {
         assert_eq!(&second.expect(), packet);
     }
     let counters = &first.engine.read_counters(Some(&[handle]))[0];
-    assert_eq!(counters.outbound_sequence, 24);
-    assert_eq!(counters.outbound_packed, (0, 0, 0));
+    assert_eq!(counters[SaCounter::OutboundSequence], 24);
+    assert_eq!(packed(counters), (0, 0, 0));
 }
 
 #[test]
@@ -243,7 +270,10 @@ fn packets_of_two_sas_that_come_by_turns_are_packed_all_the_same() {
         assert_eq!(of(&got), of(&packets));
     }
     let counters = first.engine.read_counters(Some(&handles));
-    let payloads: u64 = counters.iter().map(|c| c.outbound_sequence).sum();
+    let payloads: u64 = counters
+        .iter()
+        .map(|c| c[SaCounter::OutboundSequence])
+        .sum();
     // The first batch shows that they come mixed; each of the others needs two payloads for each SA.
     assert!((66..=72).contains(&payloads), "{payloads} payloads");
 }
@@ -282,7 +312,7 @@ fn a_packet_that_fits_alone_is_never_sliced() {
     let apart = Apart::new(&options());
     let packets: Vec<_> = (0..20).map(|n| numbered(false, n, 900)).collect();
     let (sealed, counters) = apart.send(&packets);
-    assert_eq!((sealed.len(), counters.outbound_packed), (20, (0, 0, 0)));
+    assert_eq!((sealed.len(), packed(&counters)), (20, (0, 0, 0)));
 }
 
 #[test]
@@ -299,7 +329,7 @@ fn a_peer_that_takes_no_slices_gets_whole_packets_and_what_the_rungs_say() {
     let apart = Apart::new(&options(refusing.clone()));
     let packets = [50, ROOM + 1, 50, ROOM, 60].map(|size| numbered(false, size, size));
     let (sealed, counters) = apart.send(&packets);
-    assert_eq!((sealed.len(), counters.outbound_packed), (3, (2, 0, 0)));
+    assert_eq!((sealed.len(), packed(&counters)), (3, (2, 0, 0)));
     assert_eq!(counters.drops, [(DropReason::TooBig, 1)]);
     let (got, _) = apart.receive(sealed);
     assert_eq!(got, [0, 2, 3, 4].map(|at| packets[at].clone()));
@@ -310,7 +340,7 @@ fn a_peer_that_takes_no_slices_gets_whole_packets_and_what_the_rungs_say() {
     };
     let apart = Apart::new(&options(fragmenting));
     let (sealed, counters) = apart.send(&packets);
-    assert_eq!((sealed.len(), counters.outbound.0), (5, 5));
+    assert_eq!((sealed.len(), counters[SaCounter::OutboundPackets]), (5, 5));
     let large = |sealed: &&Datagram| sealed.octets.len() > ROOM + 66;
     assert!(sealed.iter().filter(large).all(|sealed| !sealed.df));
     assert_eq!(apart.receive(sealed).0, packets);
@@ -367,7 +397,7 @@ fn a_packet_is_begun_only_where_limits_let_it_be_ended() {
     let apart = Apart::new(&options);
     let packets = [9_000, 9_000, 9_000, 100].map(|size| numbered(false, size, size));
     let (sealed, counters) = apart.send(&packets);
-    assert_eq!(counters.outbound, (3, 18_100));
+    assert_eq!(outbound(&counters), (3, 18_100));
     assert_eq!(counters.drops, [(DropReason::HardLimit, 1)]);
     let (got, counters) = apart.receive(sealed);
     assert_eq!((got.len(), counters.drops), (3, vec![]));
@@ -389,202 +419,5 @@ fn what_waits_for_the_rest_of_its_packet_is_dropped_after_a_second() {
     assert!(is_dropped());
 }
 
-/// Seals for the second engine as its peer, whatever we like.
-struct Peer {
-    apart: Apart,
-    sa: OutboundSa,
-}
-
-impl Peer {
-    fn new(options: &Options) -> Self {
-        let apart = Apart::new(options);
-        let handle = apart.handles.1;
-        let keys = keys(options, handle);
-        let config = SaConfig {
-            spi: handle,
-            suite: keys.suite,
-            has_esn: false,
-            key: &keys.key,
-            integrity_key: &keys.integrity_key,
-            selectors: apart.first.selectors(),
-            limits: Limits::default(),
-            last_sequence: 0,
-        };
-        let sa = OutboundSa::new(config, false).unwrap();
-        Self { apart, sa }
-    }
-
-    /// Let the second engine receive these payloads, whole packets if that is so: what comes out, and what it drops.
-    fn say(&self, payloads: &[(bool, Vec<u8>)]) -> (Vec<Vec<u8>>, Counters) {
-        self.say_under(0, payloads)
-    }
-
-    /// The same under headers with this type of service.
-    fn say_under(&self, tos: u8, payloads: &[(bool, Vec<u8>)]) -> (Vec<Vec<u8>>, Counters) {
-        let path = self.apart.first.path(true);
-        let sealed = payloads.iter().map(|(is_whole, payload)| Datagram {
-            octets: self.seal(*is_whole, payload),
-            segment: 0,
-            source: path.local,
-            destination: path.remote,
-            tos,
-            df: true,
-        });
-        self.apart.receive(sealed.collect())
-    }
-
-    fn seal(&self, is_whole: bool, payload: &[u8]) -> Vec<u8> {
-        let suite = self.sa.suite();
-        let mut packet = vec![0; suite.sealed_size(payload.len())];
-        packet[suite.headroom()..][..payload.len()].copy_from_slice(payload);
-        let seal = if is_whole {
-            OutboundSa::seal
-        } else {
-            OutboundSa::seal_payload
-        };
-        seal(&self.sa, &mut packet, payload.len()).unwrap();
-        packet
-    }
-}
-
-#[test]
-fn nothing_but_what_was_agreed_comes_out_of_an_sa() {
-    let packet = numbered(false, 1, 100);
-    let packed = [&[0, 0, 0, 0][..], &packet].concat();
-    assert_eq!(NEXT_HEADER, 144);
-    let (got, counters) =
-        Peer::new(&options()).say(&[(true, packet.clone()), (false, packed.clone())]);
-    assert_eq!(got, std::slice::from_ref(&packet));
-    assert_eq!(counters.drops, [(DropReason::BadNextHeader, 1)]);
-    let (got, counters) =
-        Peer::new(&Options::default()).say(&[(false, packed), (true, packet.clone())]);
-    assert_eq!(got, [packet]);
-    assert_eq!(counters.drops, [(DropReason::AggfragUnexpected, 1)]);
-}
-
-#[test]
-fn every_inner_packet_is_checked_by_itself_whatever_lies_beside_it() {
-    let (good, strange) = (numbered(false, 1, 100), back(numbered(false, 2, 100)));
-    let mut broken = numbered(true, 3, 100);
-    broken[6] = 0; // hop-by-hop options that do not hold together
-    let blocks = [&good[..], &strange, &broken, &good, &[0, 9, 9]].concat();
-    let report = [&[1, 0, 0, 0][..], &[0; 20], &good].concat();
-    let payloads = [
-        (false, [&[0, 0xff, 0, 0][..], &blocks].concat()),
-        (false, report),
-        // One that is put together is checked no less.
-        (false, [&[0, 0, 0, 0][..], &strange[..60]].concat()),
-        (false, [&[0, 0, 0, 40][..], &strange[60..], &good].concat()),
-    ];
-    let (got, counters) = Peer::new(&options()).say(&payloads);
-    assert_eq!(got, vec![good; 4]);
-    let drops: HashMap<_, _> = counters.drops.into_iter().collect();
-    let expected = [
-        (DropReason::OutsideSelectors, 2),
-        (DropReason::MalformedInner, 1),
-    ];
-    assert_eq!(drops, HashMap::from(expected));
-    assert_eq!((counters.inbound.0, counters.inbound_reports), (4, 1));
-}
-
-#[test]
-fn a_mark_of_congestion_is_counted_and_reaches_no_inner_packet() {
-    let packets: Vec<_> = (0..3_u8)
-        .map(|ecn| {
-            let mut packet = numbered(false, 1, 100);
-            packet[1] = ecn;
-            crate::sizes::segment::mend_ipv4_checksum(&mut packet[..20]);
-            packet
-        })
-        .collect();
-    for (ecn, marks) in [(0, 0), (1, 0), (2, 0), (3, 2)] {
-        let payload = [&[0, 0, 0, 0][..], &packets.concat()].concat();
-        let payloads = [(false, payload.clone()), (false, payload)];
-        let (got, counters) = Peer::new(&options()).say_under(ecn, &payloads);
-        assert_eq!(got, [&packets[..], &packets].concat());
-        assert_eq!((counters.inbound_marks, counters.drops), (marks, vec![]));
-    }
-}
-
-/// What the network does to one sealed packet: how often it arrives, and how much later than its place.
-fn fates() -> impl Strategy<Value = (usize, usize)> {
-    let copies = prop_oneof![8 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
-    let delay = prop_oneof![6 => Just(0_usize), 3 => 0..6_usize, 1 => 0..80_usize];
-    (copies, delay)
-}
-
-fn sizes() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => 40..100_usize, 4 => 1_000..2_000_usize, 2 => 40..10_000_usize, 1 => 60_000..=65_535_usize]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn packets_come_out_as_they_went_in_or_not_at_all_whatever_the_network_does(
-        sizes in prop::collection::vec(sizes(), 1..50),
-        room in prop_oneof![Just(ROOM), Just(512), Just(1_434), 64..9_000_usize],
-        fates in prop::collection::vec(fates(), 64),
-    ) {
-        let apart = Apart::new(&Options { plan: plan(room), ..Options::default() });
-        let packets: Vec<_> =
-            sizes.iter().enumerate().map(|(n, size)| numbered(n % 2 == 1, n, *size)).collect();
-        let (sealed, _) = apart.send(&packets);
-        let is_calm = fates.iter().all(|fate| *fate == (1, 0));
-        let mut arrivals = Vec::new();
-        for (place, sealed) in sealed.into_iter().enumerate() {
-            let (copies, delay) = fates[place % fates.len()];
-            arrivals.extend((0..copies).map(|copy| (place + delay * (copy + 1), sealed.clone())));
-        }
-        prop_assume!(!arrivals.is_empty());
-        arrivals.sort_by_key(|(time, _)| *time);
-        let (got, counters) = apart.receive(arrivals.into_iter().map(|(_, sealed)| sealed).collect());
-        // No two of them are alike, so that none may come twice.
-        let distinct: HashSet<_> = got.iter().collect();
-        prop_assert_eq!(distinct.len(), got.len());
-        prop_assert!(distinct.iter().all(|packet| packets.contains(*packet)));
-        prop_assert!(!is_calm || got.len() == packets.len());
-        prop_assert_eq!(counters.inbound.0, got.len() as u64);
-    }
-}
-
-#[test]
-fn a_train_without_loss_comes_out_whole_in_its_order_through_every_room() {
-    for room in [64, 100, 512, ROOM, 1_434, 9_000, 65_000] {
-        let apart = Apart::new(&Options {
-            plan: plan(room),
-            ..Options::default()
-        });
-        let packets: Vec<_> = (0..60)
-            .map(|n| numbered(n % 2 == 0, n, 40 + n * n * n % 3_000))
-            .collect();
-        let (sealed, _) = apart.send(&packets);
-        let (got, counters) = apart.receive(sealed);
-        assert_eq!((got, counters.drops), (packets, vec![]), "room {room}");
-    }
-}
-
-#[test]
-fn framing_cannot_change_under_a_living_pair() {
-    let (first, second) = gateways();
-    let (handle, _) = connect(&first, &second, &options());
-    let update = |plan: MtuPlan| {
-        Command::Update(Box::new(crate::command::Update {
-            handle,
-            plan: Some(plan),
-            ..Default::default()
-        }))
-    };
-    assert!(
-        first
-            .engine
-            .apply(vec![update(MtuPlan::default())])
-            .is_err()
-    );
-    first.apply(vec![update(plan(500))]);
-    let packet = udp(false, 7, &[9; 3_000]);
-    first.send(packet.clone());
-    assert_eq!(second.expect(), packet);
-    let counters = &first.engine.read_counters(Some(&[handle]))[0];
-    assert_eq!(counters.outbound_packed, (0, 1, 7));
-}
+#[path = "aggfrag_peer_tests.rs"]
+mod peer;

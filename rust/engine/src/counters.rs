@@ -1,63 +1,66 @@
-//! What a pair has carried, added up from its halves when Python asks.
+//! What a pair has carried, put together from its halves when Python asks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Index;
 
 use openmoat_esp::drops::DropReason;
 
 use crate::sizes::ladder::SizeAction;
 use crate::sizes::probe::PathProbe;
-use crate::tables::pair::{Outbound, Packed, Pair};
+use crate::tables::pair::Pair;
+use crate::tables::sa_counters::SaCounter;
 
 /// What a pair has carried.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Which pair.
     pub handle: u32,
-    /// Packets and octets that came out of it.
-    pub inbound: (u64, u64),
-    /// Packets and octets that went into it.
-    pub outbound: (u64, u64),
-    /// Highest sequence number authenticated.
-    pub inbound_sequence: u64,
-    /// Last sequence number sent.
-    pub outbound_sequence: u64,
+    /// In the order of `SaCounter::ALL`.
+    pub values: [u64; SaCounter::ALL.len()],
     /// By reason.
     pub drops: Vec<(DropReason, u64)>,
     /// What was done about sizes, and to how many inner packets.
     pub deeds: Vec<(SizeAction, u64)>,
-    /// Inner packets that left whole beside others in one payload, that left in slices, and slices.
-    pub outbound_packed: (u64, u64, u64),
-    /// Inner packets that were put together from slices.
-    pub inbound_assembled: u64,
-    /// Packets as large as may be that the peer has said it got.
-    pub outbound_proved: u64,
-    /// AGGFRAG payloads in which the peer said something of the path.
-    pub inbound_reports: u64,
-    /// AGGFRAG payloads that a router has marked: congestion experienced.
-    pub inbound_marks: u64,
+}
+
+impl Index<SaCounter> for Counters {
+    type Output = u64;
+
+    fn index(&self, row: SaCounter) -> &u64 {
+        &self.values[row as usize]
+    }
 }
 
 impl Counters {
     /// Those of a pair, as they are now.
     pub fn of(pair: &Pair) -> Self {
-        let outbound = pair.outbound.get();
-        let assembly = pair.assembly.as_deref();
+        let mut values = [0; SaCounter::ALL.len()];
+        for &row in SaCounter::ALL {
+            values[row as usize] = read(pair, row);
+        }
         Self {
             handle: pair.handle,
-            inbound: assembly.map_or_else(
-                || pair.inbound.carried(),
-                |assembly| (read(&assembly.packets), read(&assembly.octets)),
-            ),
-            outbound: outbound.map_or((0, 0), Outbound::carried),
-            outbound_packed: outbound.map_or((0, 0, 0), |outbound| packed(&outbound.packed)),
-            outbound_proved: pair.probe().map_or(0, PathProbe::proved),
-            inbound_assembled: assembly.map_or(0, |assembly| read(&assembly.assembled)),
-            inbound_reports: assembly.map_or(0, |assembly| read(&assembly.reports)),
-            inbound_marks: assembly.map_or(0, |assembly| read(&assembly.ce_marks)),
-            inbound_sequence: pair.inbound.highest_sequence(),
-            outbound_sequence: outbound.map_or(0, |outbound| outbound.sa.last_sequence()),
+            values,
             drops: drops(pair),
-            deeds: pair.size_counters.taken().collect(),
+            deeds: pair.size_counters.happened().collect(),
+        }
+    }
+}
+
+/// Without AGGFRAG inner packets are what the SA itself has carried; sequence numbers are its own.
+fn read(pair: &Pair, row: SaCounter) -> u64 {
+    let (assembly, outbound) = (pair.assembly.as_deref(), pair.outbound.get());
+    match row {
+        SaCounter::InboundPackets if assembly.is_none() => pair.inbound.carried().0,
+        SaCounter::InboundOctets if assembly.is_none() => pair.inbound.carried().1,
+        SaCounter::InboundSequence => pair.inbound.highest_sequence(),
+        SaCounter::OutboundSequence => outbound.map_or(0, |outbound| outbound.sa.last_sequence()),
+        SaCounter::OutboundProved => pair.probe().map_or(0, PathProbe::proved),
+        SaCounter::OutboundPackets | SaCounter::OutboundOctets => {
+            outbound.map_or(0, |outbound| outbound.carried(row))
+        }
+        _ => {
+            let inbound = assembly.map_or(0, |assembly| assembly.counters.read(row));
+            inbound + outbound.map_or(0, |outbound| outbound.counters.read(row))
         }
     }
 }
@@ -78,16 +81,4 @@ fn drops(pair: &Pair) -> Vec<(DropReason, u64)> {
         .map(|&reason| (reason, sum(reason)))
         .filter(|&(_, packets)| packets > 0)
         .collect()
-}
-
-fn packed(packed: &Packed) -> (u64, u64, u64) {
-    (
-        read(&packed.packed),
-        read(&packed.sliced),
-        read(&packed.slices),
-    )
-}
-
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
 }

@@ -104,10 +104,14 @@ fn the_newest_active_pair_wins_and_removal_gives_final_counters() {
     send_last(&first, &second);
     first.apply(vec![Command::Activate(new)]);
     send_last(&first, &second);
-    let carried = |handle| second.engine.read_counters(Some(&[handle]))[0].inbound.0;
+    let carried =
+        |handle| second.engine.read_counters(Some(&[handle]))[0][SaCounter::InboundPackets];
     assert_eq!((carried(old_far), carried(new_far)), (2, 1));
     let finals = first.apply(vec![Command::Remove(old)]);
-    assert_eq!((finals[0].handle, finals[0].outbound.0), (old, 2));
+    assert_eq!(
+        (finals[0].handle, finals[0][SaCounter::OutboundPackets]),
+        (old, 2)
+    );
     assert!(matches!(
         first.engine.apply(vec![Command::Remove(old)]),
         Err(EngineError::UnknownSpi(_))

@@ -13,6 +13,7 @@ use crate::oracle;
 use crate::samples::{back, is_checksummed, tcp_super_packet, udp, udp_super_packet};
 use crate::sizes::plan::{Framing, MtuPlan};
 use crate::sizes::suspicion::SILENCE;
+use crate::tables::sa_counters::SaCounter;
 
 /// A packet more, which arrives.
 fn send_last(from: &Gateway, to: &Gateway) {
@@ -98,18 +99,14 @@ fn packets_go_both_ways_in_every_carriage_family_and_suite() {
                 to_and_fro(&first, &second, udp(is_v6, 53, suite.as_bytes()));
             }
             let counters = &first.engine.read_counters(Some(&[ours]))[0];
-            assert_eq!(
-                (
-                    counters.inbound.0,
-                    counters.outbound.0,
-                    counters.drops.len()
-                ),
-                (2, 2, 0)
-            );
-            assert_eq!(
-                (counters.inbound_sequence, counters.outbound_sequence),
-                (2, 2)
-            );
+            let rows = [
+                SaCounter::InboundPackets,
+                SaCounter::OutboundPackets,
+                SaCounter::InboundSequence,
+                SaCounter::OutboundSequence,
+            ];
+            assert_eq!(rows.map(|row| counters[row]), [2; 4]);
+            assert!(counters.drops.is_empty());
             assert_eq!(second.engine.read_counters(None)[0].handle, theirs);
         }
     }
@@ -212,7 +209,7 @@ fn neighbours_of_one_size_travel_as_one_datagram() {
         (1..47).for_each(|_| assert_eq!(first.sent().unwrap().segment, 0));
     }
     assert_eq!(
-        first.engine.read_counters(Some(&[handle]))[0].outbound_sequence,
+        first.engine.read_counters(Some(&[handle]))[0][SaCounter::OutboundSequence],
         47
     );
 }

@@ -6,29 +6,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_queue::ArrayQueue;
 use openmoat_io::{EventFd, Path};
 
-/// Flags of `SaFlag` in `openmoat.dataplane.backend`.
+/// State of a pair that the daemon must learn of, each flag declared once; its twin in Python
+/// (`openmoat.dataplane.declared.SaFlag`) is generated from this.
 pub mod flag {
-    /// An authenticated packet has come in.
-    pub const FIRST_PACKET: u32 = 1;
-    /// A soft limit is reached.
-    pub const SOFT_LIMIT: u32 = 2;
-    /// The pair carries nothing any more.
-    pub const HARD_LIMIT: u32 = 4;
-    /// Newest authenticated packets come from elsewhere.
-    pub const NEW_PATH: u32 = 8;
-    /// An inner packet was fragmented before ESP although its sender forbids it.
-    pub const DF_IGNORED: u32 = 32;
-    /// Large packets seem to be lost. Told once each time.
-    pub const SUSPECT: u32 = 64;
-    /// The peer gets small packets, and none that are as large as may be. Told once each time.
-    pub const BLACK_HOLE: u32 = 128;
+    macro_rules! flags {
+        ($($(#[doc = $doc:literal])+ $name:ident = $bit:literal,)*) => {
+            $($(#[doc = $doc])+ pub const $name: u32 = $bit;)*
+
+            /// Name, bit and sentence of each.
+            pub const ALL: &[(&str, u32, &str)] =
+                &[$((stringify!($name), $bit, concat!($($doc, "\n",)+)),)*];
+        };
+    }
+
+    flags! {
+        /// An authenticated packet has come in.
+        FIRST_PACKET = 1,
+        /// A soft limit is reached: a replacement is due.
+        SOFT_LIMIT = 2,
+        /// The pair carries nothing any more.
+        HARD_LIMIT = 4,
+        /// Authenticated packets, newest by sequence number, come from elsewhere than `path` says; see `SaState.path`.
+        NEW_PATH = 8,
+        /// `Rung.FRAGMENT_ANYWAY` was used.
+        DF_IGNORED = 32,
+        /// Packets that `MtuPlan.watch_above` counts as large seem to be lost. Told again, after two seconds at the earliest,
+        /// while it looks so; unlike those above it is not kept once it is told. The silence of a peer that answers probes
+        /// (`MtuPlan.echoes`) proves nothing, once it has answered one.
+        SUSPECT = 64,
+        /// The peer has answered small path probes, and those in a row of packets of the largest size were lost. Told again
+        /// after two seconds unless `MtuPlan.outer_size` has changed; not kept either.
+        BLACK_HOLE = 128,
+    }
 
     /// Those that are told once each time.
     pub const TOLD_ONCE: u32 = SUSPECT | BLACK_HOLE;
 }
-
-/// Reports of strangers' packets per second.
-pub const STRANGE_PER_SECOND: u64 = 64;
 
 /// One report to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +69,6 @@ pub enum Event {
         source_port: u16,
         /// Destination port.
         destination_port: u16,
-    },
-    /// ESP came for an SPI that is not installed.
-    StrangeSpi {
-        /// Which.
-        spi: u32,
-        /// By which way.
-        path: Path,
     },
 }
 
@@ -121,8 +127,6 @@ pub struct Events {
     slots: usize,
     noise: ArrayQueue<Event>,
     overflown: AtomicU64,
-    strange_second: AtomicU64,
-    strange_told: AtomicU64,
     /// Readable while something waits.
     pub readable: EventFd,
 }
@@ -135,8 +139,6 @@ impl Events {
             slots,
             noise: ArrayQueue::new(noise.max(1)),
             overflown: AtomicU64::new(0),
-            strange_second: AtomicU64::new(0),
-            strange_told: AtomicU64::new(0),
             readable: EventFd::new()?,
         })
     }
@@ -145,19 +147,6 @@ impl Events {
     pub fn tell_state(&self, handle: u32) {
         self.dirty.set(handle as usize & (self.slots - 1));
         self.readable.signal();
-    }
-
-    /// Report noise that a stranger causes: at most [`STRANGE_PER_SECOND`], so that a flood costs the daemon nothing.
-    pub fn tell_strange(&self, event: Event, now: u64) {
-        let second = now / 1_000_000_000;
-        if self.strange_second.swap(second, Ordering::Relaxed) != second {
-            self.strange_told.store(0, Ordering::Relaxed);
-        }
-        if self.strange_told.fetch_add(1, Ordering::Relaxed) < STRANGE_PER_SECOND {
-            self.tell_noise(event);
-        } else {
-            self.overflown.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// Report noise, or count it where there is no room.
@@ -213,38 +202,23 @@ mod tests {
         assert_eq!(taken + std::iter::from_fn(|| dirty.take()).count(), 4_096);
     }
 
-    fn strange() -> Event {
-        let anywhere = std::net::SocketAddr::from(([0; 4], 0));
-        Event::StrangeSpi {
-            spi: 1,
-            path: Path {
-                local: anywhere,
-                remote: anywhere,
-            },
+    fn acquire() -> Event {
+        let anywhere = IpAddr::from([0; 4]);
+        Event::Acquire {
+            policy: 1,
+            source: anywhere,
+            destination: anywhere,
+            protocol: 17,
+            source_port: 0,
+            destination_port: 0,
         }
-    }
-
-    #[test]
-    fn strangers_are_told_of_so_many_times_a_second() -> Result<(), openmoat_io::DeviceError> {
-        let events = Events::new(64, 1_000)?;
-        for (second, wanted) in [(5, STRANGE_PER_SECOND), (6, STRANGE_PER_SECOND)] {
-            for _ in 0..200 {
-                events.tell_strange(strange(), second * 1_000_000_000);
-            }
-            assert_eq!(
-                std::iter::from_fn(|| events.take_noise()).count() as u64,
-                wanted
-            );
-        }
-        assert_eq!(events.overflown(), 400 - 2 * STRANGE_PER_SECOND);
-        Ok(())
     }
 
     #[test]
     fn noise_beyond_its_bound_is_counted() -> Result<(), openmoat_io::DeviceError> {
         let events = Events::new(64, 2)?;
         for _ in 0..5 {
-            events.tell_noise(strange());
+            events.tell_noise(acquire());
         }
         assert_eq!(std::iter::from_fn(|| events.take_noise()).count(), 2);
         assert_eq!(events.overflown(), 3);

@@ -21,7 +21,6 @@ pub mod unpacking;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use openmoat_esp::drops::{DropCounters, DropReason};
 use openmoat_esp::ecn;
@@ -31,7 +30,7 @@ use openmoat_esp::sa::Opened;
 use openmoat_esp::wire::{self, IpPacket};
 use openmoat_io::{OuterSocket, PacketList, Path, ReceiveBatch, SocketKind, TunDevice};
 
-use crate::events::{Event, Events, flag};
+use crate::events::{Events, flag};
 use crate::inbound::black_hole_checks::BlackHoleChecks;
 use crate::inbound::hop_errors::{HopErrors, Outcome};
 use crate::inbound::ike_queues::{IkeDrop, IkeQueues, NON_ESP_MARKER};
@@ -41,6 +40,7 @@ use crate::outbox::Outbox;
 use crate::outer_sockets::NATT_PORT;
 use crate::sizes::ladder::SizeAction;
 use crate::tables::pair::{Assembly, Pair};
+use crate::tables::sa_counters::SaCounter;
 use crate::tables::sad::{Found, Sad};
 
 const KEEPALIVE: u8 = 0xff;
@@ -149,7 +149,7 @@ impl InboundWorker {
     }
 
     fn carry(&mut self, range: Range<usize>, path: Path, tos: u8) {
-        let Some(found) = self.find(&range, path) else {
+        let Some(found) = self.find(&range) else {
             return;
         };
         let Some(pair) = found.as_ref() else {
@@ -198,7 +198,7 @@ impl InboundWorker {
         let packet = &mut self.batch.arena()[range.clone()];
         let opened = pair.inbound.open_payload(packet)?;
         if tos & ecn::ECN_MASK == ecn::CE {
-            assembly.ce_marks.fetch_add(1, Ordering::Relaxed);
+            assembly.counters.count(SaCounter::InboundMarks);
         }
         note(pair, &opened, path, &self.lookups.events);
         pair.suspicion.receive(self.now);
@@ -244,7 +244,7 @@ impl InboundWorker {
             ..
         } = self;
         unpacking.unpack(batch, origin, |report| {
-            assembly.reports.fetch_add(1, Ordering::Relaxed);
+            assembly.counters.count(SaCounter::InboundReports);
             checks.receive(pair, &report, *now);
         });
         let (mut packets, mut size) = (0, 0);
@@ -255,8 +255,9 @@ impl InboundWorker {
             (packets, size) = (packets + 1, size + octets.len() as u64);
             self.deliver(pair, octets, &packet);
         }
-        assembly.packets.fetch_add(packets, Ordering::Relaxed);
-        assembly.octets.fetch_add(size, Ordering::Relaxed);
+        let counters = &assembly.counters;
+        counters.count_many(SaCounter::InboundPackets, packets);
+        counters.count_many(SaCounter::InboundOctets, size);
     }
 
     /// When pieces may have waited long enough for others, or a round of probes is due.
@@ -273,8 +274,8 @@ impl InboundWorker {
         self.checks.look_after(&self.lookups.sad, now);
     }
 
-    /// The pair of an ESP packet. None is counted, and told if there is room for such noise.
-    fn find(&mut self, range: &Range<usize>, path: Path) -> Option<Found> {
+    /// The pair of an ESP packet. None is counted.
+    fn find(&mut self, range: &Range<usize>) -> Option<Found> {
         let Some(spi) = wire::spi(&self.batch.arena()[range.clone()]) else {
             self.lookups.drops.count(DropReason::TooShort);
             return None;
@@ -290,9 +291,6 @@ impl InboundWorker {
             return Some(found);
         }
         self.lookups.drops.count(DropReason::UnknownSpi);
-        self.lookups
-            .events
-            .tell_strange(Event::StrangeSpi { spi, path }, self.now);
         None
     }
 
@@ -335,7 +333,7 @@ impl Host {
         if let (true, Some(outbound)) = (mss::is_syn(octets, packet), pair.outbound.get()) {
             let bounds = outbound.settings.load().plan.mss;
             if mss::clamp(octets, packet, bounds, Checksum::Whole).is_some() {
-                pair.size_counters.count(SizeAction::Clamp, 1);
+                pair.size_counters.count(SizeAction::Clamp);
             }
         }
         self.joiner

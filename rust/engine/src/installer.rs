@@ -16,8 +16,9 @@ use crate::error::EngineError;
 use crate::outbound::keepalive::KeepAlives;
 use crate::outer_sockets::OuterSockets;
 use crate::sizes::plan::Framing;
-use crate::tables::pair::{Assembly, Outbound, Packed, Pair, Settings};
+use crate::tables::pair::{Assembly, Outbound, Pair, Settings};
 use crate::tables::policies::{Policies, Served, Service};
+use crate::tables::sa_counters::SaCounters;
 use crate::tables::sad::Sad;
 use crate::tables::send_lock::SendLock;
 use crate::tables::spis::SpiBook;
@@ -219,7 +220,7 @@ impl Installer {
             settings: ArcSwap::from_pointee(settings),
             last_sent: 0.into(),
             send_lock: SendLock::default(),
-            packed: Packed::default(),
+            counters: SaCounters::default(),
             probe: is_probed.then(Box::default),
         };
         pair.outbound

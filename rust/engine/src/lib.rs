@@ -58,3 +58,4 @@ pub use inbound::ike_queues::IkeDatagram;
 pub use outbound::ike::IkeOutgoing;
 pub use sizes::{ladder, plan};
 pub use stepper::Stepper;
+pub use tables::sa_counters::SaCounter;

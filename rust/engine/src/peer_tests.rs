@@ -152,12 +152,6 @@ fn replayed_strange_and_outside_packets_are_dropped_by_name() {
     );
     let names = ["replayed", "outside-selectors", "unknown-spi", "too-short"];
     assert_eq!(names.map(|name| gateway.drops(name)), [1, 1, 1, 2]);
-    let events = gateway.engine.drain(100);
-    let strangers = events
-        .iter()
-        .filter(|event| matches!(event, Event::StrangeSpi { .. }))
-        .count();
-    assert_eq!(strangers, 1, "{events:?}");
     let drops = &gateway.engine.read_counters(Some(&[handle]))[0].drops;
     assert_eq!(
         drops[..],

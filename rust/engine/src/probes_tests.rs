@@ -14,6 +14,7 @@ use crate::events::{Event, flag};
 use crate::lab::{Gateway, Options, connect, gateways, keys};
 use crate::samples::ip;
 use crate::sizes::plan::{Framing, MtuPlan, OuterDf};
+use crate::tables::sa_counters::SaCounter;
 
 /// What must happen has happened after so many rounds of packets.
 const MOST_ROUNDS: usize = 5_000;
@@ -132,11 +133,11 @@ impl Network {
     }
 
     fn proved(&self) -> u64 {
-        self.first.engine.read_counters(Some(&[self.handles.0]))[0].outbound_proved
+        self.first.engine.read_counters(Some(&[self.handles.0]))[0][SaCounter::OutboundProved]
     }
 
     fn sequence(&self) -> u64 {
-        self.first.engine.read_counters(Some(&[self.handles.0]))[0].outbound_sequence
+        self.first.engine.read_counters(Some(&[self.handles.0]))[0][SaCounter::OutboundSequence]
     }
 
     /// What the first engine tells of its pair.
@@ -198,9 +199,9 @@ fn a_peer_that_answers_no_probe_says_nothing() {
             .read_counters(Some(&[network.handles.1]))[0]
             .clone()
     };
-    network.send_until(9_000, || theirs().inbound_reports >= 2);
+    network.send_until(9_000, || theirs()[SaCounter::InboundReports] >= 2);
     assert_eq!(network.proved(), 0);
-    assert_eq!(theirs().outbound_sequence, 0, "its plan says so");
+    assert_eq!(theirs()[SaCounter::OutboundSequence], 0, "its plan says so");
 }
 
 #[test]
@@ -211,8 +212,7 @@ fn a_peer_that_answers_no_probes_meets_none() {
         network
             .second
             .engine
-            .read_counters(Some(&[network.handles.1]))[0]
-            .inbound_reports,
+            .read_counters(Some(&[network.handles.1]))[0][SaCounter::InboundReports],
         0
     );
 }

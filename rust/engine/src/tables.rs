@@ -3,6 +3,7 @@
 pub mod pair;
 pub mod path_watch;
 pub mod policies;
+pub mod sa_counters;
 pub mod sad;
 pub mod send_lock;
 pub mod spis;

@@ -12,6 +12,7 @@ use crate::intake::RESTLESS;
 use crate::lab::{Gateway, Options, gateways_with, install};
 use crate::samples::udp;
 use crate::stepper::Stepper;
+use crate::tables::sa_counters::SaCounter;
 
 /// Longer than threads need: a test that waits so long fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -172,15 +173,15 @@ fn final_counters_are_exact_under_load() {
             Command::Activate(new),
             Command::Remove(handle),
         ]);
-        sent += finals[0].outbound.0;
+        sent += finals[0][SaCounter::OutboundPackets];
         for _ in 0..500 {
             second.tun.receive_within(PATIENCE).unwrap();
         }
-        received += second.apply(vec![Command::Remove(far)])[0].inbound.0;
+        received += second.apply(vec![Command::Remove(far)])[0][SaCounter::InboundPackets];
         (handle, far) = (new, new_far);
     }
-    sent += first.engine.read_counters(Some(&[handle]))[0].outbound.0;
-    received += second.engine.read_counters(Some(&[far]))[0].inbound.0;
+    sent += first.engine.read_counters(Some(&[handle]))[0][SaCounter::OutboundPackets];
+    received += second.engine.read_counters(Some(&[far]))[0][SaCounter::InboundPackets];
     assert_eq!((sent, received), (10_000, 10_000));
     assert_eq!(second.engine.read_drops(), Default::default());
 }

@@ -1,27 +1,11 @@
 //! Why packets are dropped: one enum, one word each, one counter each. `moat status --json` prints these words.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+crate::counted! {
+    /// Why a packet was dropped.
+    pub enum DropReason;
+    /// One counter per reason. Shared by threads; each adds and reads without order.
+    pub struct DropCounters;
 
-macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
-        /// Why a packet was dropped.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum DropReason { $($(#[$doc])* $name,)* }
-
-        impl DropReason {
-            /// Every reason, in the order of its counter.
-            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
-
-            /// The word of its counter.
-            pub const fn name(self) -> &'static str {
-                match self { $(DropReason::$name => $word,)* }
-            }
-        }
-    };
-}
-
-drop_reasons! {
     /// ESP packet too short for its suite, or with a ciphertext that is no multiple of the block.
     TooShort = "too-short",
     /// No inbound SA has this SPI.
@@ -103,41 +87,6 @@ drop_reasons! {
     AggfragLate = "aggfrag-late",
     /// A piece for which there was no memory within the bounds.
     AggfragMemory = "aggfrag-memory",
-}
-
-/// One counter per reason. Shared by threads; each adds and reads without order.
-#[derive(Debug)]
-pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
-
-impl Default for DropCounters {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; DropReason::ALL.len()])
-    }
-}
-
-impl DropCounters {
-    /// Count one drop.
-    pub fn count(&self, reason: DropReason) {
-        self.count_many(reason, 1);
-    }
-
-    /// Count several drops at once.
-    pub fn count_many(&self, reason: DropReason, packets: u64) {
-        self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
-    }
-
-    /// How many packets were dropped for this reason.
-    pub fn read(&self, reason: DropReason) -> u64 {
-        self.0[reason as usize].load(Ordering::Relaxed)
-    }
-
-    /// The reasons that have happened, with their counts.
-    pub fn happened(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL
-            .iter()
-            .map(|&reason| (reason, self.read(reason)))
-            .filter(|&(_, count)| count > 0)
-    }
 }
 
 #[cfg(test)]

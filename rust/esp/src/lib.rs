@@ -1,6 +1,6 @@
-//! ESP (RFC 4303) as pure functions over octets: no I/O, no clock, no threads, no chance.
+//! ESP (RFC 4303) as pure functions over octets: no I/O, no clock, no threads, no randomness.
 //!
-//! The way of an outbound packet: `Flow::of` → `Spd::outbound` → `mss::clamp` → `OutboundSa::seal`. Inbound:
+//! The way of an outbound packet: `IpPacket::parse` → `Spd::outbound` → `mss::clamp` → `OutboundSa::seal`. Inbound:
 //! `InboundSa::open`, which does everything from the SPI to the selector check. Neither allocates, locks or logs.
 //! With AGGFRAG: `aggfrag::Packer` → `OutboundSa::seal_payload`, and back `InboundSa::open_payload` →
 //! `reassembly::Reassembler` → `InboundSa::admit`.
@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aggfrag;
+mod counted;
 pub mod drops;
 pub mod ecn;
 pub mod icmp_error;

@@ -11,7 +11,9 @@ use pyo3::types::PyBytes;
 
 use crate::batch::Batch;
 use crate::errors::{device_error, engine_error};
-use crate::types::{HostPort, SaCounters, path, to_event, to_host_port};
+use crate::types::{
+    AcquireRow, CounterRow, HostPort, StateRow, path, to_counters, to_events, to_host_port,
+};
 
 /// One IKE datagram on its way in.
 type Received<'py> = (Bound<'py, PyBytes>, HostPort<'py>, HostPort<'py>);
@@ -73,16 +75,16 @@ impl Engine {
         self.0.release_spis(&spis);
     }
 
-    fn apply(&self, py: Python<'_>, batch: &Batch) -> PyResult<Vec<SaCounters>> {
+    fn apply(&self, py: Python<'_>, batch: &Batch) -> PyResult<Vec<CounterRow>> {
         let commands = batch.take();
         let applied = py.detach(|| self.0.apply(commands));
         let counters = applied.map_err(|error| engine_error(py, &error))?;
-        Ok(counters.into_iter().map(SaCounters::from).collect())
+        Ok(counters.into_iter().map(to_counters).collect())
     }
 
-    fn read_counters(&self, py: Python<'_>, handles: Option<Vec<u32>>) -> Vec<SaCounters> {
+    fn read_counters(&self, py: Python<'_>, handles: Option<Vec<u32>>) -> Vec<CounterRow> {
         let counters = py.detach(|| self.0.read_counters(handles.as_deref()));
-        counters.into_iter().map(SaCounters::from).collect()
+        counters.into_iter().map(to_counters).collect()
     }
 
     fn read_drops(&self, py: Python<'_>) -> BTreeMap<&'static str, u64> {
@@ -97,12 +99,12 @@ impl Engine {
         self.0.events_fd().as_raw_fd()
     }
 
-    fn drain(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<Py<PyAny>>> {
-        self.0
-            .drain(limit)
-            .into_iter()
-            .map(|event| to_event(py, event))
-            .collect()
+    fn drain<'py>(
+        &self,
+        py: Python<'py>,
+        limit: usize,
+    ) -> (Vec<StateRow<'py>>, Vec<AcquireRow<'py>>) {
+        to_events(py, self.0.drain(limit))
     }
 
     fn wire_fileno(&self) -> RawFd {

@@ -5,12 +5,13 @@ which is therefore unique on this host; outbound SPIs belong to the peers and ma
 """
 
 from collections.abc import Mapping, Sequence
-from enum import Enum, IntFlag
+from enum import Enum
 from typing import Protocol
 
 import msgspec
 
 from openmoat.crypto.suites import EspSuite
+from openmoat.dataplane.declared import SaCounters, SaFlag
 from openmoat.errors import Secret
 from openmoat.mtu.plan import Framing, MtuPlan, Rung
 from openmoat.net import Address, Path
@@ -34,7 +35,6 @@ __all__ = [
     "SaState",
     "SetPolicies",
     "Spi",
-    "StrangeSpi",
     "Update",
 ]
 
@@ -154,27 +154,6 @@ class SetPolicies(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 Command = AddInbound | AddOutbound | Activate | Update | Remove | SetPolicies
 
 
-class SaFlag(IntFlag):
-    """State of a pair that the daemon must learn of. Flags stay set until the pair is removed, none can be lost."""
-
-    FIRST_PACKET = 1
-    """An authenticated packet has come in."""
-    SOFT_LIMIT = 2
-    HARD_LIMIT = 4
-    """The pair carries nothing any more."""
-    NEW_PATH = 8
-    """Authenticated packets, newest by sequence number, come from elsewhere than `path` says; see `SaState.path`."""
-    DF_IGNORED = 32
-    """`Rung.FRAGMENT_ANYWAY` was used."""
-    SUSPECT = 64
-    """Packets that `MtuPlan.watch_above` counts as large seem to be lost. Told again, after two seconds at the earliest,
-    while it looks so; unlike those above it is not kept once it is told. Silence of a peer that `MtuPlan.echoes` says
-    nothing, as soon as it has sent anything back."""
-    BLACK_HOLE = 128
-    """The peer has sent back marks in small packets, and those in a row of packets as large as may be were lost. Told again
-    after two seconds unless `MtuPlan.outer_size` has become another; not kept either."""
-
-
 class SaState(msgspec.Struct, frozen=True, gc=False):
     """All flags of a pair whose flags changed since the last `drain`."""
 
@@ -195,47 +174,7 @@ class Acquire(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     destination_port: int
 
 
-class StrangeSpi(msgspec.Struct, frozen=True, gc=False):
-    """Noise: ESP came for an SPI that is not installed. Unauthenticated."""
-
-    spi: Spi
-    path: Path
-
-
-BackendEvent = SaState | Acquire | StrangeSpi
-
-
-class SaCounters(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a pair has carried since it was installed. Packets and octets are inner ones, whatever the framing."""
-
-    handle: Spi
-    inbound_packets: int = 0
-    inbound_octets: int = 0
-    outbound_packets: int = 0
-    outbound_octets: int = 0
-    inbound_sequence: int = 0
-    """Highest sequence number authenticated."""
-    outbound_sequence: int = 0
-    """Last sequence number sent."""
-    outbound_packed: int = 0
-    """Inner packets that left whole in an ESP packet together with others (AGGFRAG)."""
-    outbound_sliced: int = 0
-    """Inner packets that left in slices (AGGFRAG)."""
-    outbound_slices: int = 0
-    """Slices of these."""
-    outbound_proved: int = 0
-    """Packets as large as `MtuPlan.outer_size` has them of which the peer has said that they came (`MtuPlan.echoes`)."""
-    inbound_assembled: int = 0
-    """Inner packets that were put together from slices (AGGFRAG)."""
-    inbound_reports: int = 0
-    """Payloads in which the peer told what it knows of the path (RFC 9347 3)."""
-    inbound_marks: int = 0
-    """Payloads that a router has marked: congestion experienced (AGGFRAG)."""
-    drops: Mapping[str, int]
-    """By name of the reason, as in `moat status --json`; reasons that never happened are absent."""
-    deeds: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Inner packets that did not fit, by the `Rung` that let them through or refused them; `clamp` counts SYNs of either
-    direction whose MSS was lowered, `guard` packets for which FRAGMENT_OUTER was due and not free (see there)."""
+BackendEvent = SaState | Acquire
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,4 +1,4 @@
-"""A `Backend` over the packet engine (`openmoat._native`): translates commands and events, decides nothing.
+"""A `Backend` over the packet engine (`openmoat._native`), which reads the fields of commands by their names; decides nothing.
 
 The engine also carries IKE datagrams on the same sockets: see `dataplane.engine_wire`.
 """
@@ -20,21 +20,17 @@ from openmoat.dataplane.backend import (
     Capabilities,
     Command,
     Encapsulation,
-    Limits,
     Remove,
     SaCounters,
     SaFlag,
     SaState,
     SetPolicies,
     Spi,
-    StrangeSpi,
     Update,
 )
 from openmoat.errors import DataplaneError
-from openmoat.mtu.plan import Framing, MtuPlan, Rung
+from openmoat.mtu.plan import Framing, Rung
 from openmoat.net import HostPort, Path
-from openmoat.policy.selectors import Selectors
-from openmoat.policy.spd import Policy
 
 __all__ = [
     "EVERY_OFFLOAD",
@@ -136,7 +132,22 @@ class UserspaceBackend:
 
     def drain(self, limit: int) -> list[BackendEvent]:
         """See `Backend.drain`."""
-        return [_event(event) for event in self._engine.drain(limit)]
+        states, acquires = self._engine.drain(limit)
+        events: list[BackendEvent] = [
+            SaState(handle, SaFlag(flags), None if ends is None else _path(*ends)) for handle, flags, ends in states
+        ]
+        for policy, source, destination, protocol, source_port, destination_port in acquires:
+            events.append(
+                Acquire(
+                    policy=policy,
+                    source=ipaddress.ip_address(source),
+                    destination=ipaddress.ip_address(destination),
+                    protocol=protocol,
+                    source_port=source_port,
+                    destination_port=destination_port,
+                )
+            )
+        return events
 
     def close(self) -> None:
         """See `Backend.close`. The engine, and any `EngineWire` over it, carries nothing from now on."""
@@ -167,165 +178,38 @@ def _suites() -> list[EspSuite]:
 
 def _add_inbound(batch: _native.Batch, command: AddInbound) -> None:
     try:
-        batch.add_inbound(
-            spi=command.spi,
-            encryption=int(command.suite.encryption.id),
-            key_bits=command.suite.encryption.key_bits,
-            integrity=_integrity(command.suite),
-            esn=command.suite.esn,
-            key=command.key,
-            integrity_key=command.integrity_key,
-            udp=command.encapsulation is Encapsulation.UDP,
-            local=to_host_port(command.path.local),
-            remote=to_host_port(command.path.remote),
-            local_selectors=_selectors(command.local),
-            remote_selectors=_selectors(command.remote),
-            replay_window=command.replay_window,
-            limits=_limits(command.limits),
-            framing=command.framing.value,
-            strict_icmp=command.strict_icmp,
-        )
+        batch.add_inbound(command)
     except ValueError as error:
         raise DataplaneError(f"SA {command.spi:08x}: {error}") from error
 
 
 def _add_outbound(batch: _native.Batch, command: AddOutbound) -> None:
     try:
-        batch.add_outbound(
-            handle=command.handle,
-            spi=command.spi,
-            encryption=int(command.suite.encryption.id),
-            key_bits=command.suite.encryption.key_bits,
-            integrity=_integrity(command.suite),
-            esn=command.suite.esn,
-            key=command.key,
-            integrity_key=command.integrity_key,
-            udp=command.encapsulation is Encapsulation.UDP,
-            local=to_host_port(command.path.local),
-            remote=to_host_port(command.path.remote),
-            local_selectors=_selectors(command.local),
-            remote_selectors=_selectors(command.remote),
-            policy=command.policy,
-            plan=_plan(command.plan),
-            limits=_limits(command.limits),
-            copy_dscp=command.copy_dscp,
-            keepalive_seconds=command.keepalive_seconds,
-            hard_at=command.hard_at,
-        )
+        batch.add_outbound(command)
     except ValueError as error:
         raise DataplaneError(f"SA {command.handle:08x}: {error}") from error
 
 
-def _update(batch: _native.Batch, command: Update) -> None:
-    batch.update(
-        handle=command.handle,
-        udp=None if command.encapsulation is None else command.encapsulation is Encapsulation.UDP,
-        local=None if command.path is None else to_host_port(command.path.local),
-        remote=None if command.path is None else to_host_port(command.path.remote),
-        plan=None if command.plan is None else _plan(command.plan),
-        limits=None if command.limits is None else _limits(command.limits),
-        keepalive_seconds=command.keepalive_seconds,
-        hard_at=command.hard_at,
-    )
-
-
 def _set_policies(batch: _native.Batch, command: SetPolicies) -> None:
     for policy in command.put:
-        _put_policy(batch, policy)
+        batch.put_policy(policy)
     for number in command.remove:
         batch.remove_policy(number)
-
-
-def _put_policy(batch: _native.Batch, policy: Policy) -> None:
-    batch.put_policy(
-        id=policy.id,
-        rank=policy.rank,
-        action=policy.action.value,
-        missing=policy.missing.value,
-        local_selectors=_selectors(policy.local),
-        remote_selectors=_selectors(policy.remote),
-    )
 
 
 _ADD: Mapping[type, Callable[[_native.Batch, Any], None]] = {
     AddInbound: _add_inbound,
     AddOutbound: _add_outbound,
     Activate: lambda batch, command: batch.activate(command.handle),
-    Update: _update,
+    Update: lambda batch, command: batch.update(command),
     Remove: lambda batch, command: batch.remove(command.handle),
     SetPolicies: _set_policies,
 }
 
 
-def _integrity(suite: EspSuite) -> int:
-    return int(suite.integrity.id) if suite.integrity else 0
-
-
-def _selectors(selectors: Selectors) -> "list[_native.Selector]":
-    return [(*s.packed, s.protocol, s.start_port, s.end_port) for s in selectors]
-
-
-def _limits(limits: Limits) -> tuple[int, int, int, int]:
-    return limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
-
-
-def _plan(plan: MtuPlan) -> _native.MtuPlan:
-    return _native.MtuPlan(
-        framing=plan.framing.value,
-        slices=plan.slices,
-        outer_size=plan.outer_size,
-        inner_room=plan.inner_room,
-        mss_v4=plan.mss_v4,
-        mss_v6=plan.mss_v6,
-        outer_df=plan.outer_df.value,
-        oversize=[rung.value for rung in plan.oversize],
-        watch_above=plan.watch_above,
-        echoes=plan.echoes,
-        too_big_per_second=plan.too_big_per_second,
-        icmp_sources=[
-            (row.prefix.network_address.packed, row.prefix.broadcast_address.packed, row.address.packed)
-            for row in plan.icmp_sources
-        ],
-    )
-
-
-def _counters(counters: _native.SaCounters) -> SaCounters:
-    return SaCounters(
-        handle=counters.handle,
-        inbound_packets=counters.inbound_packets,
-        inbound_octets=counters.inbound_octets,
-        outbound_packets=counters.outbound_packets,
-        outbound_octets=counters.outbound_octets,
-        inbound_sequence=counters.inbound_sequence,
-        outbound_sequence=counters.outbound_sequence,
-        outbound_packed=counters.outbound_packed,
-        outbound_sliced=counters.outbound_sliced,
-        outbound_slices=counters.outbound_slices,
-        outbound_proved=counters.outbound_proved,
-        inbound_assembled=counters.inbound_assembled,
-        inbound_reports=counters.inbound_reports,
-        inbound_marks=counters.inbound_marks,
-        drops=counters.drops,
-        deeds=counters.deeds,
-    )
-
-
-def _event(event: "_native.SaState | _native.Acquire | _native.StrangeSpi") -> BackendEvent:
-    match event:
-        case _native.SaState():
-            path = None if event.path is None else _path(*event.path)
-            return SaState(event.handle, SaFlag(event.flags), path)
-        case _native.Acquire():
-            return Acquire(
-                policy=event.policy,
-                source=ipaddress.ip_address(event.source),
-                destination=ipaddress.ip_address(event.destination),
-                protocol=event.protocol,
-                source_port=event.source_port,
-                destination_port=event.destination_port,
-            )
-        case _native.StrangeSpi():
-            return StrangeSpi(event.spi, _path(event.local, event.remote))
+def _counters(row: "_native._CounterRow") -> SaCounters:
+    handle, values, drops, deeds = row
+    return SaCounters(handle, drops, deeds, *values)
 
 
 def _path(local: tuple[bytes, int], remote: tuple[bytes, int]) -> Path:

@@ -14,6 +14,7 @@ use openmoat_io::{BATCH, ReceiveBatch};
 
 use crate::lock::locked;
 use crate::tables::pair::{Assembly, Pair};
+use crate::tables::sa_counters::SaCounter;
 use crate::tables::sad::Sad;
 
 /// Payloads that are taken together at most: a batch of them, which the nearer caches hold.
@@ -138,7 +139,8 @@ impl Unpacking {
         let holds = reassembler.held() > 0;
         drop(reassembler);
         if assembled > 0 {
-            assembly.assembled.fetch_add(assembled, Ordering::Relaxed);
+            let counters = &assembly.counters;
+            counters.count_many(SaCounter::InboundAssembled, assembled);
         }
         if holds {
             self.look_after_later(origin);

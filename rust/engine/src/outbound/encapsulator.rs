@@ -151,7 +151,7 @@ impl Encapsulator {
 
     fn note_action(&self, pair: &Pair, division: &Division) {
         if let Some((rung, packets)) = division.action
-            && pair.size_counters.count(rung.into(), packets)
+            && pair.size_counters.count_first(rung.into(), packets as u64)
             && rung == Rung::FragmentAnyway
         {
             pair.raise(flag::DF_IGNORED, &self.events);

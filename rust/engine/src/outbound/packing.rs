@@ -5,7 +5,6 @@
 //! packet have consecutive numbers, and are all sent before anything else is done (RFC 9347 2.2.3).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use openmoat_esp::aggfrag::{Congestion, HEADER, Packer};
 use openmoat_esp::drops::DropReason;
@@ -18,6 +17,7 @@ use crate::outbound::sink::Sink;
 use crate::sizes::inner_packet::Piece;
 use crate::sizes::probe::Probe;
 use crate::tables::pair::{Outbound, Pair, Settings};
+use crate::tables::sa_counters::SaCounter;
 
 /// The payload of one worker that may still grow.
 pub struct Packing {
@@ -90,8 +90,10 @@ impl Packing {
         let length = piece.length();
         let (payloads, size) = open.packer.with(length);
         outbound.sa.has_room_for(payloads, size as u64)?;
-        add(&outbound.packed.packets, 1);
-        add(&outbound.packed.octets, length as u64);
+        outbound.counters.count_alone(SaCounter::OutboundPackets, 1);
+        outbound
+            .counters
+            .count_alone(SaCounter::OutboundOctets, length as u64);
         if let Some(at) = open.packer.place(length) {
             let room = sink.bundle.room();
             piece.write(&mut room[open.headroom + at..]);
@@ -121,8 +123,10 @@ impl Packing {
         let payload = &mut sink.bundle.room()[open.headroom..];
         payload[..HEADER].fill(0);
         piece.write(&mut payload[HEADER..]);
-        add(&outbound.packed.packets, 1);
-        add(&outbound.packed.octets, length as u64);
+        outbound.counters.count_alone(SaCounter::OutboundPackets, 1);
+        outbound
+            .counters
+            .count_alone(SaCounter::OutboundOctets, length as u64);
         seal(sink, open, outbound, HEADER + length, address, None);
         Ok(())
     }
@@ -166,8 +170,10 @@ impl Open {
             self.finish(sink);
         }
         if let Some(outbound) = self.pair.outbound.get() {
-            add(&outbound.packed.sliced, 1);
-            add(&outbound.packed.slices, slices);
+            outbound.counters.count_alone(SaCounter::OutboundSliced, 1);
+            outbound
+                .counters
+                .count_alone(SaCounter::OutboundSlices, slices);
         }
     }
 
@@ -201,7 +207,9 @@ impl Open {
             std::mem::take(&mut self.pieces),
         );
         if whole + pieces > 1 {
-            add(&outbound.packed.packed, whole);
+            outbound
+                .counters
+                .count_alone(SaCounter::OutboundPacked, whole);
         }
         let probe = self.probe.take();
         seal(sink, self, outbound, size, self.address, probe);
@@ -241,9 +249,4 @@ fn seal(
         }
         None => {}
     }
-}
-
-/// Count, as the only one who does.
-fn add(counter: &AtomicU64, more: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }

@@ -116,7 +116,7 @@ impl Refusals {
         if reason != DropReason::TooBig {
             return;
         }
-        pair.size_counters.count(SizeAction::Refuse, 1);
+        pair.size_counters.count(SizeAction::Refuse);
         // RFC 2473 7.1: no host of IPv6 is told less than what every link of it carries.
         let least = if inner.packet.flow.source.is_ipv6() {
             MIN_MTU_V6

@@ -92,7 +92,9 @@ fn descend(
                 Some(uncut())
             }
             Rung::FragmentOuter => {
-                limits.counters.count(SizeAction::Guard, packets);
+                limits
+                    .counters
+                    .count_many(SizeAction::Guard, packets as u64);
                 None
             }
             Rung::FragmentAnyway => {
@@ -123,7 +125,7 @@ pub fn complete(
         Checksum::Whole
     };
     if mss::clamp(inner.octets, &inner.packet, plan.mss, checksum).is_some() {
-        counters.count(SizeAction::Clamp, 1);
+        counters.count(SizeAction::Clamp);
     }
     // Segments get checksums of their own.
     let is_complete = matches!(pieces, Pieces::Segments(_) | Pieces::SegmentFragments(..))

@@ -19,26 +19,12 @@ pub enum Rung {
     Refuse,
 }
 
-macro_rules! size_actions {
-    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
-        /// What was done about sizes, one counter each.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum SizeAction { $($(#[$doc])* $name,)* }
+openmoat_esp::counted! {
+    /// What was done about sizes.
+    pub enum SizeAction;
+    /// Inner packets of one pair, by what was done to them; a super-packet counts as its segments.
+    pub struct SizeCounters;
 
-        impl SizeAction {
-            /// Every action, in the order of its counter.
-            pub const ALL: &'static [SizeAction] = &[$(SizeAction::$name,)*];
-
-            /// The word of its counter.
-            pub const fn name(self) -> &'static str {
-                match self { $(SizeAction::$name => $word,)* }
-            }
-        }
-    };
-}
-
-size_actions! {
     /// The MSS of a SYN was lowered, in either direction.
     Clamp = "clamp",
     /// See [`Rung::FragmentInner`].
@@ -64,31 +50,6 @@ impl From<Rung> for SizeAction {
             Rung::FragmentAnyway => Self::FragmentAnyway,
             Rung::Refuse => Self::Refuse,
         }
-    }
-}
-
-/// Inner packets of one pair, by what was done to them; a super-packet counts as its segments.
-#[derive(Debug)]
-pub struct SizeCounters([AtomicU64; SizeAction::ALL.len()]);
-
-impl Default for SizeCounters {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; SizeAction::ALL.len()])
-    }
-}
-
-impl SizeCounters {
-    /// Count so many packets; answers whether they are the first.
-    pub fn count(&self, action: SizeAction, packets: usize) -> bool {
-        self.0[action as usize].fetch_add(packets as u64, Ordering::Relaxed) == 0
-    }
-
-    /// The actions that were taken, with their counts.
-    pub fn taken(&self) -> impl Iterator<Item = (SizeAction, u64)> + '_ {
-        SizeAction::ALL
-            .iter()
-            .map(|&action| (action, self.0[action as usize].load(Ordering::Relaxed)))
-            .filter(|&(_, count)| count > 0)
     }
 }
 

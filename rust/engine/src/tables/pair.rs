@@ -17,6 +17,7 @@ use crate::sizes::plan::{Framing, MtuPlan};
 use crate::sizes::probe::PathProbe;
 use crate::sizes::suspicion::Suspicion;
 use crate::tables::path_watch::{Observed, PathWatch};
+use crate::tables::sa_counters::{SaCounter, SaCounters};
 use crate::tables::send_lock::SendLock;
 
 /// What may change on a live outbound half; replaced whole.
@@ -38,21 +39,6 @@ impl Settings {
     }
 }
 
-/// What AGGFRAG made of inner packets on one SA. Who writes is alone with it: see [`SendLock`].
-#[derive(Default)]
-pub struct Packed {
-    /// Packets that left.
-    pub packets: AtomicU64,
-    /// Their octets.
-    pub octets: AtomicU64,
-    /// Those that left whole beside others.
-    pub packed: AtomicU64,
-    /// Those that left in slices.
-    pub sliced: AtomicU64,
-    /// Slices of them.
-    pub slices: AtomicU64,
-}
-
 /// The outbound half of a pair.
 pub struct Outbound {
     /// Keys, sequence number, selectors.
@@ -65,21 +51,20 @@ pub struct Outbound {
     pub last_sent: AtomicU64,
     /// Keeps numbers in order where there are several outbound workers.
     pub send_lock: SendLock,
-    /// With AGGFRAG.
-    pub packed: Packed,
+    /// What it has carried in AGGFRAG payloads. Who holds `send_lock` is alone with it.
+    pub counters: SaCounters,
     /// With AGGFRAG, where the peer answers probes.
     pub probe: Option<Box<PathProbe>>,
 }
 
 impl Outbound {
-    /// Inner packets and their octets that left by it.
-    pub fn carried(&self) -> (u64, u64) {
+    /// Inner packets, or their octets, that left by it.
+    pub fn carried(&self, row: SaCounter) -> u64 {
+        let (packets, octets) = self.sa.carried();
         match self.settings.load().plan.framing {
-            Framing::Whole => self.sa.carried(),
-            Framing::Aggfrag => (
-                self.packed.packets.load(Ordering::Relaxed),
-                self.packed.octets.load(Ordering::Relaxed),
-            ),
+            Framing::Aggfrag => self.counters.read(row),
+            Framing::Whole if row == SaCounter::OutboundPackets => packets,
+            Framing::Whole => octets,
         }
     }
 }
@@ -91,16 +76,8 @@ pub struct Assembly {
     pub reassembler: Mutex<Reassembler>,
     /// A worker sees to it that what is held expires.
     pub is_looked_after: AtomicBool,
-    /// Inner packets that came out.
-    pub packets: AtomicU64,
-    /// Their octets.
-    pub octets: AtomicU64,
-    /// Those that were put together.
-    pub assembled: AtomicU64,
-    /// Payloads in which the peer reported what it knows of the path.
-    pub reports: AtomicU64,
-    /// Payloads that a router has marked: congestion experienced (RFC 3168).
-    pub ce_marks: AtomicU64,
+    /// What has come out of payloads.
+    pub counters: SaCounters,
 }
 
 impl Assembly {
@@ -109,11 +86,7 @@ impl Assembly {
         Self {
             reassembler: Mutex::new(Reassembler::new(Arc::clone(budget))),
             is_looked_after: AtomicBool::new(false),
-            packets: AtomicU64::new(0),
-            octets: AtomicU64::new(0),
-            assembled: AtomicU64::new(0),
-            reports: AtomicU64::new(0),
-            ce_marks: AtomicU64::new(0),
+            counters: SaCounters::default(),
         }
     }
 }

@@ -252,8 +252,6 @@ class Driver:
                     self._listener.handle_ignored_df(handle)
             case Acquire():
                 self._listener.handle_acquire(event)
-            case _:
-                pass
 
     def _set_timer(self) -> None:
         if self._loop is None:
