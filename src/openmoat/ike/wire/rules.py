@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.wire.payloads import Notify, Payload, Unknown
 
-__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "MAX_VENDOR_IDS", "RULES", "Count", "Rule", "check"]
+__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "MAX_VENDOR_IDS", "PHASES", "RULES", "Count", "Phase", "Rule", "check"]
 
 MAX_NOTIFIES = 32
 """Notify payloads in one message."""
@@ -56,19 +57,32 @@ class Rule:
         return self.payloads.get(kind) or self.also.get(kind, NEVER)
 
 
+class Phase(Enum):
+    """What a message is for. An exchange may have several phases: each kind of round has its own rules."""
+
+    INIT = auto()
+    AUTH = auto()
+    CREATE_CHILD = auto()
+    INFORMATIONAL = auto()
+
+
+PHASES: Mapping[ExchangeType, Phase] = {
+    ExchangeType.IKE_SA_INIT: Phase.INIT,
+    ExchangeType.IKE_AUTH: Phase.AUTH,
+    ExchangeType.CREATE_CHILD_SA: Phase.CREATE_CHILD,
+    ExchangeType.INFORMATIONAL: Phase.INFORMATIONAL,
+}
+"""The phase of an exchange where its handler names none."""
+
 P = PayloadType
 CHILD = (P.SA, P.TS_I, P.TS_R)
 REQUEST, RESPONSE = False, True
 
 # Order of payloads is not checked: RFC 7296 2.5 wants any order accepted.
-RULES: Mapping[tuple[ExchangeType, bool], Rule] = {
-    (ExchangeType.IKE_SA_INIT, REQUEST): Rule({P.SA: ONE, P.KE: ONE, P.NONCE: ONE}, is_protected=False),
-    (ExchangeType.IKE_SA_INIT, RESPONSE): Rule(
-        {P.SA: ONE, P.KE: ONE, P.NONCE: ONE, P.CERTREQ: CERTS}, is_protected=False
-    ),
-    (ExchangeType.IKE_INTERMEDIATE, REQUEST): Rule({P.KE: MAYBE}),
-    (ExchangeType.IKE_INTERMEDIATE, RESPONSE): Rule({P.KE: MAYBE}),
-    (ExchangeType.IKE_AUTH, REQUEST): Rule(
+RULES: Mapping[tuple[Phase, bool], Rule] = {
+    (Phase.INIT, REQUEST): Rule({P.SA: ONE, P.KE: ONE, P.NONCE: ONE}, is_protected=False),
+    (Phase.INIT, RESPONSE): Rule({P.SA: ONE, P.KE: ONE, P.NONCE: ONE, P.CERTREQ: CERTS}, is_protected=False),
+    (Phase.AUTH, REQUEST): Rule(
         {
             P.ID_I: ONE,
             P.CERT: CERTS,
@@ -82,7 +96,7 @@ RULES: Mapping[tuple[ExchangeType, bool], Rule] = {
         },
         together=CHILD,
     ),
-    (ExchangeType.IKE_AUTH, RESPONSE): Rule(
+    (Phase.AUTH, RESPONSE): Rule(
         {
             P.ID_R: ONE,
             P.CERT: CERTS,
@@ -94,18 +108,15 @@ RULES: Mapping[tuple[ExchangeType, bool], Rule] = {
         },
         together=CHILD,
     ),
-    (ExchangeType.CREATE_CHILD_SA, REQUEST): Rule(
+    (Phase.CREATE_CHILD, REQUEST): Rule(
         {P.SA: ONE, P.NONCE: ONE, P.KE: MAYBE, P.CP: MAYBE, P.TS_I: MAYBE, P.TS_R: MAYBE}, together=(P.TS_I, P.TS_R)
     ),
-    (ExchangeType.CREATE_CHILD_SA, RESPONSE): Rule(
+    (Phase.CREATE_CHILD, RESPONSE): Rule(
         {P.SA: ONE, P.NONCE: ONE, P.KE: MAYBE, P.CP: MAYBE, P.TS_I: MAYBE, P.TS_R: MAYBE}, together=(P.TS_I, P.TS_R)
     ),
-    (ExchangeType.IKE_FOLLOWUP_KE, REQUEST): Rule({P.KE: ONE}),
-    (ExchangeType.IKE_FOLLOWUP_KE, RESPONSE): Rule({P.KE: ONE}),
-    (ExchangeType.INFORMATIONAL, REQUEST): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
-    (ExchangeType.INFORMATIONAL, RESPONSE): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
+    (Phase.INFORMATIONAL, REQUEST): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
+    (Phase.INFORMATIONAL, RESPONSE): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
 }
-
 N = NotifyType
 EXCUSES = frozenset({N.COOKIE, N.REDIRECT})
 """Status notifies that, as an error does, take the place of what a response would otherwise hold (RFC 7296 2.6)."""
@@ -136,13 +147,14 @@ SIZES: Mapping[NotifyType, Count] = {
 """Octets of data of notifies that we read."""
 
 
-def check(message: Message) -> Message:
-    """The message as handlers may have it: without unknown payloads and notifies that mean nothing here.
+def check(message: Message, phase: Phase | None = None) -> Message:
+    """The message as the handler of this phase may have it: without unknown payloads and notifies that mean nothing here.
 
     Raises `UnsupportedCriticalPayload`, or `MalformedMessage` where a payload is missing, out of place or too frequent.
     """
     header = message.header
-    rule = RULES.get((header.exchange, header.is_response))
+    phase = phase or PHASES.get(header.exchange)
+    rule = RULES.get((phase, header.is_response)) if phase is not None else None
     if rule is None:
         raise MalformedMessage(f"{title(header)}: no such exchange")
     if rule.is_protected != message.is_protected or message.sealed is not None:

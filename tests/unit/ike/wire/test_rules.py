@@ -19,7 +19,7 @@ from openmoat.ike.wire.payloads import (
     TsResponder,
     Unknown,
 )
-from openmoat.ike.wire.rules import MAX_NOTIFIES, RULES, check
+from openmoat.ike.wire.rules import MAX_NOTIFIES, PHASES, RULES, Phase, check
 
 E = ExchangeType
 SA, KE, NONCE = SecurityAssociation(()), KeyExchange(KeMethod.X25519, bytes(32)), Nonce(bytes(32))
@@ -75,7 +75,18 @@ def test_an_error_in_a_request_excuses_nothing() -> None:
         check(message(E.IKE_SA_INIT, Notify(NotifyType.NO_PROPOSAL_CHOSEN)))
 
 
-@pytest.mark.parametrize(("exchange", "response"), RULES)
+def test_every_phase_has_rules_for_both_directions() -> None:
+    assert set(RULES) == {(phase, is_response) for phase in Phase for is_response in (False, True)}
+    assert set(PHASES.values()) == set(Phase)
+
+
+def test_a_handler_may_name_another_phase_of_the_same_exchange() -> None:
+    with pytest.raises(MalformedMessage, match="SA: at least 1"):
+        check(message(E.INFORMATIONAL), Phase.CREATE_CHILD)
+
+
+@pytest.mark.parametrize("exchange", PHASES)
+@pytest.mark.parametrize("response", [False, True])
 def test_an_unknown_critical_payload_is_refused_in_every_exchange(exchange: ExchangeType, response: bool) -> None:
     with pytest.raises(UnsupportedCriticalPayload) as caught:
         check(message(exchange, Unknown(PayloadType(200), True, b""), response=response))
