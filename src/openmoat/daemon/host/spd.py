@@ -139,6 +139,9 @@ class SpdCompiler:
         connection = self._connections[sa.connection].connection
         if not connection.is_template:
             return policy_name(connection, sa.child)
+        served = self._serving.get(sa.local_spi)
+        if served is not None:
+            return served
         # A peer may have several Child SAs of one child, each for a part of it.
         part = f"{format_selectors(sa.local)} to {format_selectors(sa.remote)}"
         return f"{policy_name(connection, sa.child)}@{sa.peer}, {part}"
