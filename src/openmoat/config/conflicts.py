@@ -6,7 +6,8 @@ from pathlib import Path
 from openmoat.config.source import Source
 from openmoat.config.toml import Configuration, load
 from openmoat.errors import ConfigError, FieldError
-from openmoat.model.connection import Connection
+from openmoat.model.connection import Child, Connection
+from openmoat.policy.selectors import canonical, format_selectors
 from openmoat.policy.spd import Action, PolicyConflict, Spd, WantedPolicy
 
 __all__ = ["check", "conflicts"]
@@ -30,7 +31,7 @@ def conflicts(connections: Iterable[Connection]) -> Iterator[FieldError]:
     Peers of templates are not known yet, and connections of one group lead to one peer as far as the SPD is concerned.
     """
     spd = Spd()
-    known = set()
+    known: dict[str, tuple[str, Child]] = {}
     for connection in sorted(connections, key=lambda one: one.name):
         if connection.is_template:
             if connection.group is not None:
@@ -41,7 +42,8 @@ def conflicts(connections: Iterable[Connection]) -> Iterator[FieldError]:
         for child in connection.children:
             name = f"{peer if connection.group else connection.name}/{child.name}"
             if name in known:
-                continue  # of the same group
+                yield from _differences(connection, child, *known[name])
+                continue
             wanted = WantedPolicy(
                 name=name,
                 action=Action.PROTECT,
@@ -52,7 +54,21 @@ def conflicts(connections: Iterable[Connection]) -> Iterator[FieldError]:
             )
             try:
                 spd.change([wanted])
-                known.add(name)
+                known[name] = connection.name, child
             except PolicyConflict as conflict:
                 place = ("connections", connection.name, "children", child.name, "remote")
                 yield FieldError(place, str(conflict))
+
+
+def _differences(connection: Connection, child: Child, other: str, standing: Child) -> Iterator[FieldError]:
+    """Alternatives protect the same networks: where children of one name in a group do not."""
+    for word, ours, theirs in (("local", child.local, standing.local), ("remote", child.remote, standing.remote)):
+        if canonical(ours) != canonical(theirs):
+            text = (
+                f'the same as in connection "{other}" of group "{connection.group}", which has {format_selectors(theirs)};'
+                " or give the child another name"
+            )
+            yield FieldError(("connections", connection.name, "children", child.name, word), text)
+    if child.priority != standing.priority:
+        text = f'the same as in connection "{other}" of group "{connection.group}", which has {standing.priority}'
+        yield FieldError(("connections", connection.name, "children", child.name, "priority"), text)

@@ -47,3 +47,16 @@ def test_a_template_is_no_alternative(folder: Folder) -> None:
     template = RECORD.replace("psk", 'group = "office"\npsk', 1).replace('"portal.example"\n', '"*.example"\n', 1)
     with pytest.raises(ConfigError, match=r'moat.toml:3: connection "home": group: not in a template'):
         check(folder.write("moat.toml", template))
+
+
+def test_a_child_of_a_group_with_other_networks_is_told_with_those_that_it_should_have(folder: Folder) -> None:
+    grouped = '[connections.{0}]\ngroup = "office"'
+    folder.write("moat.toml", 'include = "conf.d"\n' + RECORD.replace("[connections.home]", grouped.format("home")))
+    file = second(folder, "10.7.0.0/16")
+    other = folder.path / "conf.d/other.toml"
+    other.write_text(other.read_text().replace("[connections.other]", grouped.format("other")))
+    with pytest.raises(ConfigError) as caught:
+        check(file)
+    (fault,) = caught.value.faults
+    assert fault.path[:4] == ("connections", "other", "children", "office")
+    assert 'the same as in connection "home" of group "office"' in fault.text
