@@ -271,7 +271,9 @@ def check(file: str, as_json: bool) -> None:
         with reading_as(USER, Path(file).parent):
             found = read(file)
     except ConfigError as error:
-        faults = [{"file": fault.file, "line": fault.line, "text": fault.text} for fault in error.faults]
+        faults = [
+            {"file": fault.file, "line": fault.line, "path": fault.path, "text": fault.text} for fault in error.faults
+        ]
         number = len(faults)
         text = f"{error}\n{number} error{'s' if number > 1 else ''}"
         print_json_or_text({"schema": "moat.check/1", "ok": False, "faults": faults}, text, as_json=as_json)

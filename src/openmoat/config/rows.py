@@ -128,12 +128,13 @@ class Table(Generic[M]):
         self._direct = {one.name: field_of(one) for one in direct}
         self._defaults = {field_of(one): one.default for one in direct if one.default is not UNSET}
         self._instead = {one.name: one.instead for one in direct if one.instead is not UNSET}
-        self._places: dict[str, tuple[KeyPath, Row]] = {}
+        self.places: dict[str, tuple[KeyPath, Row]] = {}
         for row in rows:
             if isinstance(row, Inner) and row.table.model is model:  # a part of the same record
-                self._places |= {one: ((row.name, *before), it) for one, (before, it) in row.table._places.items()}
+                self.places |= {one: ((row.name, *before), it) for one, (before, it) in row.table.places.items()}
             else:
-                self._places[field_of(row)] = ((), row)
+                self.places[field_of(row)] = ((), row)
+        """By field of the model: tables of the same record on the way to its row, and the row."""
 
     @property
     def options(self) -> list[Option]:
@@ -244,7 +245,7 @@ class Table(Generic[M]):
         """Where in this table a field of the model stands."""
         if not path:
             return ()
-        before, row = self._places.get(str(path[0]), ((), None))
+        before, row = self.places.get(str(path[0]), ((), None))
         match row:
             case Option():
                 return (*before, row.name, *path[1:])

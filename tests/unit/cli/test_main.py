@@ -198,6 +198,7 @@ def test_check_tells_all_faults_and_exit_code_4(tmp_path: Path) -> None:
     assert f"{file}:2: daemon: devise: no such option" in done.stdout
     told = json.loads(moat("check", str(file), "--json").stdout)
     assert (told["schema"], told["ok"], len(told["faults"])) == ("moat.check/1", False, 2)
+    assert told["faults"][0]["path"] == ["daemon", "devise"]
 
 
 def test_check_of_a_good_file_is_exit_code_0(tmp_path: Path) -> None:
