@@ -112,7 +112,7 @@ def ends(tmp_path: Path) -> Iterator[tuple[Gateway, Gateway]]:
         portal.write(home, keys[0])
         for gateway in (portal, home):
             stack.callback(gateway.stop)
-            assert "no faults; 1 connection" in gateway.moat("check", str(gateway.directory / "moat.toml"))
+            assert "no errors; 1 connection" in gateway.moat("check", str(gateway.directory / "moat.toml"))
             gateway.start()
         yield home, portal
 

@@ -1,4 +1,4 @@
-"""`moat keys`: make keys and shared secrets, and show the line that the other side needs."""
+"""`moat keys`: make keys and pre-shared keys, and show the line that the other side needs."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ __all__ = ["PSK_SIZE", "Kind", "app"]
 app = Group(name="keys", help="Make and show keys and pre-shared keys.", no_args_is_help=True)
 
 PSK_SIZE = 32
-"""Octets of chance in a shared secret; its file holds them in base64."""
+"""Random octets of a pre-shared key; its file holds them in base64."""
 
 
 class Kind(Enum):
@@ -61,7 +61,7 @@ class Kind(Enum):
 )
 @json_option
 def generate_key(file: Path, kind: str, as_json: bool) -> None:
-    """Make a private key, or a shared secret.
+    """Make a private key, or a pre-shared key.
 
     Only its owner can read the file.
     """
@@ -70,8 +70,8 @@ def generate_key(file: Path, kind: str, as_json: bool) -> None:
         if as_json:
             print(json.dumps({"schema": "moat.key/1", "file": str(file), "kind": "psk"}))
         else:
-            print(f"{file}: a shared secret")
-            print("copy it to the other side where nobody can read along; both name it with: psk")
+            print(f"{file}: a pre-shared key")
+            print("copy it to the other side over a secure channel; both name it with: psk")
         return
     key = generate(KeyKind(kind))
     _write(file, private_pem(key), as_json=as_json)
@@ -135,7 +135,7 @@ def _write(file: Path, octets: bytes, *, as_json: bool) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         _end(
-            f"{file}: exists already; whoever knows its public half would lose this side: move it away first",
+            f"{file}: exists already; peers that use this key would no longer recognise this host: move the file first",
             as_json=as_json,
         )
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from openmoat.cli.common import EXIT_HELP, ExitCode, Group, fail
+from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class MoatGroup(Group):
             return build()
         if cmd_name in ELSEWHERE and not ctx.resilient_parsing:
             text = f"moat {cmd_name} is part of {ELSEWHERE[cmd_name]}, which is not installed"
-            text += "; remedy, in the source tree: pip install ./lab"
+            text += f"; remedy, in the source tree: {Remedy.INSTALL_LAB}"
             fail(ExitCode.REFUSED, ControlError("not-permitted", text), as_json=False)
         return None
 

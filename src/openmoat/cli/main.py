@@ -223,10 +223,11 @@ def cleanup(force: bool, as_json: bool) -> None:
 
     Its routes, rules and firewall entries keep protected traffic from leaving unencrypted until then.
     """
+    from openmoat.control.remedies import Remedy
     from openmoat.system.reconcile import Reconciler
 
     if not force and daemon_answers():
-        running = ControlError("busy", "moatd is running and would put it back", "systemctl stop moatd")
+        running = ControlError("busy", "moatd is running and would put it back", Remedy.STOP_DAEMON)
         fail(ExitCode.REFUSED, running, as_json=as_json)
     try:
         done = Reconciler().cleanup()
@@ -307,12 +308,13 @@ def init(directory: Path, identity: str, unit: str, users: bool, as_json: bool) 
     Makes the user and the groups, a key, a first configuration and the systemd unit, each only where it is missing.
     """
     from openmoat.cli.init import initialize
+    from openmoat.control.remedies import Remedy
 
     try:
         done = initialize(directory, Path(unit) if unit else None, identity, with_users=users)
     except SystemFault as error:
         fail(ExitCode.REFUSED, ControlError("not-permitted", str(error), become_root()), as_json=as_json)
-    start = "systemctl enable --now moatd" if unit else f"moatd --config {directory}/moat.toml"
+    start = Remedy.ENABLE_DAEMON if unit else f"moatd --config {directory}/moat.toml"
     lines = [
         *(done.steps or ("everything was there already",)),
         *(f"warning: {warning}" for warning in done.warnings),

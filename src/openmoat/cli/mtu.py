@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmoat.cli.common import ConnectionName, ExitCode, Group, asking, end, fail, json_option
+from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
 from openmoat.mtu.explain import Explanation, Packet
 from openmoat.mtu.explain import explain as explain_packet
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "sizes_lines", "table_screen"]
 
-PASSAGE = {None: "IP fragments not tried", True: "IP fragments pass", False: "IP fragments are lost"}
+PASSAGE = {None: "IP fragments not tested", True: "IP fragments pass", False: "IP fragments are lost"}
 LEARNED = {
-    "base": "assumed, as of every path",
+    "base": "assumed, as for every path",
     "probe": "proved by a probe",
     "hint": "named by ICMP, and proved by a probe",
     "icmp": "named by ICMP, which is trusted",
@@ -46,9 +47,9 @@ app = Group(name="mtu", help="Show and find out packet sizes.")
 @click.argument("connection", type=ConnectionName(), required=False, help="One connection; otherwise all that are up.")
 @json_option
 def show(connection: str | None, as_json: bool) -> None:
-    """Sizes in use, and how they were learned.
+    """Show the packet sizes in use, and how they were learned.
 
-    How large outer packets are, since when that is known, and what became of inner ones.
+    Also since when, and what happened to packets that did not fit.
 
     `moat mtu CONNECTION` is enough, unless its name is that of another command of this group.
     """
@@ -73,9 +74,9 @@ def show(connection: str | None, as_json: bool) -> None:
 )
 @json_option
 def probe(connection: str, wait: float, as_json: bool) -> None:
-    """Find out now what the paths of a connection carry.
+    """Find the path MTU of a connection now.
 
-    Larger sizes than the one in use are tried, else that one is confirmed; then whether IP fragments pass.
+    Larger sizes than the one in use are tried, otherwise that one is confirmed; then whether IP fragments pass.
     """
     with asking(as_json=as_json) as client:
         client.probe(connection)
@@ -133,7 +134,7 @@ def sizes_lines(connection: "ConnectionStatus", now: float) -> Iterator[str]:
         for child in peer.children:
             yield from _child_lines(child)
     if not any(peer.ike is not None for peer in connection.peers):
-        yield f"{connection.name}: not up; see: moat status {connection.name}"
+        yield f"{connection.name}: not up; see: {Remedy.STATUS.format(name=connection.name)}"
 
 
 def _outside_lines(path: "OutsideSize | None", now: float) -> Iterator[str]:
@@ -159,9 +160,9 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
     head = f"  {child.name}".ljust(10)
     yield f"{head} {framing}, outer packets of {sizes.outer_size} octets{how}, room for {sizes.inner_room}"
     told = [f"{sizes.whole} whole", f"{sizes.packed} packed", f"{sizes.sliced} sliced into {sizes.slices}"]
-    told += [f"{sizes.assembled} put together"]
+    told += [f"{sizes.assembled} reassembled"]
     if sizes.marks:
-        told.append(f"{sizes.marks} outer ones came marked as congested")
+        told.append(f"{sizes.marks} received with a congestion mark")
     yield f"           packets: {', '.join(told if child.aggfrag else told[:1])}"
     for title, counts in (("did not fit", sizes.deeds), ("dropped", sizes.drops)):
         if counts:
@@ -180,15 +181,13 @@ def _child_lines(child: "ChildStatus") -> Iterator[str]:
 @click.option("--ipv6", is_flag=True, help="An IPv6 packet, which only its sender fragments.")
 @json_option
 def explain(connection: str, size: int, df: bool, ipv6: bool, as_json: bool) -> None:
-    """Tell what becomes of a packet of some size, and why.
+    """Show what happens to a packet of some size, and why.
 
-    Shows each rung of the ladder, and which one acts.
+    Lists the rules for packets that do not fit, in order, and which one applies.
     """
     packet = Packet(6 if ipv6 else 4, size, df or ipv6)
     if size < IP_HEADER[packet.version]:
-        raise click.BadParameter(
-            f"the header of IPv6 alone has {IP_HEADER[6]} octets, {size} came", param_hint="'size'"
-        )
+        raise click.BadParameter(f"the IPv6 header alone has {IP_HEADER[6]} octets, not {size}", param_hint="'size'")
     with asking(as_json=as_json) as client:
         found = client.connection(connection)
     if as_json:
@@ -236,7 +235,7 @@ def explanation_lines(connection: "ConnectionStatus", packet: Packet) -> Iterato
         for step in found.steps:
             yield f"             {step.rung.value:<15} {'acts: ' if step.acts else 'no:   '}{step.why}"
     if not is_any:
-        yield f"{connection.name}: not up; see: moat status {connection.name}"
+        yield f"{connection.name}: not up; see: {Remedy.STATUS.format(name=connection.name)}"
     elif len(connection.peers) > MAX_SHOWN:
         yield f"and {len(connection.peers) - MAX_SHOWN} more peers"
 
@@ -252,7 +251,7 @@ def explanation_lines(connection: "ConnectionStatus", packet: Packet) -> Iterato
 )
 @json_option
 def table(outer: tuple[int, ...], as_json: bool) -> None:
-    """What each suite leaves of an outer packet, computed.
+    """Show how much room each suite leaves in a packet.
 
     Largest inner packet in plain tunnel mode, and the TCP segments (MSS) that fit into it.
     """
@@ -281,7 +280,7 @@ def table(outer: tuple[int, ...], as_json: bool) -> None:
 )
 @json_option
 def survey(hosts: tuple[str, ...], port: int, page: str, size: int, as_json: bool) -> None:
-    """Tell how servers deal with too large packets (root).
+    """Show how servers react to too large packets (root).
 
     It takes up to a minute. Asks for a page as a client of 1500 octets, drops what is larger than `--size`, first in silence, then with ICMP, and
     watches what the server does.

@@ -23,6 +23,7 @@ from openmoat.control.messages import (
     Status,
 )
 from openmoat.control.reasons import REASONS, Reason
+from openmoat.control.remedies import Remedy
 
 __all__ = [
     "MAX_SHOWN",
@@ -64,11 +65,11 @@ def status_screen(status: Status) -> str:
     if len(shown) < len(status.connections):
         lines += ["", f"and {len(status.connections) - len(shown)} more: moat connections"]
     if status.strangers:
-        lines += ["", "refused strangers (the newest):"]
+        lines += ["", "refused unknown peers (newest first):"]
         for failure in status.strangers[:3]:
             lines += _wrap(f"{failure.peer}, {_ago(failure.at, status.now)}: {failure.summary}", "  ", "    ")
             for candidate in failure.candidates[:1]:
-                lines += _wrap(f"nearest: {_parting(candidate)}", "    ", "      ")
+                lines += _wrap(f"closest: {_parting(candidate)}", "    ", "      ")
     return "\n".join(lines)
 
 
@@ -90,7 +91,7 @@ def _loop(loop: Loop) -> list[str]:
 def connection_screen(connection: ConnectionStatus, now: float) -> str:
     """`moat status CONNECTION`."""
     lines = _wrap(f"{connection.name}: {_state(connection, now)}, since {_moment(connection.since)}", "", "  ")
-    lines += _why(connection, now)
+    lines += _why(connection, now, is_detail=True)
     lines += _field("we", connection.local)
     addresses = f" at {', '.join(connection.addresses)}" if connection.addresses else ""
     lines += _field("peer", f"{connection.remote}{addresses}")
@@ -124,7 +125,7 @@ def failure_lines(failure: Failure, now: float) -> list[str]:
     for received in failure.received:
         lines += _wrap(f"received: {received}", "  ", "    ")
     for candidate in failure.candidates:
-        lines += _wrap(f"nearest: {_parting(candidate)}", "  ", "    ")
+        lines += _wrap(f"closest: {_parting(candidate)}", "  ", "    ")
     if failure.advice:
         lines += _wrap(f"advice: {failure.advice}", "  ", "    ")
     return lines
@@ -222,14 +223,14 @@ def _state(connection: ConnectionStatus, now: float) -> str:
     return f"{connection.state.value} for {span(now - connection.since)}"
 
 
-def _why(connection: ConnectionStatus, now: float) -> Iterator[str]:
+def _why(connection: ConnectionStatus, now: float, *, is_detail: bool = False) -> Iterator[str]:
     if connection.reason is None:
         return
     if connection.is_template and connection.reason is Reason.NOT_ASKED:
         return  # its peers come by themselves, and there is nothing to do
     if not connection.addresses and connection.reason is Reason.NOT_ASKED:
-        yield from _field("why", "waiting for the peer, which has no address here and so begins")
-        yield from _field("next", f"moat status, at the peer; did it try: moat status {connection.name}")
+        yield from _field("why", "waiting for the peer: it has no address here, so it must start the connection")
+        yield from _field("next", f"at the peer: {Remedy.STATUS_OF_ALL}")
         return
     row = REASONS[connection.reason]
     yield from _field("why", row.sentence)
@@ -237,7 +238,8 @@ def _why(connection: ConnectionStatus, now: float) -> Iterator[str]:
         yield from _field("", connection.text)
     if connection.retry_at is not None and connection.retry_at > now:
         yield from _field("again", f"in {span(connection.retry_at - now)}")
-    yield from _field("next", row.hint.format(name=connection.name))
+    if not is_detail or row.hint != Remedy.STATUS:  # which would be this very screen
+        yield from _field("next", row.hint.format(name=connection.name))
 
 
 def _peer_lines(peer: PeerStatus, connection: ConnectionStatus, now: float) -> Iterator[str]:
@@ -294,7 +296,7 @@ def _wrap(text: str, first: str, rest: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """What came from a peer may hold anything: nothing of it may move a cursor or colour a screen."""
+    """A peer can send anything: none of it may move the cursor or colour the screen."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

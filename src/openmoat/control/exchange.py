@@ -9,6 +9,7 @@ from typing import Generic
 import h11
 
 from openmoat.control.messages import ErrorCode, ErrorReply, Reply, Route
+from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
 
 __all__ = ["MAX_EVENT", "MAX_HEAD", "MAX_REPLY", "READ_OCTETS", "Exchange", "new_connection", "unreachable"]
@@ -43,7 +44,7 @@ class Exchange(Generic[Reply]):
             target = route.target(query, names)
         except ValueError:
             name = next(iter(names.values()))
-            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name}"', "moat connections") from None
+            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, f'no connection "{name}"', Remedy.LIST) from None
         # With a length a POST is complete for any server; a GET has no content (RFC 9110 8.6).
         headers = [("Host", "moatd"), *([("Content-Length", "0")] if route.method == "POST" else [])]
         head = http.send(h11.Request(method=route.method, target=target, headers=headers)) or b""
@@ -59,7 +60,7 @@ class Exchange(Generic[Reply]):
             if not octets:
                 raise ConnectionResetError(errno.ECONNRESET, "closed within a reply") from None
             raise ControlError(
-                ErrorCode.BAD_REPLY, f"the reply of moatd: {error}", "is it moatd that listens there?"
+                ErrorCode.BAD_REPLY, f"the reply of moatd: {error}", f"check what listens there: {Remedy.DAEMON_STATUS}"
             ) from None
 
     @property
@@ -123,7 +124,9 @@ class Exchange(Generic[Reply]):
             refusal = ErrorReply.from_json(bytes(self._body))
         except ValueError:
             return ControlError(
-                ErrorCode.BAD_REPLY, f"status {self._status} without an explanation", "is it moatd that listens there?"
+                ErrorCode.BAD_REPLY,
+                f"status {self._status} without an explanation",
+                f"check what listens there: {Remedy.DAEMON_STATUS}",
             )
         return ControlError(refusal.code, refusal.text, refusal.hint)
 
@@ -132,7 +135,7 @@ def unreachable(socket: str, error: OSError) -> ControlError:
     """What a failure of the socket means, and what to do about it."""
     match error:
         case TimeoutError():
-            return ControlError(ErrorCode.NO_DAEMON, f"{socket}: moatd does not answer", "systemctl status moatd")
+            return ControlError(ErrorCode.NO_DAEMON, f"{socket}: moatd does not answer", Remedy.DAEMON_STATUS)
         case PermissionError():
             return ControlError(ErrorCode.NOT_PERMITTED, f"{socket}: you may not use this socket", _joining(socket))
         case ConnectionResetError() | BrokenPipeError():
@@ -140,7 +143,7 @@ def unreachable(socket: str, error: OSError) -> ControlError:
             return ControlError(ErrorCode.NOT_PERMITTED, text, _joining(socket))
         case _:
             why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-            return ControlError(ErrorCode.NO_DAEMON, f"{socket}: no moatd listens there{why}", "systemctl start moatd")
+            return ControlError(ErrorCode.NO_DAEMON, f"{socket}: no moatd listens there{why}", Remedy.START_DAEMON)
 
 
 def _joining(socket: str) -> str:
@@ -151,10 +154,12 @@ def _joining(socket: str) -> str:
         group = "GROUP"
     if group == "root":  # whose members may do far more than use a socket
         return "become root"
-    return f"become root, or as root run: usermod --append --groups {group} YOU; then log in again"
+    return f"become root, or as root run: {Remedy.JOIN_GROUP.format(group=group)}; then log in again"
 
 
 def _not_understood(detail: str) -> ControlError:
     return ControlError(
-        ErrorCode.BAD_REPLY, f"the reply of moatd: {detail}", "moat and moatd of one version fit together"
+        ErrorCode.BAD_REPLY,
+        f"the reply of moatd: {detail}",
+        f"moat and moatd must be of the same version: {Remedy.VERSIONS}",
     )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from openmoat.control.remedies import NOTHING, Remedy
+
 __all__ = ["REASONS", "Reason", "ReasonRow"]
 
 
@@ -32,41 +34,41 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReasonRow:
-    """What `moat status` says of a reason. `{name}` stands for the connection."""
+    """What `moat status` says of a reason, and what to do. `{name}` stands for the connection."""
 
     sentence: str
     hint: str
 
 
 REASONS: Mapping[Reason, ReasonRow] = {
-    Reason.ASKED: ReasonRow("taken down on request", "moat up {name}"),
-    Reason.PEER_DELETED: ReasonRow("the peer closed it", "moat log, and the log of the peer"),
-    Reason.REKEYED: ReasonRow("replaced by its successor", "nothing to do"),
-    Reason.EXPIRED: ReasonRow("its keys grew too old before new ones were agreed", "moat status {name}"),
+    Reason.ASKED: ReasonRow("taken down on request", Remedy.UP),
+    Reason.PEER_DELETED: ReasonRow("the peer closed it", f"{Remedy.LOG}; also read the log of the peer"),
+    Reason.REKEYED: ReasonRow("replaced by its successor", NOTHING),
+    Reason.EXPIRED: ReasonRow("its keys expired before new ones were negotiated", Remedy.STATUS),
     Reason.PEER_SILENT: ReasonRow(
-        "the peer does not answer: it is off, or UDP 500 and 4500 do not get through",
-        "ping the peer, then moat status {name}",
+        "the peer does not answer: it is off, or UDP ports 500 and 4500 are blocked",
+        f"{Remedy.PING}; check the firewalls on the way",
     ),
-    Reason.REFUSED: ReasonRow("the peer refused; its log says why", "moat status {name}"),
+    Reason.REFUSED: ReasonRow("the peer refused; its log says why", Remedy.STATUS),
     Reason.AUTHENTICATION_FAILED: ReasonRow(
         "one end does not accept the key or identity of the other",
-        "compare both: moat keys show FILE; moat status {name}",
+        f"compare the keys of both ends: {Remedy.SHOW_KEY}",
     ),
-    Reason.NO_COMMON_GROUND: ReasonRow("both ends have nothing in common to agree on", "moat status {name}"),
-    Reason.PEER_MISBEHAVED: ReasonRow("the peer sent what IKEv2 does not allow", "moat status {name}; moat log"),
+    Reason.NO_COMMON_GROUND: ReasonRow("the two ends could not agree: algorithms or networks differ", Remedy.STATUS),
+    Reason.PEER_MISBEHAVED: ReasonRow("the peer violated the protocol", f"{Remedy.STATUS}; {Remedy.LOG}"),
     Reason.NO_ROUTE: ReasonRow(
-        "the name of the peer does not resolve, or no route leads to it",
-        "ip route get ADDRESS; check the internet line",
+        "the name of the peer does not resolve, or there is no route to it",
+        f"{Remedy.ROUTE}; check the internet connection",
     ),
-    Reason.REPLACED: ReasonRow("the peer came back with a newer one", "nothing to do"),
-    Reason.COLLISION: ReasonRow("both ends began at once and the other one won", "nothing to do"),
-    Reason.LOCAL: ReasonRow("this side could not set it up", "moat log"),
+    Reason.REPLACED: ReasonRow("replaced by a newer IKE SA of the same peer", NOTHING),
+    Reason.COLLISION: ReasonRow("both ends started at once, and the attempt of the peer won", NOTHING),
+    Reason.LOCAL: ReasonRow("this host could not set it up", Remedy.LOG),
     Reason.ERROR: ReasonRow(
-        "an error in moatd ended it; it is negotiated again", "report the traceback: journalctl -u moatd"
+        "an error in moatd ended it; it is negotiated again", f"report the traceback: {Remedy.JOURNAL}"
     ),
     Reason.CONFLICT: ReasonRow(
         "its networks and those of another connection exclude each other",
-        "change the configuration as the text says, then moat reload",
+        f"change the configuration as the text says; then {Remedy.RELOAD}",
     ),
-    Reason.NOT_ASKED: ReasonRow("waiting for the peer, for traffic or for you", "moat up {name}"),
+    Reason.NOT_ASKED: ReasonRow("waiting for the peer, for traffic or for you", Remedy.UP),
 }

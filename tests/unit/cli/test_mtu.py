@@ -87,7 +87,7 @@ def test_marks_of_congestion_are_told_where_there_are_any(server: Server) -> Non
     child = {**CHILD, "aggfrag": True, "sizes": sizes}
     server.says(200, json.dumps({**HOME, "peers": [{"identity": "portal.example", "ike": IKE, "children": [child]}]}))
     shown = RUNNER.invoke(app, ["--socket", server.path, "mtu", "home"]).stdout
-    assert "0 put together, 3 outer ones came marked as congested" in shown
+    assert "0 reassembled, 3 received with a congestion mark" in shown
 
 
 def test_programs_get_the_sizes_of_a_connection_as_one_object(server: Server) -> None:

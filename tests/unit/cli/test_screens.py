@@ -172,11 +172,11 @@ office: up for 2 h 10 min, since 2001-09-08 23:36:40
         SILENT,
         """\
 office: down for 5 min, since 2001-09-09 01:41:40
-  why      the peer does not answer: it is off, or UDP 500 and 4500 do not get
-           through
+  why      the peer does not answer: it is off, or UDP ports 500 and 4500 are
+           blocked
            no answer to IKE_SA_INIT after 6 attempts
   again    in 9 s
-  next     ping the peer, then moat status office
+  next     ping ADDRESS; check the firewalls on the way
   we       home.example
   peer     portal.example at portal.example
   file     /etc/openmoat/moat.toml
@@ -188,10 +188,9 @@ last failure, 12 s ago, with 198.51.100.7:500: no answer to IKE_SA_INIT after 6
         REFUSED,
         """\
 office: down for 1 min, since 2001-09-09 01:45:40
-  why      both ends have nothing in common to agree on
+  why      the two ends could not agree: algorithms or networks differ
            the peer answered NO_PROPOSAL_CHOSEN
   again    in 1 min
-  next     moat status office
   we       home.example
   peer     portal.example at portal.example
   file     /etc/openmoat/moat.toml
@@ -199,7 +198,7 @@ office: down for 1 min, since 2001-09-09 01:45:40
 last failure, 12 s ago, with 198.51.100.7:500: the peer answered
   NO_PROPOSAL_CHOSEN to IKE_SA_INIT
   received: proposal 1: aes128-sha256-prfsha256-modp2048
-  nearest: office: key exchange: ours x25519, ecp256; received modp2048
+  closest: office: key exchange: ours x25519, ecp256; received modp2048
   advice: let both ends propose one algorithm of each kind in common""",
     ),
     "wrong key": (
@@ -208,7 +207,7 @@ last failure, 12 s ago, with 198.51.100.7:500: the peer answered
 office: down for 1 min, since 2001-09-09 01:45:40
   why      one end does not accept the key or identity of the other
            the signature does not fit the key of portal.example
-  next     compare both: moat keys show FILE; moat status office
+  next     compare the keys of both ends: moat keys show FILE
   we       home.example
   peer     portal.example at portal.example
   file     /etc/openmoat/moat.toml
@@ -222,10 +221,10 @@ last failure, 12 s ago, with 198.51.100.7:500: the signature does not fit the
         NO_ROUTE,
         """\
 office: down for 1 min, since 2001-09-09 01:45:40
-  why      the name of the peer does not resolve, or no route leads to it
+  why      the name of the peer does not resolve, or there is no route to it
            portal.example: no such name
   again    in 1 s
-  next     ip route get ADDRESS; check the internet line
+  next     ip route get ADDRESS; check the internet connection
   we       home.example
   peer     portal.example at portal.example
   file     /etc/openmoat/moat.toml""",
@@ -274,8 +273,8 @@ moatd 0.1.0, running for 1 d 1 h; 3 connections: 1 up, 1 waiting, 1 down
   offloads tun-uso is off: the kernel refuses it: Invalid argument
 
 cabin: down for 5 s
-  why      the name of the peer does not resolve, or no route leads to it
-  next     ip route get ADDRESS; check the internet line
+  why      the name of the peer does not resolve, or there is no route to it
+  next     ip route get ADDRESS; check the internet connection
 
 moats: waiting for 2 h 10 min
   peers    1 here, matching *.moats.example
@@ -285,9 +284,9 @@ office: up for 2 h 10 min
   lan      10.1.0.0/24 = 10.2.0.0/16
            in 812345 packets, 1.2 GB; out 7 packets, 420 B
 
-refused strangers (the newest):
+refused unknown peers (newest first):
   198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection
-    nearest: moats: identity: ours *.moats.example; received x.example"""
+    closest: moats: identity: ours *.moats.example; received x.example"""
 
 
 def test_the_whole_status_shows_first_what_is_not_well() -> None:

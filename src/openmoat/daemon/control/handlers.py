@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from openmoat import __version__
 from openmoat.control.messages import ConnectionStatus, Done, Entry, ErrorCode, Log, Reloaded, Status, Version
+from openmoat.control.remedies import Remedy
 from openmoat.crypto.identities import Identity
 from openmoat.daemon.core.verbs import Verbs
 from openmoat.daemon.host.path_sizes import PathSizes
@@ -73,7 +74,7 @@ class Handlers:
         connection = self._find(name)
         if name in self._loaded.conflicts:
             text = self._loaded.conflicts[name]
-            raise ControlError(ErrorCode.BUSY, text, "change the configuration as it says, then: moat reload")
+            raise ControlError(ErrorCode.BUSY, text, f"change the configuration as it says, then: {Remedy.RELOAD}")
         self._verbs.initiate(name)
         if connection.is_template:
             text = f'connection "{name}" is a template: its peers come by themselves'
@@ -105,7 +106,9 @@ class Handlers:
                 self._verbs.rekey_child(handle)
             count += len(one.ike_sas) + len(one.children)
         if not count:
-            raise ControlError(ErrorCode.BUSY, f'connection "{name}": it has no SAs to rekey', f"moat status {name}")
+            raise ControlError(
+                ErrorCode.BUSY, f'connection "{name}": it has no SAs to rekey', Remedy.STATUS.format(name=name)
+            )
         return Done(text=f'connection "{name}": {count} SAs are being rekeyed', connection=name)
 
     def delete(self, name: str, peer: str) -> Done:
@@ -121,7 +124,7 @@ class Handlers:
         begun = sum(self._sizes.look(ike) for peer in self._peers.of(name) for ike in peer.ike_sas)
         if not begun:
             text = f'connection "{name}": nothing can be probed: it is not up, or its sizes are configured'
-            raise ControlError(ErrorCode.BUSY, text, f"moat mtu {name}")
+            raise ControlError(ErrorCode.BUSY, text, Remedy.MTU.format(name=name))
         return Done(text=f'connection "{name}": {begun} paths are being probed', connection=name)
 
     async def reload(self) -> Reloaded:
@@ -149,10 +152,12 @@ class Handlers:
         try:
             identity = Identity.parse(peer)
         except ValueError as error:
-            raise ControlError(ErrorCode.UNKNOWN_PEER, f"peer: {error}", f"moat status {connection.name}") from None
+            raise ControlError(
+                ErrorCode.UNKNOWN_PEER, f"peer: {error}", Remedy.STATUS.format(name=connection.name)
+            ) from None
         if not connection.peer.identity.matches(identity):
             text = f'connection "{connection.name}": {identity} is not a peer of {connection.peer.identity}'
-            raise ControlError(ErrorCode.UNKNOWN_PEER, text, f"moat status {connection.name}")
+            raise ControlError(ErrorCode.UNKNOWN_PEER, text, Remedy.STATUS.format(name=connection.name))
         return identity
 
     def _here(self, connection: Connection, peer: str) -> Peer:
@@ -161,7 +166,7 @@ class Handlers:
         found = self._peers.find(connection.name, identity)
         if found is None or not found.ike_sas:
             text = f'connection "{connection.name}": peer {identity} is not here'
-            raise ControlError(ErrorCode.UNKNOWN_PEER, text, f"moat status {connection.name}")
+            raise ControlError(ErrorCode.UNKNOWN_PEER, text, Remedy.STATUS.format(name=connection.name))
         return found
 
     def _find(self, name: str) -> Connection:
@@ -169,5 +174,5 @@ class Handlers:
         if connection is None:
             nearest = did_you_mean(name[:80], self._loaded.configuration.connections)
             text = f'no connection "{name[:80]}"{nearest}'
-            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, text, "moat connections")
+            raise ControlError(ErrorCode.UNKNOWN_CONNECTION, text, Remedy.LIST)
         return connection

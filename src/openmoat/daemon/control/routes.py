@@ -17,6 +17,7 @@ from openmoat.control.messages import (
     Routes,
     Status,
 )
+from openmoat.control.remedies import Remedy
 from openmoat.daemon.control.handlers import Handlers
 from openmoat.daemon.status.journal import MAX_ENTRIES
 from openmoat.errors import ControlError
@@ -119,7 +120,7 @@ def find(method: str, target: str) -> tuple[Row, Parameters]:
     others, asked = methods(target), f"{method[:20]} {path[:200]}"
     code = ErrorCode.UNKNOWN_METHOD if others else ErrorCode.UNKNOWN_PATH
     text = f"{asked}: use {' or '.join(others)}" if others else f"{asked}: there is no such path"
-    raise ControlError(code, text, "moat and moatd of one version fit together")
+    raise ControlError(code, text, f"moat and moatd must be of the same version: {Remedy.VERSIONS}")
 
 
 def methods(target: str) -> list[str]:
