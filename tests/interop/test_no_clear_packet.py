@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from openmoat_lab.captures import Verdict, judge
+from openmoat_lab.homes import INSIDE, OFFICE, OFFICE6, OUTSIDE, Homes, pc, pc6
 from openmoat_lab.namespaces import Lab, stop_captures
 from openmoat_lab.networks import HOMES
 from openmoat_lab.processes import wait_until
-from openmoat_lab.scenes.homes import INSIDE, OFFICE, OFFICE6, OUTSIDE, Homes, pc, pc6
 from openmoat_lab.traffic import Place, reaches, shouting
 
 pytestmark = pytest.mark.namespaces

@@ -15,7 +15,7 @@ from openmoat_lab.namespaces import Lab
 from openmoat_lab.peers.moatd import BINARIES, Moatd
 from openmoat_lab.processes import wait_until
 from openmoat_lab.topology import End, Host, Link, Topology
-from openmoat_lab.zoo.exhibits import OUTERS, PATHS, SERVERS
+from openmoat_lab.zoo.catalog import OUTERS, PATHS, SERVERS
 from openmoat_lab.zoo.network import (
     EAST,
     MID,

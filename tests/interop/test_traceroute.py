@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from openmoat_lab.captures import judge
-from openmoat_lab.hops import NOBODY, trace
+from openmoat_lab.hops import NO_ANSWER, trace
 from openmoat_lab.namespaces import Lab
 from openmoat_lab.networks import two_gateways
 from openmoat_lab.pairs import Pair, Terms
@@ -95,7 +95,7 @@ def test_behind_strongswan_ours_is_named_as_the_far_gateway(pair_up: Pair) -> No
     capture = pair_up.lab.capture("router", "left")
     hops = trace(pair_up.lab, "pc-right", "10.1.0.10")
     assert hops[-2:] == ["10.1.0.1", "10.1.0.10"]
-    assert NOBODY not in hops
+    assert NO_ANSWER not in hops
     verdict = judge(capture.stop(), INSIDE)
     assert (verdict.leaks, verdict.findings) == (0, [])
 
@@ -106,7 +106,7 @@ def test_towards_strongswan_what_it_answers_arrives(pair_up: Pair) -> None:
     hops = trace(pair_up.lab, "pc-left", "10.2.0.10")
     assert hops[0] == "10.1.0.1"
     assert hops[-1] == "10.2.0.10"
-    assert NOBODY not in hops
+    assert NO_ANSWER not in hops
     verdict = judge(capture.stop(), INSIDE)
     assert (verdict.leaks, verdict.findings) == (0, [])
 

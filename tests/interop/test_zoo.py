@@ -11,7 +11,7 @@ import pytest
 
 from openmoat_lab.namespaces import STATE, labs
 from openmoat_lab.processes import wait_until
-from openmoat_lab.zoo.exhibits import PEER_OURS, PEER_SWAN, SERVERS
+from openmoat_lab.zoo.catalog import PEER_OURS, PEER_SWAN, SERVERS
 from openmoat_lab.zoo.results import broken
 from openmoat_lab.zoo.run import Options, run
 

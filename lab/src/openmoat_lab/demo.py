@@ -12,10 +12,10 @@ from dataclasses import asdict
 from typing import Any
 
 from openmoat_lab.captures import judge
+from openmoat_lab.homes import INSIDE, LETTERS, OFFICE, OFFICE6, OUTSIDE, PORTAL, Homes, pc, pc6
 from openmoat_lab.namespaces import Capture, Lab, stop_captures
 from openmoat_lab.networks import DSL_MTU, HOMES
 from openmoat_lab.processes import LabError, end_in_order, wait_until
-from openmoat_lab.scenes.homes import INSIDE, LETTERS, OFFICE, OFFICE6, OUTSIDE, PORTAL, Homes, pc, pc6
 from openmoat_lab.traffic import Place, numbered, ping, probe, reaches, transfer
 
 __all__ = ["Demo", "main"]
@@ -112,8 +112,8 @@ class Demo:
         answer = probe(self.lab, pc("a"), OFFICE, 1500)
         last = answer["answers"][-1]
         self.figures["packet_of_1500"] = dict(answer)
-        told = last == "echoed whole" or (last == "Message too long" and answer["path_mtu"] < DSL_MTU)
-        self.check(told, f"a packet of 1500 octets with DF: {answer['answers']}")
+        has_answer = last == "echoed whole" or (last == "Message too long" and answer["path_mtu"] < DSL_MTU)
+        self.check(has_answer, f"a packet of 1500 octets with DF: {answer['answers']}")
         say(f"   UDP, 1500 octets, DF: {last}; the PC now uses {answer['path_mtu']} octets for the office")
 
     def transfers(self) -> None:

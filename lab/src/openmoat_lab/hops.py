@@ -5,9 +5,9 @@ import sys
 
 from openmoat_lab.namespaces import Lab
 
-__all__ = ["NOBODY", "trace"]
+__all__ = ["NO_ANSWER", "trace"]
 
-NOBODY = "*"
+NO_ANSWER = "*"
 """Stands where no answer came."""
 
 PROGRAM = """
@@ -38,7 +38,7 @@ print(json.dumps(seen))
 
 
 def trace(lab: Lab, host: str, target: str, limit: int = 6, seconds: float = 1.0) -> list[str]:
-    """The hosts that answer probes with 1, 2, ... hops, up to `target`; `NOBODY` if none does within `seconds`."""
+    """The hosts that answer probes with 1, 2, ... hops, up to `target`; `NO_ANSWER` if none does within `seconds`."""
     argv = (sys.executable, "-c", PROGRAM, target, str(limit), str(seconds))
     answers: list[str] = json.loads(lab.run(host, *argv).stdout)
     return answers

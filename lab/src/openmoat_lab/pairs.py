@@ -180,7 +180,7 @@ class Pair:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            error.add_note(self.story())
+            error.add_note(self.log_ends())
         self.lab.down()
 
     def prepare(self) -> None:
@@ -224,7 +224,7 @@ class Pair:
             transfer(self.lab, PC_SWAN, PC_MOAT, octets),
         )
 
-    def story(self) -> str:
+    def log_ends(self) -> str:
         """The ends of both logs, for messages about failures."""
         texts = []
         for name in ("moat", "swan"):

@@ -9,7 +9,7 @@ Each server is a host of its own; the client has an address for each policy, and
 from collections.abc import Iterable
 
 from openmoat_lab.topology import End, Host, Link, Route, Topology
-from openmoat_lab.zoo.exhibits import POLICIES, SERVERS, Outer, Path, Server
+from openmoat_lab.zoo.catalog import POLICIES, SERVERS, Outer, Path, Server
 
 __all__ = [
     "EAST",

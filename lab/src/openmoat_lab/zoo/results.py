@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from openmoat_lab.zoo.exhibits import PATHS, PEER_OURS, POLICIES, SERVERS, Row, is_kept, is_promised
+from openmoat_lab.zoo.catalog import PATHS, PEER_OURS, POLICIES, SERVERS, Row, is_kept, is_promised
 
 __all__ = ["SCHEMA", "broken", "to_json", "to_markdown", "to_text"]
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from openmoat_lab.processes import LabError
-from openmoat_lab.zoo.exhibits import (
+from openmoat_lab.zoo.catalog import (
     INNERS,
     OUTERS,
     PATHS,
@@ -20,7 +20,7 @@ from openmoat_lab.zoo.exhibits import (
     is_kept,
     is_promised,
 )
-from openmoat_lab.zoo.scene import Scene, Visit
+from openmoat_lab.zoo.scene import Scene, Transfer
 
 __all__ = ["Options", "run", "scenes"]
 
@@ -64,13 +64,13 @@ def scenes(options: Options) -> tuple[Scene, ...]:
     outers = options.outers or (QUICK_OUTERS if options.is_quick else tuple(OUTERS))
     peers = options.peers or ((PEER_OURS,) if options.is_quick else PEERS)
     found = [
-        Scene(path=PATHS[path], outer=OUTERS[outer], peer=peer, visits=_visits(options, peer))
+        Scene(path=PATHS[path], outer=OUTERS[outer], peer=peer, transfers=_transfers(options, peer))
         for peer in peers
         for path in paths
         for outer in outers
         if _exists(path, outer, peer)
     ]
-    return tuple(scene for scene in found if scene.visits)
+    return tuple(scene for scene in found if scene.transfers)
 
 
 def _outsides(path: str) -> Iterable[str]:
@@ -85,11 +85,11 @@ def _exists(path: str, outer: str, peer: str) -> bool:
     return PATHS[path].is_for_swan and outer == "IPv4"
 
 
-def _visits(options: Options, peer: str) -> tuple[Visit, ...]:
+def _transfers(options: Options, peer: str) -> tuple[Transfer, ...]:
     policies = options.policies or (QUICK_POLICIES if options.is_quick else tuple(POLICIES))
     inners = options.inners or tuple(INNERS)
     return tuple(
-        Visit(policy=policy, server=server, inner=inner)
+        Transfer(policy=policy, server=server, inner=inner)
         for policy in policies
         for server in options.servers or SERVERS
         for inner in inners
@@ -119,24 +119,24 @@ def run(options: Options, say: Callable[[str], None]) -> list[Row]:
 def _play(scene: Scene, turn: threading.Semaphore, stopped: threading.Event, say: Callable[[str], None]) -> list[Row]:
     began, done = time.monotonic(), 0
 
-    def told(row: Row) -> None:
+    def report(row: Row) -> None:
         nonlocal done
         done += 1
         if is_promised(row) and not is_kept(row):
             say(f"{scene.name}: {row.policy}, {row.server}, {row.inner}: promised, but did not arrive")
-        elif done == len(scene.visits) // 2:
-            say(f"{scene.name}: {done} of {len(scene.visits)} transfers have ended")
+        elif done == len(scene.transfers) // 2:
+            say(f"{scene.name}: {done} of {len(scene.transfers)} transfers have ended")
 
-    say(f"{scene.name}: {len(scene.visits)} transfers")
+    say(f"{scene.name}: {len(scene.transfers)} transfers")
     try:
-        rows = scene.run(told, turn, stopped)
+        rows = scene.run(report, turn, stopped)
     except LabError as error:
         if stopped.is_set():
             raise
         say(f"{scene.name}: {error}\n{chr(10).join(error.__notes__ if hasattr(error, '__notes__') else ())}")
-        rows = [scene.row(visit) for visit in scene.visits]  # the tunnel never came up, so nothing arrived
+        rows = [scene.row(transfer) for transfer in scene.transfers]  # the tunnel never came up, so nothing arrived
     whole = sum(row.complete for row in rows)
     say(f"{scene.name}: {whole} of {len(rows)} arrived whole, {time.monotonic() - began:.0f} s")
     return sorted(
-        rows, key=lambda row: scene.visits.index(Visit(policy=row.policy, server=row.server, inner=row.inner))
+        rows, key=lambda row: scene.transfers.index(Transfer(policy=row.policy, server=row.server, inner=row.inner))
     )

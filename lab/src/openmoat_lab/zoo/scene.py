@@ -17,7 +17,7 @@ from openmoat_lab.peers.moatd import Moatd
 from openmoat_lab.peers.strongswan import StrongSwan, SwanChild
 from openmoat_lab.processes import LabError, Process, wait_until
 from openmoat_lab.zoo import programs
-from openmoat_lab.zoo.exhibits import (
+from openmoat_lab.zoo.catalog import (
     MAX_FIRST_OCTET,
     PEER_OURS,
     POLICIES,
@@ -43,7 +43,7 @@ from openmoat_lab.zoo.network import (
     sink_rules,
 )
 
-__all__ = ["PORT", "PROGRAM", "Scene", "Visit"]
+__all__ = ["PORT", "PROGRAM", "Scene", "Transfer"]
 
 PORT = 5080
 PROGRAM = (sys.executable, "-I", str(File(programs.__file__)))
@@ -65,7 +65,7 @@ SIZE_FOUND = re.compile(r"PathMtu\(size=(\d+), is_proved=True, fragments_pass=(?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class Transfer:
     """One transfer to make."""
 
     policy: str
@@ -80,7 +80,7 @@ class Scene:
     path: Path
     outer: Outer
     peer: str
-    visits: tuple[Visit, ...]
+    transfers: tuple[Transfer, ...]
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class Scene:
 
     def row(
         self,
-        visit: Visit,
+        transfer: Transfer,
         *,
         first_octet_s: float | None = None,
         octets: int = 0,
@@ -100,9 +100,9 @@ class Scene:
         """What became of a transfer; without figures, nothing arrived."""
         return Row(
             path=self.path.name,
-            policy=visit.policy,
-            server=visit.server,
-            inner=visit.inner,
+            policy=transfer.policy,
+            server=transfer.server,
+            inner=transfer.inner,
             outer=self.outer.name,
             peer=self.peer,
             first_octet_s=first_octet_s,
@@ -112,26 +112,26 @@ class Scene:
             recovery_s=longest_gap if self.path.shrinks_to else None,
         )
 
-    def run(self, told: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
-        """Raise it, make all transfers, take it down; `told` is called for each transfer as it ends.
+    def run(self, report: Callable[[Row], None], turn: threading.Semaphore, stopped: threading.Event) -> list[Row]:
+        """Raise it, make all transfers, take it down; `report` is called for each transfer as it ends.
 
         Holds `turn` while it is busy. Raises `LabError` if the tunnel does not come up, and soon after `stopped` is set.
         """
-        servers = list(dict.fromkeys(visit.server for visit in self.visits))
+        servers = list(dict.fromkeys(transfer.server for transfer in self.transfers))
         with contextlib.ExitStack() as stack:
             with turn:
-                stage = _Stage(self, stack.enter_context(Lab(network(servers, self.path, self.outer))), stopped)
+                raised = _RaisedScene(self, stack.enter_context(Lab(network(servers, self.path, self.outer))), stopped)
                 try:
-                    stage.prepare(servers)
+                    raised.prepare(servers)
                 except LabError as error:
-                    error.add_note(stage.story())
+                    error.add_note(raised.log_end())
                     raise
-                client = stage.begin()
-                stopped.wait(stage.last_begins + BEGUN_SECONDS)
-            return stage.rows(client, told)
+                client = raised.begin()
+                stopped.wait(raised.last_begins + BEGUN_SECONDS)
+            return raised.rows(client, report)
 
 
-class _Stage:
+class _RaisedScene:
     """A scene in a raised lab."""
 
     def __init__(self, scene: Scene, lab: Lab, stopped: threading.Event) -> None:
@@ -140,7 +140,7 @@ class _Stage:
         self.stopped = stopped
         self.last_begins = 0.0
         self.shrinker: threading.Timer | None = None
-        self.policies = tuple(dict.fromkeys(visit.policy for visit in scene.visits))
+        self.policies = tuple(dict.fromkeys(transfer.policy for transfer in scene.transfers))
         version = scene.outer.version
         self.addresses = {host: str(lab.topology.address(host, "wan", version)) for host in (WEST, EAST)}
         self.west = Moatd(lab, WEST, self._tables(WEST), {"psk": PSK})
@@ -213,7 +213,7 @@ class _Stage:
     def begin(self) -> Process:
         """Begin the transfers, one after the other; the program on the client prints a line for each that ends."""
         file = self.lab.directory / "jobs.json"
-        jobs = [self._job(number, visit) for number, visit in enumerate(self.scene.visits)]
+        jobs = [self._job(number, transfer) for number, transfer in enumerate(self.scene.transfers)]
         file.write_text(json.dumps(jobs))
         if self.scene.path.is_forging:
             forger = self.lab.spawn(MID, *PROGRAM, "forge", WEST, str(self.scene.outer.version), name="forge")
@@ -228,53 +228,53 @@ class _Stage:
     def _shrink(self) -> None:
         self.lab.run(MID, "ip", "link", "set", EAST, "mtu", str(self.scene.path.shrinks_to))
 
-    def rows(self, client: Process, told: Callable[[Row], None]) -> list[Row]:
+    def rows(self, client: Process, report: Callable[[Row], None]) -> list[Row]:
         """Wait for all transfers to end."""
         found = []
         longest = self.last_begins + _seconds(self.scene.path) + SLACK_SECONDS
         try:
             for line in _lines(client, longest, self.stopped):
                 found.append(self._row(line))
-                told(found[-1])
+                report(found[-1])
         finally:
             if self.shrinker is not None:
                 self.shrinker.cancel()
                 self.shrinker.join()
         return found
 
-    def _job(self, number: int, visit: Visit) -> dict[str, Any]:
-        path, server = self.scene.path, SERVERS[visit.server]
+    def _job(self, number: int, transfer: Transfer) -> dict[str, Any]:
+        path, server = self.scene.path, SERVERS[transfer.server]
         rate = PACED if path.shrinks_to else 0
         count = path.octets if server.is_tcp else UDP_DATAGRAMS
         if rate:
             count = rate * PACED_SECONDS if server.is_tcp else rate * PACED_SECONDS // programs.PACKET
-        policy_delay = self.policies.index(visit.policy) * POLICY_DELAY
+        policy_delay = self.policies.index(transfer.policy) * POLICY_DELAY
         return {
             "job": number,
             "tcp": server.is_tcp,
-            "source": sink_address(visit.policy, visit.inner),
-            "target": server_address(visit.server, visit.inner),
+            "source": sink_address(transfer.policy, transfer.inner),
+            "target": server_address(transfer.server, transfer.inner),
             "port": PORT,
             "count": count,
             "rate": rate,
-            "delay": policy_delay + list(SERVERS).index(visit.server) * SERVER_DELAY,
+            "delay": policy_delay + list(SERVERS).index(transfer.server) * SERVER_DELAY,
             "seconds": _seconds(path),
         }
 
     def _row(self, line: dict[str, Any]) -> Row:
-        visit = self.scene.visits[line["job"]]
+        transfer = self.scene.transfers[line["job"]]
         return self.scene.row(
-            visit,
+            transfer,
             first_octet_s=line["first"],
             octets=line["octets"],
             complete=line["complete"],
-            fragments=self._fragments(visit),
+            fragments=self._fragments(transfer),
             longest_gap=line["longest_gap"],
         )
 
-    def _fragments(self, visit: Visit) -> int:
-        version = 4 if visit.inner == "IPv4" else 6
-        pair = [server_address(visit.server, visit.inner), sink_address(visit.policy, visit.inner)]
+    def _fragments(self, transfer: Transfer) -> int:
+        version = 4 if transfer.inner == "IPv4" else 6
+        pair = [server_address(transfer.server, transfer.inner), sink_address(transfer.policy, transfer.inner)]
         said = self.lab.run(SINK, "nft", "-j", "list", "set", "inet", "sink", f"{SINK_FRAGMENTS}{version}").stdout
         for entry in json.loads(said)["nftables"]:
             for element in entry.get("set", {}).get("elem", ()):
@@ -282,7 +282,7 @@ class _Stage:
                     return int(element["elem"]["counter"]["packets"])
         return 0
 
-    def story(self) -> str:
+    def log_end(self) -> str:
         """The end of the log of our own gateway, for messages about failures."""
         return f"--- log of {WEST}\n{self.west.last_words()}"
 

@@ -9,7 +9,7 @@ import pytest
 from openmoat.config.options import CHILD
 from openmoat.errors import FieldError
 from openmoat_lab.zoo import network, programs
-from openmoat_lab.zoo.exhibits import (
+from openmoat_lab.zoo.catalog import (
     MAX_FIRST_OCTET,
     OUTERS,
     PATHS,
@@ -65,15 +65,15 @@ def test_all_eight_kinds_of_servers_meet_all_policies_on_all_paths() -> None:
     assert {scene.path.name for scene in ours} == set(PATHS)
     assert {scene.outer.name for scene in ours} == set(OUTERS)
     for scene in ours:
-        assert {visit.policy for visit in scene.visits} == set(POLICIES)
-        assert {visit.server for visit in scene.visits if visit.inner == "IPv4"} == set(SERVERS)
-        assert {visit.inner for visit in scene.visits} == {"IPv4", "IPv6"}
+        assert {transfer.policy for transfer in scene.transfers} == set(POLICIES)
+        assert {transfer.server for transfer in scene.transfers if transfer.inner == "IPv4"} == set(SERVERS)
+        assert {transfer.inner for transfer in scene.transfers} == {"IPv4", "IPv6"}
 
 
 def test_strongswan_is_met_on_the_five_paths_with_what_makes_a_difference_there() -> None:
     swan = [scene for scene in scenes(Options()) if scene.peer == PEER_SWAN]
     assert [scene.path.name for scene in swan] == ["clean1500", "nofrags1500", "min1400", "blackhole1400", "sinknofrag"]
-    assert all("ladder" not in {visit.policy for visit in scene.visits} for scene in swan)
+    assert all("ladder" not in {transfer.policy for transfer in scene.transfers} for scene in swan)
 
 
 def test_quick_is_the_promise_on_two_paths_unless_more_is_named() -> None:
@@ -82,11 +82,11 @@ def test_quick_is_the_promise_on_two_paths_unless_more_is_named() -> None:
         ("clean1500", "IPv4", PEER_OURS),
         ("blackhole1400", "IPv4", PEER_OURS),
     ]
-    assert {visit.policy for scene in quick for visit in scene.visits} == {"virtual"}
+    assert {transfer.policy for scene in quick for transfer in scene.transfers} == {"virtual"}
     named = scenes(
         Options(is_quick=True, paths=("min1400",), policies=("clamp",), servers=("udp-df",), inners=("IPv6",))
     )
-    assert [len(scene.visits) for scene in named] == [1]
+    assert [len(scene.transfers) for scene in named] == [1]
     assert named[0].path.name == "min1400"
 
 

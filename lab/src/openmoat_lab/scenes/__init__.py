@@ -1,1 +1,0 @@
-"""Whole installations in the lab: which host runs what, with which configuration."""
