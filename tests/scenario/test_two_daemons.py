@@ -407,7 +407,7 @@ def test_what_the_path_carries_is_found_shown_and_looked_for_again_when_asked_or
                 await two.until(is_known)
             installed = two.home.daemon.peers.child(handle)
             assert installed is not None
-            assert installed.is_kin
+            assert installed.has_our_vendor_id
             two.home.daemon.handlers.down("portal")
             await two.until(lambda: not two.home.backend.pairs)
             with pytest.raises(ControlError, match="nothing can be probed"):

@@ -38,7 +38,7 @@ class IkeConfig:
     vendor_id: bytes = b"OpenMoat"
     """Sent in IKE_SA_INIT; empty: none is."""
     cookie_threshold: int = 256
-    """Half-open IKE SAs from which on strangers must return a cookie first (RFC 7296 2.6)."""
+    """Half-open IKE SAs from which on unknown peers must return a cookie first (RFC 7296 2.6)."""
     max_half_open: int = 4096
     """Half-open IKE SAs as responder; further requests are dropped."""
     max_half_open_per_source: int = 256
@@ -62,7 +62,7 @@ class IkeConfig:
     spi_stock: int = 64
     """Reserved ESP SPIs held at hand; refilled at half."""
     answers_per_second: float = 10.0
-    """Bound on the unprotected error messages sent to strangers (RFC 7296 2.21.4)."""
+    """Bound on the unprotected error messages sent to unknown peers (RFC 7296 2.21.4)."""
     reveal_keys: bool = False
     """Emit `IkeSaKeys` for a key log."""
 

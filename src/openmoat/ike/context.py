@@ -1,4 +1,4 @@
-"""What the IKE SAs of one `Endpoint` share: time, chance, the ordered queue, timers, tickets, SPIs and counts."""
+"""What the IKE SAs of one `Endpoint` share: time, randomness, the ordered queue, timers, tickets, SPIs and counts."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ TimerKey = tuple[Timer, int | str]
 
 
 class Subject(Protocol):
-    """Whatever is worked on: an IKE SA."""
+    """What is being worked on: an IKE SA, or a connection."""
 
     def break_off(self) -> None:
         """A handler of it has raised an exception that is no `ProtocolError`: end it, and nothing else."""
@@ -53,7 +53,7 @@ class Subject(Protocol):
 
 
 class Context:
-    """Passed to every IKE SA. Nothing here waits."""
+    """Shared by all IKE SAs of an `Endpoint`. Nothing here blocks."""
 
     __slots__ = ("_handlers", "_is_asking_spis", "_next_ticket", "_spis", "config", "counts", "news", "now", "outputs", "random", "subject", "timers")  # fmt: skip
 
@@ -63,7 +63,7 @@ class Context:
         self.now = 0.0
         self.outputs: deque[Output] = deque()
         self.news: deque[News] = deque()
-        """What `Upkeep` has yet to hear."""
+        """What `Upkeep` has yet to handle."""
         self.timers: Timers[TimerKey] = Timers()
         self.counts: Counter[Count] = Counter()
         self._handlers: dict[Ticket, Callable[[Answer], None]] = {}
@@ -78,7 +78,7 @@ class Context:
         self.outputs.append(output)
 
     def report(self, news: News) -> None:
-        """Tell everybody, and `Upkeep` once the present call is through."""
+        """Emit an event that `Upkeep` handles, too, at the end of this call."""
         self.news.append(news)
         if not isinstance(news, (ChildInstalled, ChildFailed, HandshakeDone)):
             self.outputs.append(news)
@@ -89,11 +89,11 @@ class Context:
             self.outputs.append(Transmit(octets, path, df))
 
     def count_malformed(self, error: ProtocolError) -> None:
-        """Count what an authenticated peer has written against the grammar, as the same is counted of a stranger."""
+        """Count what an authenticated peer has written against the grammar, as it is counted of an unknown peer."""
         if isinstance(error, MalformedMessage):
             self.counts[Count.MALFORMED] += 1
 
-    def chance(self) -> float:
+    def random_fraction(self) -> float:
         """A random number from 0 up to, not including, 1."""
         return int.from_bytes(self.random(4), "big") / 2**32
 
@@ -127,7 +127,7 @@ class Context:
         return len(self._handlers)
 
     def deliver(self, answer: Answer) -> None:
-        """Give the answer to who asked; one that comes too late, or twice, is counted."""
+        """Hand the answer to its handler; one that comes too late, or twice, is counted."""
         handler = self._handlers.pop(answer.ticket, None)
         if handler is None:
             self.counts[Count.LATE_ANSWER] += 1

@@ -18,7 +18,7 @@ from openmoat.ike.exchanges.exchange import Failure
 from openmoat.ike.exchanges.informational import FragmentProbe, Probe, SizeProbe
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.registry import HalfOpenKey, Registry
-from openmoat.ike.reports import stranger_failure
+from openmoat.ike.reports import unknown_peer_failure
 from openmoat.ike.scopes import reason_of
 from openmoat.ike.states import DerivingKeys, InitAnswered, InitReceived, InitSent
 from openmoat.ike.status import ChildStatus, ConnectionStatus, Counts, IkeSaStatus
@@ -44,7 +44,7 @@ MAX_INIT = 16_384
 
 
 class Turn:
-    """One call of the `Endpoint`. At its end `Upkeep` hears the news that it has brought.
+    """One call of the `Endpoint`. At its end `Upkeep` handles the news that it has brought.
 
     Where an exception comes up, the subject in whose handler that happened is ended; the exception goes on to the caller.
     """
@@ -68,10 +68,10 @@ class Turn:
                 subject.break_off()
         finally:
             if context.news:
-                self._hear()
+                self._handle_news()
 
-    def _hear(self) -> None:
-        """Go on with the news; an exception in that ends the subject, too, and what is left is heard all the same."""
+    def _handle_news(self) -> None:
+        """Handle the news; an exception in that ends its subject, too, and the rest is handled all the same."""
         try:
             self._upkeep.handle_news()
         finally:
@@ -79,7 +79,7 @@ class Turn:
             if self._context.news:
                 if subject is not None:
                     subject.break_off()
-                self._hear()
+                self._handle_news()
 
 
 class Endpoint:
@@ -175,7 +175,7 @@ class Endpoint:
             return
         if header.major != MAJOR:
             self._context.counts[Count.UNSUPPORTED_VERSION] += 1
-            self._answer_stranger(header, path, Notify(NotifyType.INVALID_MAJOR_VERSION, bytes((MAJOR,))))
+            self._answer_unknown(header, path, Notify(NotifyType.INVALID_MAJOR_VERSION, bytes((MAJOR,))))
             return
         own, peer = header.responder_spi, header.initiator_spi
         if not header.is_initiator:
@@ -189,7 +189,7 @@ class Endpoint:
             return
         sa.receive(header, datagram, path)
         if header.is_response and header.exchange is not ExchangeType.IKE_SA_INIT:
-            self._heed_hint(sa, header, datagram, path)
+            self._check_hint(sa, header, datagram, path)
 
     # What the daemon wants.
 
@@ -274,7 +274,7 @@ class Endpoint:
                 sa.want(FragmentProbe())
 
     def close(self, now: float) -> None:
-        """Delete everything, and be silent to strangers. Poll on until `is_idle`, or as long as there is patience."""
+        """Delete everything, and answer no unknown peer. Poll on until `is_idle`, or until patience is at an end."""
         with self._at(now):
             self._is_closing = True
             for name in self._connections.names():
@@ -421,12 +421,12 @@ class Endpoint:
             case _:  # these are not of IKE SAs, or what they were set for is over
                 pass
 
-    # Strangers.
+    # Unknown peers.
 
     def _handle_init_request(self, header: Header, datagram: bytes, path: Path) -> None:
-        """Somebody wants an IKE SA: nothing is kept, and little computed, before the bounds have been looked at."""
+        """A request for a new IKE SA. Nothing is kept, and little computed, before the bounds are checked."""
         if self._is_closing:
-            # Who knows no connection any more would have to refuse; silence lets the peer try the next start of us.
+            # Without connections it would have to be refused; without an answer the peer tries again after the restart.
             self._context.counts[Count.CLOSING] += 1
             return
         if len(datagram) > MAX_INIT:
@@ -454,7 +454,7 @@ class Endpoint:
             self._context.transmit_all(kept.datagrams, path)
 
     def _may_open(self, message: Message, path: Path) -> bool:
-        """The bounds on what strangers can make us keep (RFC 7296 2.6)."""
+        """The bounds on what unknown peers can make us keep (RFC 7296 2.6)."""
         registry, config, counts = self._registry, self.config, self._context.counts
         if len(registry.half_open) >= config.max_half_open:
             counts[Count.HALF_OPEN_LIMIT] += 1
@@ -478,7 +478,7 @@ class Endpoint:
         self._context.counts[Count.COOKIE_DEMANDED] += 1
         made = self._cookies.make(nonce.octets, spi, path.remote, now)
         # A cookie is smaller than the request that asked for it: no amplification, so no rate limit either.
-        self._send_in_clear(message.header, path, Notify(NotifyType.COOKIE, made))
+        self._send_unencrypted(message.header, path, Notify(NotifyType.COOKIE, made))
         return False
 
     def _open_half(self, key: HalfOpenKey, message: Message, datagram: bytes, path: Path) -> None:
@@ -502,9 +502,9 @@ class Endpoint:
 
     def _refuse_init(self, header: Header, path: Path, error: ProtocolError, message: Message | None) -> None:
         self._context.counts[Count.MALFORMED if isinstance(error, MalformedMessage) else Count.INIT_REFUSED] += 1
-        if error.notify is not None and self._answer_stranger(header, path, Notify(error.notify, error.data)):
+        if error.notify is not None and self._answer_unknown(header, path, Notify(error.notify, error.data)):
             failure = Failure(header.exchange, int(error.notify), reason_of(error), str(error), notify_sent=True)
-            self._context.emit(stranger_failure(self._context, path, failure, message))
+            self._context.emit(unknown_peer_failure(self._context, path, failure, message))
 
     def _handle_stray(self, header: Header, path: Path) -> None:
         """2.21.4: no IKE SA of ours. A request may be told so; the answer proves nothing and changes nothing."""
@@ -512,11 +512,11 @@ class Endpoint:
             self._context.counts[Count.STRAY_RESPONSE] += 1
             return
         self._context.counts[Count.UNKNOWN_SPI] += 1
-        self._answer_stranger(header, path, Notify(NotifyType.INVALID_IKE_SPI))
+        self._answer_unknown(header, path, Notify(NotifyType.INVALID_IKE_SPI))
 
-    def _heed_hint(self, sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
-        """2.21.1: somebody at the peer's address says, unprotected, that it has no such IKE SA. That proves nothing, for
-        anybody may have sent it; but it is a reason to ask, and only if nothing was heard of the peer lately.
+    def _check_hint(self, sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
+        """An unprotected message from the peer's address says that it has no such IKE SA (RFC 7296 2.21.1). Anybody may have
+        sent it, so it proves nothing; it is a reason to ask the peer, if nothing came from it lately.
         """
         quiet_until = sa.liveness.heard + HINT_QUIET
         if datagram[NEXT_PAYLOAD] != PayloadType.NOTIFY or path.remote != sa.channel.path.remote or not sa.is_carrier:
@@ -529,7 +529,7 @@ class Endpoint:
             self._context.counts[Count.UNAUTHENTICATED_ERROR] += 1
             sa.want(Probe())
 
-    def _answer_stranger(self, header: Header, path: Path, notify: Notify) -> bool:
+    def _answer_unknown(self, header: Header, path: Path, notify: Notify) -> bool:
         """An unprotected error, within the rate limit (RFC 7296 2.21.4); never to a response."""
         if header.is_response:
             return False
@@ -540,10 +540,10 @@ class Endpoint:
             self._context.counts[Count.ANSWER_RATE_LIMIT] += 1
             return False
         self._allowance -= 1
-        self._send_in_clear(header, path, notify)
+        self._send_unencrypted(header, path, notify)
         return True
 
-    def _send_in_clear(self, header: Header, path: Path, notify: Notify) -> None:
+    def _send_unencrypted(self, header: Header, path: Path, notify: Notify) -> None:
         answer = Header(
             header.initiator_spi,
             header.responder_spi,

@@ -81,7 +81,7 @@ class Transmit(msgspec.Struct, frozen=True, gc=False):
 # Many attributes: a record of what was negotiated, read by the data plane and by people.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSa:
-    """One Child SA as negotiated. `local` and `remote` are ends, whoever began the exchange."""
+    """One Child SA as negotiated. `local` and `remote` are ends, whichever side began the exchange."""
 
     connection: str
     child: str
@@ -107,7 +107,7 @@ class ChildSa:
     """Inner packets are sliced and packed both ways (RFC 9347); else plain tunnel mode."""
     takes_slices: bool = True
     """With `aggfrag`: the peer puts slices together. Where it does not, inner packets must go whole."""
-    is_kin: bool = False
+    has_our_vendor_id: bool = False
     """The peer has sent our vendor ID, under its signature: it can what ours can."""
     has_changed_mode: bool = False
     """With or without AGGFRAG, unlike the Child SA that it rekeys."""

@@ -111,7 +111,7 @@ class ExchangeRunner(ABC):
         """Our open exchange is over, and the next one has yet to start."""
 
     @abstractmethod
-    def _say_farewell(self) -> None:
+    def _send_last_notice(self) -> None:
         """Nothing waits: if the IKE SA is over, the peer can be told."""
 
     @abstractmethod
@@ -231,7 +231,7 @@ class ExchangeRunner(ABC):
             self.delete(DownReason.PEER_MISBEHAVED, "the peer answers TEMPORARY_FAILURE for minutes")
             return
         carrier = self.carrier()
-        carrier.pause(TEMPORARY_WAIT * (1 + self._context.chance()))
+        carrier.pause(TEMPORARY_WAIT * (1 + self._context.random_fraction()))
         carrier._queue.append(exchange)
         self._finish(Done(), ends_ours=True)
 
@@ -379,7 +379,7 @@ class ExchangeRunner(ABC):
             if session is not None:
                 self._go_on(exchange, lambda exchange=exchange, session=session: exchange.start(session))  # type: ignore[misc]
         if self._exchange is None and self.is_over and self._may_start():
-            self._say_farewell()
+            self._send_last_notice()
 
     def _may_start(self) -> bool:
         if not self.channel.window.is_open or (Timer.RESUME, self.own_spi) in self._context.timers:

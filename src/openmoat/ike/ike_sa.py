@@ -78,9 +78,9 @@ class IkeSa(ExchangeRunner):
 
     __slots__ = (
         "_end_wanted",
-        "_farewell",
         "_handshake",
         "_is_leaving",
+        "_last_notice",
         "_registry",
         "_state",
         "created",
@@ -108,10 +108,10 @@ class IkeSa(ExchangeRunner):
         self.liveness = Liveness(context.now)
         self._end_wanted: tuple[DownReason, str] | None = None
         """Delete it, or rather its successor, once our open rekey has shown which IKE SA that is."""
-        self._farewell: Payload | None = None
+        self._last_notice: Payload | None = None
         """What tells the peer that this IKE SA is over, until it has gone out."""
         self._is_leaving = False
-        """The open request is the farewell."""
+        """The open request is the last notice."""
         registry.add(self)
 
     # What others ask about it.
@@ -203,7 +203,7 @@ class IkeSa(ExchangeRunner):
                 assert_never(never)
 
     def _authenticate(self, step: Authenticated) -> None:
-        """Both ends have proved who they are: from now on there is a session."""
+        """Both ends are authenticated: from now on there is a session."""
         agreed, handshake, context = step.agreed, self._handshake, self._context
         if handshake is None:
             raise ValueError("IKE SA: authenticated without a handshake")
@@ -213,7 +213,14 @@ class IkeSa(ExchangeRunner):
         )
         peer.carrier = self.own_spi
         session = Session(
-            context, self._registry, self.channel, peer, agreed.suite, agreed.keymat.sk_d, agreed.nonces, agreed.is_kin
+            context,
+            self._registry,
+            self.channel,
+            peer,
+            agreed.suite,
+            agreed.keymat.sk_d,
+            agreed.nonces,
+            agreed.has_our_vendor_id,
         )
         self._step(Established(session) if is_ours else InstallingFirst(session))
         self._registry.authenticated(self, session, is_initial_contact=step.is_initial_contact)
@@ -250,10 +257,10 @@ class IkeSa(ExchangeRunner):
             (reason, text), self._end_wanted = self._end_wanted, None
             self.carrier().delete(reason, text)
 
-    def _say_farewell(self) -> None:
-        if self._farewell is not None:
-            farewell, self._farewell, self._is_leaving = self._farewell, None, True
-            self.channel.request(ExchangeType.INFORMATIONAL, [farewell])
+    def _send_last_notice(self) -> None:
+        if self._last_notice is not None:
+            notice, self._last_notice, self._is_leaving = self._last_notice, None, True
+            self.channel.request(ExchangeType.INFORMATIONAL, [notice])
             self._await_response()
 
     # A successor (RFC 7296 2.8.2, 2.18).
@@ -270,7 +277,7 @@ class IkeSa(ExchangeRunner):
                 if loser is not None:
                     # Its creator deletes it; if that news is lost with the old IKE SA, we forget it by ourselves.
                     loser._expire()
-                self._farewell = Delete.ike()
+                self._last_notice = Delete.ike()
             case Yield(rival=rival, successor=successor):
                 if successor is not None:
                     self._make(successor).delete(DownReason.COLLISION)
@@ -385,7 +392,7 @@ class IkeSa(ExchangeRunner):
     def _accept(self, path: Path) -> None:
         """An authenticated, fresh message came in on `path` (RFC 7296 2.4, 2.23)."""
         self._context.subject = self
-        self.liveness.hear(self._context.now)
+        self.liveness.note(self._context.now)
         self._tell_silence(is_silent=False)
         if self.session is None:
             self.channel.path = path  # an initiator goes over to port 4500 with IKE_AUTH
@@ -471,9 +478,9 @@ class IkeSa(ExchangeRunner):
         self._step(Rejecting() if session is None else Deleting(session))
         at = self._context.now + DELETE_SECONDS
         self._context.timers.set((Timer.LINGER, self.own_spi), at)
-        self._farewell = Delete.ike()
+        self._last_notice = Delete.ike()
         if error is not None and error.notify is not None:
-            self._farewell = Notify(error.notify, error.data)
+            self._last_notice = Notify(error.notify, error.data)
         self.pump()
 
     def close(self, reason: DownReason, text: str = "") -> None:
@@ -521,7 +528,7 @@ class IkeSa(ExchangeRunner):
             raise
 
     def _expire(self) -> None:
-        """It stands aside: forget it after a while even if nobody deletes it."""
+        """Another IKE SA has its place: forget it after a while, even if it is not deleted."""
         for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
             self._context.timers.stop((timer, self.own_spi))
         self._registry.linger(self, LINGER_SECONDS)

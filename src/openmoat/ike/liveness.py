@@ -22,7 +22,7 @@ class Liveness:
         self._is_owed = False
         """We have sent packets since anything came in."""
 
-    def hear(self, now: float) -> None:
+    def note(self, now: float) -> None:
         """An authenticated, fresh message has come in."""
         self.heard = now
 

@@ -1,4 +1,4 @@
-"""What happens inside the core and `Upkeep` must hear of, beside the events that everybody hears."""
+"""What `Upkeep` follows: events that also leave the core, and some that do not."""
 
 import msgspec
 

@@ -99,7 +99,7 @@ class AuthenticatedPeer:
         self.by_remote[child.sa.remote_spi] = spi
         self._index.child_added(self, child)
         if lifetimes.rekey_after:
-            early = lifetimes.rekey_after * lifetimes.jitter * context.chance()
+            early = lifetimes.rekey_after * lifetimes.jitter * context.random_fraction()
             context.timers.set((Timer.REKEY_CHILD, spi), context.now + lifetimes.rekey_after - early)
         if child.sa.hard_at is not None:
             context.timers.set((Timer.HARD_CHILD, spi), child.sa.hard_at)

@@ -119,7 +119,7 @@ class Registry(Generic[Sa]):
             self._context.timers.set((Timer.KEEP_UP, connection.name), self._context.now + 1)
 
     def linger(self, sa: Sa, seconds: float) -> None:
-        """It is over, and kept a little longer. The oldest go when there are too many, whoever made them."""
+        """It is over, and kept a little longer. The oldest go when there are too many, regardless of who made them."""
         self._context.timers.set((Timer.LINGER, sa.own_spi), self._context.now + seconds)
         self._lingering[sa.own_spi] = sa
         if len(self._lingering) > self._context.config.max_lingering:
@@ -161,7 +161,7 @@ class Registry(Generic[Sa]):
         return self._connections.children(name)
 
     def authenticated(self, sa: Sa, session: Session, *, is_initial_contact: bool) -> None:
-        """Both ends have proved who they are."""
+        """Both ends are authenticated."""
         self.close_half(sa)
         peer = session.peer
         others = self.by_peer.setdefault((peer.connection.name, peer.key), {})
@@ -232,8 +232,8 @@ class Registry(Generic[Sa]):
     # Selectors.
 
     def other_owner(self, peer: AuthenticatedPeer, local: Selectors, remote: Selectors) -> Identity | None:
-        """Another identity that holds a Child SA with equal selectors, unless both are alternatives of one group: never does
-        the newest simply win.
+        """Another identity that holds a Child SA with equal selectors, unless both are alternatives of one group: the newest
+        does not simply win.
 
         Of a template also one that holds some of the addresses: the peers chose them, no operator meant an exception.
         """

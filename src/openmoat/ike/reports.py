@@ -14,7 +14,7 @@ from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.payloads import IdInitiator, IdResponder, SecurityAssociation, TsInitiator, TsResponder
 from openmoat.net import Path
 
-__all__ = ["MAX_NOTED_PROPOSALS", "facts_of", "failure_of", "stranger_failure"]
+__all__ = ["MAX_NOTED_PROPOSALS", "facts_of", "failure_of", "unknown_peer_failure"]
 
 MAX_NOTED_PROPOSALS = 2048
 """Octets of an SA payload that are kept; larger ones are not, and counted."""
@@ -74,7 +74,7 @@ def failure_of(
     )
 
 
-def stranger_failure(context: Context, path: Path, failure: Failure, message: Message | None) -> NegotiationFailed:
+def unknown_peer_failure(context: Context, path: Path, failure: Failure, message: Message | None) -> NegotiationFailed:
     """The refusal of a first message, of which no IKE SA was made."""
     return NegotiationFailed(
         at=context.now,

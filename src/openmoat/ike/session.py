@@ -29,7 +29,7 @@ class Session:
     """From which the keys of Child SAs and of a successor are derived (RFC 7296 2.17, 2.18)."""
     nonces: tuple[bytes, bytes]
     """Of the exchange that made this IKE SA."""
-    is_kin: bool
+    has_our_vendor_id: bool
     """The peer announced the vendor ID that we announce."""
 
     @property
@@ -58,7 +58,7 @@ class Session:
             aggfrag=terms.aggfrag,
             takes_slices=terms.takes_slices,
             remarks=terms.remarks,
-            is_kin=self.is_kin,
+            has_our_vendor_id=self.has_our_vendor_id,
             has_changed_mode=old is not None and old.sa.aggfrag is not terms.aggfrag,
             hard_at=self.context.now + hard if hard else None,
         )

@@ -75,7 +75,7 @@ class Initials:
     nonce_i: bytes
     nonce_r: bytes
     peer_hashes: frozenset[HashAlgorithm]
-    is_kin: bool
+    has_our_vendor_id: bool
     """The peer announced the vendor ID that we announce."""
     nat: NatView
 
@@ -96,21 +96,21 @@ class Agreed(Initials):
 class FindingPath:
     """Initiator: asked where the peer is."""
 
-    opening: FirstRequest
+    first_request: FirstRequest
 
 
 @dataclass(frozen=True, slots=True)
 class MakingKeyPair:
     """Initiator: asked for a key pair."""
 
-    opening: FirstRequest
+    first_request: FirstRequest
 
 
 @dataclass(frozen=True, slots=True)
 class InitSent:
     """Initiator: IKE_SA_INIT request sent (RFC 7296 1.2)."""
 
-    opening: FirstRequest
+    first_request: FirstRequest
     request: bytes
     public_value: bytes
     private: Secret
@@ -145,7 +145,7 @@ class AuthSent:
 
 @dataclass(frozen=True, slots=True)
 class CheckingPeer:
-    """Initiator: asked whether the peer's AUTH payload is good."""
+    """Initiator: asked whether the peer's AUTH payload is valid."""
 
     sent: AuthSent
     response: Message
@@ -166,7 +166,7 @@ class InitReceived:
     peer_hashes: frozenset[HashAlgorithm]
     has_fragments: bool
     """The peer can do IKE fragmentation."""
-    is_kin: bool
+    has_our_vendor_id: bool
     """See `Initials`."""
     nat: NatView
 

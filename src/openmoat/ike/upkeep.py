@@ -106,7 +106,7 @@ class Upkeep:
     # What has happened.
 
     def handle_news(self) -> None:
-        """Go on with everything that the call which is about to end has brought."""
+        """Handle everything that the call has brought."""
         news = self._context.news
         while news:
             self._context.subject = None
@@ -180,7 +180,7 @@ class Upkeep:
     # Wishes.
 
     def initiate(self, name: str, child: str | None) -> None:
-        """Somebody wants it, now."""
+        """It is wanted now."""
         record = self.records[name]
         if record.is_down:
             # What was asked for before is no reason any more.
@@ -227,7 +227,7 @@ class Upkeep:
             self.look(name)
 
     def take_down(self, name: str, peer: Identity | None) -> None:
-        """Nobody wants it until it is initiated again or changes."""
+        """It stays down until it is initiated again or changes."""
         record = self.records[name]
         self._connections.bar(name, peer)
         if peer is None:
@@ -247,7 +247,7 @@ class Upkeep:
         if record.connection.is_template:
             # Its peers come by themselves. There may be thousands: no message may cost work that grows with them.
             record.asked.clear()
-            self._settle_phase(record, self._registry.each_established(name))
+            self._enter_phase(record, self._registry.each_established(name))
             return
         carriers = self._registry.established(name)
         there = {
@@ -261,12 +261,12 @@ class Upkeep:
         missing = [c for c in self._connections.children(name) if c.name in (record.wanted | record.asked) - there]
         if not missing:
             record.failures = 0
-            self._settle_phase(record, carriers)
+            self._enter_phase(record, carriers)
             self._tell_unkept(record, there)
             return
         if not record.connection.peer.addresses:
             record.asked.clear()
-            self._settle_phase(record, carriers)
+            self._enter_phase(record, carriers)
             return
         self._enter(record, Phase.CONNECTING, None, "")
         if carriers:
@@ -292,7 +292,7 @@ class Upkeep:
             text = f'child "{lost[0]}": the data plane has none of its algorithms, or no AGGFRAG, which it requires'
             self._enter(record, Phase.FAILED, DownReason.LOCAL, text)
 
-    def _settle_phase(self, record: Record, carriers: Iterable[IkeSa]) -> None:
+    def _enter_phase(self, record: Record, carriers: Iterable[IkeSa]) -> None:
         phase = Phase.UP if any(sa.session and sa.session.peer.children for sa in carriers) else Phase.IDLE
         if phase is Phase.UP or record.phase not in {Phase.FAILED, Phase.DOWN}:
             self._enter(record, phase, None, "")
@@ -309,7 +309,7 @@ class Upkeep:
             record.failures += 1
             record.failed_at = self._context.now
             wait = self._context.config.backoff.wait(record.failures, is_refusal=reason in REFUSALS)
-            wait *= 1 + self._context.chance() / 4
+            wait *= 1 + self._context.random_fraction() / 4
             record.asked.clear()
         if not record.wanted and not record.asked:
             self._enter(record, Phase.FAILED, reason, text)
@@ -328,7 +328,7 @@ class Upkeep:
         if record is None or record.is_down or child not in record.wanted or news.reason is DownReason.REKEYED:
             return
         if not self._has_lasting(name, news.child.peer.folded(), child):
-            self._later(record, news.reason, news.text, wait=RECOVERY_SECONDS * self._context.chance())
+            self._later(record, news.reason, news.text, wait=RECOVERY_SECONDS * self._context.random_fraction())
 
     def _child_failed(self, news: ChildFailed) -> None:
         """A Child SA could not be had on an IKE SA that is up."""
@@ -353,7 +353,7 @@ class Upkeep:
         elif record.wanted and reason is DownReason.ERROR:
             self._later(record, reason, text)
         elif record.wanted:
-            self._later(record, reason, text, wait=RECOVERY_SECONDS * self._context.chance())
+            self._later(record, reason, text, wait=RECOVERY_SECONDS * self._context.random_fraction())
         else:
             self._enter(record, Phase.IDLE, reason, text)
 
@@ -367,7 +367,7 @@ class Upkeep:
                 other.forget(DownReason.COLLISION, "the peer was faster")
         lifetimes, now, timers = sa.connection.lifetimes, self._context.now, self._context.timers
         if lifetimes.rekey_after:
-            early = lifetimes.rekey_after * lifetimes.jitter * self._context.chance()
+            early = lifetimes.rekey_after * lifetimes.jitter * self._context.random_fraction()
             timers.set((Timer.REKEY_IKE, sa.own_spi), now + lifetimes.rekey_after - early)
         if lifetimes.hard:
             timers.set((Timer.HARD_IKE, sa.own_spi), now + lifetimes.hard)

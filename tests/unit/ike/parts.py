@@ -73,7 +73,7 @@ class Core:
             self.context, self.registry, self.connection, identity, methods, NONCES, is_ours=channel.is_initiator
         )
         known.carrier = channel.own_spi
-        return Session(self.context, self.registry, channel, known, SUITE, KEYMAT.sk_d, NONCES, is_kin=False)
+        return Session(self.context, self.registry, channel, known, SUITE, KEYMAT.sk_d, NONCES, has_our_vendor_id=False)
 
     def add(self, session: Session) -> IkeSa:
         sa = IkeSa(self.context, self.registry, session.channel, Established(session))

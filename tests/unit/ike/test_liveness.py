@@ -23,6 +23,6 @@ def test_a_silent_link_is_asked_about_seldom() -> None:
 
 def test_a_message_of_the_peer_begins_the_time_anew() -> None:
     liveness = Liveness(0.0)
-    liveness.hear(10.0)
+    liveness.note(10.0)
     assert not liveness.must_ask(Activity(1, 0, 3), 20.0, 15.0)
     assert liveness.must_ask(Activity(2, 0, 3), 25.0, 15.0)

@@ -55,7 +55,7 @@ class PlanCompiler:
             overhead=Overhead(sa.suite, sa.path.remote.address.version, sa.udp),
             path=path,
             rungs=self._rungs,
-            peer=PeerFraming(framing_of(sa), sa.takes_slices, sa.is_kin),
+            peer=PeerFraming(framing_of(sa), sa.takes_slices, sa.has_our_vendor_id),
             options=options_of(child),
         )
         return msgspec.structs.replace(plan, icmp_sources=self._sources(child, sa))

@@ -75,7 +75,7 @@ def on_response(hs: Handshake, state: AuthSent, message: Message) -> HandshakeSt
 
 
 def _on_refusal(error: Notify | None) -> HandshakeStep:
-    """2.21.2: the responder is not authenticated, but these octets came from whoever it is that we speak with."""
+    """2.21.2: the responder is not authenticated, but these octets came from the one with whom the keys were agreed."""
     if error is None:
         raise MalformedMessage("IKE_AUTH response: neither AUTH nor an error")
     is_refusal = error.type is NotifyType.AUTHENTICATION_FAILED
@@ -138,7 +138,7 @@ def _on_initiator_checked(hs: Handshake, answer: Answer) -> HandshakeStep:
         refused = f"{connection.name}: {refusal_text(answer)}"
         hs.step(replace(state, candidates=state.candidates[1:], refusals=(*state.refusals, refused)))
         return _ask_about_next(hs)
-    hs.settle_on(connection)
+    hs.use(connection)
     hs.step(ProvingBack(state.agreed, connection, state.request, state.identity, state.method))
     identity = IdResponder(connection.local_identity)
     return _ask_own_auth(hs, state.agreed, connection, identity, lambda a: _on_own_auth_back(hs, a))

@@ -143,7 +143,7 @@ class Creation(Exchange):
     def _fail(
         self, session: Session, reason: DownReason, notify: int | None, text: str, undo: Want | None = None
     ) -> Done:
-        """Tell why there is no such Child SA, and have it tried again by whoever looks after the connection."""
+        """Tell why there is no such Child SA, and let `Upkeep` try again."""
         self._let_go(session)
         self._lose(session, reason, text)
         return Done((undo,) if undo is not None else (), self._failure(reason, notify, text))

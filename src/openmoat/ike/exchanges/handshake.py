@@ -47,7 +47,7 @@ class Handshake:
         self.channel = channel
         self.state = state
         self.connection = connection
-        """Of an initiator from the beginning, of a responder once the peer has proved for which it came."""
+        """Known to an initiator from the beginning, to a responder once the peer is authenticated."""
 
     def step(self, following: State) -> None:
         """Go over to the next state, if it may come next."""
@@ -59,7 +59,7 @@ class Handshake:
             raise ValueError("IKE SA: no connection is known yet")
         return self.connection
 
-    def settle_on(self, connection: Connection) -> None:
+    def use(self, connection: Connection) -> None:
         """It is for this connection."""
         self.connection = connection
         self.channel.forces_udp = connection.force_encapsulation
@@ -104,7 +104,7 @@ class ReadAgain(msgspec.Struct, frozen=True):
 
 
 class Authenticated(msgspec.Struct, frozen=True):
-    """Both ends have proved who they are. The first Child SA follows, where one is asked for."""
+    """Both ends are authenticated. The first Child SA follows, where one is asked for."""
 
     agreed: Agreed
     identity: Identity

@@ -104,44 +104,44 @@ def first_state(context: Context, connection: Connection, child: Child | None, a
 
 def begin(hs: Handshake, state: FindingPath) -> HandshakeStep:
     """Ask where the peer is, and go on from there."""
-    name, opening = hs.known().name, state.opening
+    name, first_request = hs.known().name, state.first_request
     hs.give_a_path_its_time()
-    return AskFirst(lambda t: AskPath(t, name, opening.attempt), lambda a: _on_paths(hs, opening, a))
+    return AskFirst(lambda t: AskPath(t, name, first_request.attempt), lambda a: _on_paths(hs, first_request, a))
 
 
-def _on_paths(hs: Handshake, opening: FirstRequest, answer: Answer) -> HandshakeStep:
+def _on_paths(hs: Handshake, first_request: FirstRequest, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, Paths) or not answer.paths:
         text = answer.reason if isinstance(answer, Paths) else refusal_text(answer)
         return GiveUp.told(ExchangeType.IKE_SA_INIT, DownReason.NO_ROUTE, text or "no address to try")
     hs.channel.restart(answer.paths[0])
-    return _make_key_pair(hs, replace(opening, paths=answer.paths[1:]))
+    return _make_key_pair(hs, replace(first_request, paths=answer.paths[1:]))
 
 
-def _make_key_pair(hs: Handshake, opening: FirstRequest) -> HandshakeStep:
-    hs.step(MakingKeyPair(opening))
-    seed = Secret(hs.context.random(seed_size(opening.method)))
-    return AskFirst(lambda t: AskKeyPair(t, opening.method, seed), lambda a: _on_key_pair(hs, opening, a))
+def _make_key_pair(hs: Handshake, first_request: FirstRequest) -> HandshakeStep:
+    hs.step(MakingKeyPair(first_request))
+    seed = Secret(hs.context.random(seed_size(first_request.method)))
+    return AskFirst(lambda t: AskKeyPair(t, first_request.method, seed), lambda a: _on_key_pair(hs, first_request, a))
 
 
-def _on_key_pair(hs: Handshake, opening: FirstRequest, answer: Answer) -> HandshakeStep:
+def _on_key_pair(hs: Handshake, first_request: FirstRequest, answer: Answer) -> HandshakeStep:
     if not isinstance(answer, KeyPair):
         return GiveUp.told(ExchangeType.IKE_SA_INIT, DownReason.LOCAL, refusal_text(answer))
-    return _send(hs, opening, answer.public_value, answer.private)
+    return _send(hs, first_request, answer.public_value, answer.private)
 
 
-def _send(hs: Handshake, opening: FirstRequest, public_value: bytes, private: Secret) -> HandshakeStep:
+def _send(hs: Handshake, first_request: FirstRequest, public_value: bytes, private: Secret) -> HandshakeStep:
     connection, channel = hs.known(), hs.channel
-    payloads: list[Payload] = [Notify(NotifyType.COOKIE, opening.cookie)] if opening.cookie else []
+    payloads: list[Payload] = [Notify(NotifyType.COOKIE, first_request.cookie)] if first_request.cookie else []
     payloads += [
         SecurityAssociation(offer_ike(connection.proposals)),
-        KeyExchange(opening.method, public_value),
-        Nonce(opening.nonce),
+        KeyExchange(first_request.method, public_value),
+        Nonce(first_request.nonce),
         *natt.notifies(channel.own_spi, 0, channel.path, forced=connection.force_encapsulation),
         *_abilities(hs, fragmentation=connection.fragmentation),
     ]
     header = Header(channel.own_spi, 0, ExchangeType.IKE_SA_INIT, is_initiator=True, is_response=False, message_id=0)
     request = Message(header, tuple(payloads)).emit()
-    hs.step(InitSent(opening, request, public_value, private))
+    hs.step(InitSent(first_request, request, public_value, private))
     return SendInit(request)
 
 
@@ -173,7 +173,7 @@ def on_response(hs: Handshake, header: Header, datagram: bytes) -> HandshakeStep
 def _read_response(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -> HandshakeStep:
     cookie, error = message.notify(NotifyType.COOKIE), message.error()
     if cookie is not None:
-        return _restart(hs, state, replace(state.opening, cookie=cookie.data))
+        return _restart(hs, state, replace(state.first_request, cookie=cookie.data))
     if error is not None and error.type is NotifyType.INVALID_KE_PAYLOAD:
         return _change_method(hs, state, KeMethod(int.from_bytes(error.data, "big")))
     if error is not None:
@@ -182,29 +182,29 @@ def _read_response(hs: Handshake, state: InitSent, message: Message, datagram: b
     return _derive(hs, state, message, datagram)
 
 
-def _restart(hs: Handshake, state: InitSent, opening: FirstRequest) -> HandshakeStep:
-    if state.opening.restarts >= MAX_RESTARTS:
+def _restart(hs: Handshake, state: InitSent, first_request: FirstRequest) -> HandshakeStep:
+    if state.first_request.restarts >= MAX_RESTARTS:
         hs.context.counts[Count.INIT_RESTART_LIMIT] += 1
         return Wait()
-    opening = replace(opening, restarts=opening.restarts + 1)
-    if opening.method is state.opening.method:
-        return _send(hs, opening, state.public_value, state.private)
-    return _make_key_pair(hs, opening)
+    first_request = replace(first_request, restarts=first_request.restarts + 1)
+    if first_request.method is state.first_request.method:
+        return _send(hs, first_request, state.public_value, state.private)
+    return _make_key_pair(hs, first_request)
 
 
 def _change_method(hs: Handshake, state: InitSent, method: KeMethod) -> HandshakeStep:
     """Begin again with the method the peer prefers, if it is one of ours (RFC 7296 1.2)."""
     offered = {row.id for proposal in hs.known().proposals for row in proposal.key_exchanges}
-    if method not in offered or method is state.opening.method:
+    if method not in offered or method is state.first_request.method:
         raise PeerMisbehaved(f"N(INVALID_KE_PAYLOAD): a method that was offered, {method.name} came")
-    return _restart(hs, state, replace(state.opening, method=method))
+    return _restart(hs, state, replace(state.first_request, method=method))
 
 
 def _note_refusal(hs: Handshake, state: InitSent, text: str, kind: int | None) -> HandshakeStep:
     """Remember why it may fail, and do not wait as long for something better as for a silent peer."""
-    opening = replace(state.opening, refusal=text, refusal_type=kind)
-    hs.step(replace(state, opening=opening))
-    if not state.opening.refusal:
+    first_request = replace(state.first_request, refusal=text, refusal_type=kind)
+    hs.step(replace(state, first_request=first_request))
+    if not state.first_request.refusal:
         hs.context.timers.set((Timer.REFUSAL, hs.channel.own_spi), hs.context.now + REFUSAL_SECONDS)
     return Wait()
 
@@ -214,7 +214,7 @@ def _derive(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -
     if answer is None or exchange is None or nonce is None or not message.header.responder_spi:
         raise MalformedMessage("IKE_SA_INIT response: SPIr, SA, KE and Nr must be there")
     suite = accept_ike(answer.proposals, offer_ike(hs.known().proposals)).suite
-    method = state.opening.method
+    method = state.first_request.method
     if exchange.method is not method or suite.key_exchange.id is not method:
         raise PeerMisbehaved(f"KE response: {method.name}, {exchange.method.name} came")
     channel, peer_spi = hs.channel, message.header.responder_spi
@@ -222,10 +222,10 @@ def _derive(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -
         suite=suite,
         first_i=state.request,
         first_r=datagram,
-        nonce_i=state.opening.nonce,
+        nonce_i=state.first_request.nonce,
         nonce_r=nonce.octets,
         peer_hashes=_hashes(message),
-        is_kin=_is_kin(message, hs.context.config.vendor_id),
+        has_our_vendor_id=_has_our_vendor_id(message, hs.context.config.vendor_id),
         nat=natt.detect(channel.own_spi, peer_spi, channel.path, message.every(Notify)),
     )
     fragments = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
@@ -248,8 +248,8 @@ def _on_secret(
     hs.context.timers.stop((Timer.REFUSAL, channel.own_spi))
     channel.accept_init(peer_spi, initials.nat, has_fragments=fragments and hs.known().fragmentation)
     channel.protect(initials.suite, agreed.keymat)
-    hs.step(ProvingSelf(agreed, sent.opening.child))
-    return auth.prove_self(hs, agreed, sent.opening.child)
+    hs.step(ProvingSelf(agreed, sent.first_request.child))
+    return auth.prove_self(hs, agreed, sent.first_request.child)
 
 
 def _agree(initials: Initials, spis: tuple[int, int], secret: Secret) -> Agreed:
@@ -262,16 +262,18 @@ def _agree(initials: Initials, spis: tuple[int, int], secret: Secret) -> Agreed:
 
 def on_silence(hs: Handshake, state: InitSent) -> HandshakeStep:
     """No good response has come: try the next path, or give up."""
-    opening = state.opening
-    if opening.paths:
-        hs.channel.restart(opening.paths[0])
+    first_request = state.first_request
+    if first_request.paths:
+        hs.channel.restart(first_request.paths[0])
         hs.give_a_path_its_time()
-        return _make_key_pair(hs, replace(opening, paths=opening.paths[1:], cookie=b"", refusal="", refusal_type=None))
-    reason = DownReason.REFUSED if opening.refusal else DownReason.PEER_SILENT
-    if opening.refusal_type == NotifyType.NO_PROPOSAL_CHOSEN:
+        return _make_key_pair(
+            hs, replace(first_request, paths=first_request.paths[1:], cookie=b"", refusal="", refusal_type=None)
+        )
+    reason = DownReason.REFUSED if first_request.refusal else DownReason.PEER_SILENT
+    if first_request.refusal_type == NotifyType.NO_PROPOSAL_CHOSEN:
         reason = DownReason.NO_COMMON_GROUND
-    text = opening.refusal or f"IKE_SA_INIT request: no response from {hs.channel.path.remote}"
-    return GiveUp.told(ExchangeType.IKE_SA_INIT, reason, text, opening.refusal_type)
+    text = first_request.refusal or f"IKE_SA_INIT request: no response from {hs.channel.path.remote}"
+    return GiveUp.told(ExchangeType.IKE_SA_INIT, reason, text, first_request.refusal_type)
 
 
 # Responder.
@@ -280,7 +282,7 @@ def on_silence(hs: Handshake, state: InitSent) -> HandshakeStep:
 def read_request(
     message: Message, datagram: bytes, path: Path, proposals: tuple[IkeProposal, ...], vendor_id: bytes
 ) -> InitReceived:
-    """What an IKE_SA_INIT request leads to as responder; raises what the stranger is to be told. Keeps nothing."""
+    """What an IKE_SA_INIT request leads to as responder; raises what the sender is to be told. Keeps nothing."""
     offered, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
     if offered is None or exchange is None or nonce is None:
         raise MalformedMessage("IKE_SA_INIT request: SA, KE and Ni must be there")
@@ -298,7 +300,7 @@ def read_request(
         nonce_i=nonce.octets,
         peer_hashes=_hashes(message),
         has_fragments=message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None,
-        is_kin=_is_kin(message, vendor_id),
+        has_our_vendor_id=_has_our_vendor_id(message, vendor_id),
         nat=natt.detect(message.header.initiator_spi, 0, path, message.every(Notify)),
     )
 
@@ -340,7 +342,7 @@ def _answer(hs: Handshake, state: InitReceived, answer: Answer) -> HandshakeStep
         nonce_i=state.nonce_i,
         nonce_r=nonce,
         peer_hashes=state.peer_hashes,
-        is_kin=state.is_kin,
+        has_our_vendor_id=state.has_our_vendor_id,
         nat=state.nat,
     )
     hs.step(InitAnswered(initials, answer.private, state.peer_value))
@@ -392,8 +394,8 @@ def _hashes(message: Message) -> frozenset[HashAlgorithm]:
     return frozenset(HashAlgorithm(number) for number in _words(notify.data if notify else b""))
 
 
-def _is_kin(message: Message, vendor_id: bytes) -> bool:
-    """Whether the peer is of our make. Whoever says so must prove it with the rest of the message, in IKE_AUTH."""
+def _has_our_vendor_id(message: Message, vendor_id: bytes) -> bool:
+    """Whether the peer announces our vendor ID. IKE_AUTH proves that the message is authentic."""
     return bool(vendor_id) and any(payload.octets == vendor_id for payload in message.every(VendorId))
 
 
