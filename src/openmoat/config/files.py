@@ -18,7 +18,7 @@ def read_file(file: Path, limit: int, owners: frozenset[int] = frozenset()) -> t
 
     With `owners` it is a secret: one that others may read or own is refused (as ssh does).
     """
-    # Without O_NONBLOCK a named pipe in the place of a file would hold the daemon for ever.
+    # Without O_NONBLOCK a named pipe in the place of a file would block the daemon without end.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)

@@ -170,7 +170,7 @@ class Table(Generic[M]):
         return UNSET if one.default is MISSING else one.default
 
     def read(self, tree: object, path: KeyPath, errors: list[FieldError]) -> Read:
-        """Read a table that stands at `path`; whatever is wrong is added to `errors`, and the rest is read on."""
+        """Read a table that stands at `path`; errors are added to `errors`, and the rest is still read."""
         read = Read(path)
         if not isinstance(tree, dict):
             errors.append(FieldError(path, f"a table, {shown(tree)} came"))

@@ -29,7 +29,7 @@ class Configuration:
     settings: Settings = field(default_factory=Settings)
     connections: Mapping[str, Connection] = field(default_factory=dict)
     psks: Mapping[str, Secret] = field(default_factory=dict)
-    """Shared secrets by `Psk.name`."""
+    """Pre-shared keys by `Psk.name`."""
     private_keys: Mapping[str, Secret] = field(default_factory=dict)
     """PEM of our private keys by `PrivateKey.name`; each can be read by `crypto.keys.load_private_key`."""
     sources: Mapping[str, str] = field(default_factory=dict)
