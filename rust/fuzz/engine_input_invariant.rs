@@ -11,7 +11,7 @@ use openmoat_engine::command::Command;
 use openmoat_engine::plan::{Framing, MtuPlan};
 use openmoat_esp::aggfrag::Header;
 use openmoat_esp::meter::Limits;
-use openmoat_esp::reassembly::{Budget, Delivery, MAX_HELD_BY_ALL, Reassembler, Workbench};
+use openmoat_esp::reassembly::{AssemblyBuffer, Budget, Delivery, MAX_HELD_BY_ALL, Reassembler};
 use openmoat_esp::sa::{InboundSa, OutboundSa, SaConfig};
 use openmoat_esp::selectors::SelectorPair;
 use openmoat_esp::spd::{Action, Missing};
@@ -62,7 +62,7 @@ impl Unpacker {
             return Vec::new();
         };
         let (payload, mut places) = (opened.inner.unwrap(), Vec::new());
-        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let bench = AssemblyBuffer::new(&mut self.bench, usize::MAX);
         let mut batch = self.reassembler.begin(&mut packet, self.sa.drops(), bench);
         let _ = batch.accept((opened.sequence, 0), payload, |delivery| {
             places.push(delivery)
@@ -151,7 +151,7 @@ impl Bench {
             unpacker: Unpacker {
                 sa: with_config(packed, gateway.selectors(), inbound),
                 reassembler: Reassembler::new(Arc::new(Budget::new(MAX_HELD_BY_ALL))),
-                bench: vec![0; Workbench::NEEDED],
+                bench: vec![0; AssemblyBuffer::NEEDED],
             },
             handle,
             gateway,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use openmoat_esp::drops::DropCounters;
 use openmoat_esp::reassembly::{
-    Budget, Delivery, MAX_HELD, Reassembler, SILENCE, WINDOW, Workbench,
+    AssemblyBuffer, Budget, Delivery, MAX_HELD, Reassembler, SILENCE, WINDOW,
 };
 
 /// Budgets to choose from: none, too little for the slots alone, for some pieces, for all.
@@ -64,7 +64,7 @@ impl Bench {
         Self {
             reassembler: Reassembler::new(budget),
             drops: DropCounters::default(),
-            octets: vec![0; Workbench::NEEDED],
+            octets: vec![0; AssemblyBuffer::NEEDED],
             waiting: Vec::new(),
             together,
             model: Model::default(),
@@ -119,7 +119,7 @@ impl Bench {
                 (*sequence, start..source.len())
             })
             .collect();
-        let bench = Workbench::new(&mut self.octets, usize::MAX);
+        let bench = AssemblyBuffer::new(&mut self.octets, usize::MAX);
         let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for (sequence, place) in places {
             if !batch.has_room() {

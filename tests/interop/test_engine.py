@@ -270,8 +270,8 @@ def test_a_million_hostile_datagrams_leave_memory_flat(both: tuple[Gateway, Gate
     after = flood(900_000)
     drops = left.backend.read_drops()
     assert after - before <= 8 << 20
-    assert min(drops[name] for name in ("unknown-spi", "bad-icv", "too-short", "queue-full", "noise-full")) > 1_000
-    assert "engine-fault" not in drops
+    assert min(drops[name] for name in ("unknown-spi", "bad-icv", "too-short", "queue-full")) > 1_000
+    assert {"engine-fault", "noise-full"}.isdisjoint(drops)  # the daemon hears nothing of such a flood
     assert " 0% packet loss" in ping(left, 4)
     disconnect((left, handles[0]), (right, handles[1]))
     udp.close()

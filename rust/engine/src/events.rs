@@ -105,7 +105,7 @@ impl DirtySlots {
                     self.words[word].fetch_and(!(1 << slot), Ordering::SeqCst);
                     return Some(word * 64 + slot);
                 }
-                // Cleared before the word is looked at again: whoever sets a bit now sets the summary after it.
+                // Cleared before the word is looked at again: a thread that sets a bit now sets the summary after it.
                 summary.fetch_and(!(1 << bit), Ordering::SeqCst);
                 if self.words[word].load(Ordering::SeqCst) != 0 {
                     summary.fetch_or(1 << bit, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What commands do: to the SAD, to what serves each policy, and to the policies that packet threads know of.
+//! Carries out commands: on the SAD, on what serves each policy, and on the policies that packet threads know of.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -322,7 +322,7 @@ fn half(spi: u32, keys: &Keys, selectors: SelectorPair, limits: Limits) -> SaCon
     }
 }
 
-/// Without ESN, sequence numbers end at 2^32: a replacement must be asked for before, whoever set the limits.
+/// Without ESN, sequence numbers end at 2^32: a replacement must be asked for before, whatever limits were set.
 fn bounded(limits: Limits, has_esn: bool) -> Limits {
     if has_esn {
         return limits;

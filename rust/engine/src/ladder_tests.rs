@@ -32,7 +32,7 @@ fn with_plan(plan: MtuPlan) -> (Gateway, Gateway, u32) {
     (first, second, handle)
 }
 
-fn deeds(gateway: &Gateway, handle: u32) -> Vec<(SizeAction, u64)> {
+fn size_actions(gateway: &Gateway, handle: u32) -> Vec<(SizeAction, u64)> {
     gateway.engine.read_counters(Some(&[handle]))[0]
         .deeds
         .clone()
@@ -78,7 +78,7 @@ fn ipv4_without_df_is_fragmented_before_esp_and_with_df_goes_down_the_ladder() {
     assert_eq!(answer[20..22], [3, 4]);
     assert_eq!(answer[26..28], (ROOM as u16).to_be_bytes());
     let expected = [(SizeAction::FragmentInner, 1), (SizeAction::Refuse, 1)];
-    assert_eq!(deeds(&first, handle), expected);
+    assert_eq!(size_actions(&first, handle), expected);
     assert_eq!(first.drops("too-big"), 1);
 }
 
@@ -99,7 +99,7 @@ fn ipv6_of_up_to_1280_octets_passes_in_outer_fragments_and_more_is_told_to_be_12
     assert!(is_checksummed(&answer));
     assert_eq!((answer[40], &answer[44..48]), (2, &[0, 0, 5, 0][..]));
     let expected = [(SizeAction::MinimumOuter, 1), (SizeAction::Refuse, 1)];
-    assert_eq!(deeds(&first, handle), expected);
+    assert_eq!(size_actions(&first, handle), expected);
 }
 
 #[test]
@@ -110,7 +110,10 @@ fn only_the_packet_that_does_not_fit_leaves_without_df_outside() {
     assert!(!first.sent().unwrap().df);
     first.send(udp(false, 53, &[3; 30]));
     assert!(first.sent().unwrap().df);
-    assert_eq!(deeds(&first, handle), [(SizeAction::FragmentOuter, 1)]);
+    assert_eq!(
+        size_actions(&first, handle),
+        [(SizeAction::FragmentOuter, 1)]
+    );
 }
 
 #[test]
@@ -132,9 +135,9 @@ fn beyond_the_identifier_guard_the_next_rung_has_its_turn() {
     }
     let answer = first.expect();
     assert_eq!(answer[20..22], [3, 4]);
-    let deeds = deeds(&first, handle);
+    let taken = size_actions(&first, handle);
     let of = |deed| {
-        deeds
+        taken
             .iter()
             .find(|row| row.0 == deed)
             .map_or(0, |row| row.1)
@@ -163,7 +166,10 @@ fn df_is_ignored_only_where_the_plan_says_so_and_the_daemon_hears_of_it_once() {
     }
     // Those of packets with DF may all be the same: fragments must not be taken for those of another packet.
     assert_ne!(identifications[0], identifications[1]);
-    assert_eq!(deeds(&first, handle), [(SizeAction::FragmentAnyway, 2)]);
+    assert_eq!(
+        size_actions(&first, handle),
+        [(SizeAction::FragmentAnyway, 2)]
+    );
     let told = first.engine.drain(100);
     let ignored = |event: &&Event| matches!(event, Event::State { flags, .. } if flags & flag::DF_IGNORED != 0);
     assert_eq!(told.iter().filter(ignored).count(), 1);
@@ -181,7 +187,10 @@ fn segments_of_a_super_packet_that_do_not_fit_are_fragmented_each() {
         assert_eq!(&reassemble(&fragments), segment);
     }
     let all = segments.len() as u64;
-    assert_eq!(deeds(&first, handle), [(SizeAction::FragmentInner, all)]);
+    assert_eq!(
+        size_actions(&first, handle),
+        [(SizeAction::FragmentInner, all)]
+    );
 }
 
 #[test]
@@ -199,7 +208,7 @@ fn the_mss_of_a_syn_is_lowered_both_ways_and_counted_at_both_ends() {
     let got = second.expect();
     assert!(is_checksummed(&got));
     assert_eq!(got[42..44], 1_200_u16.to_be_bytes());
-    assert_eq!(deeds(&first, handle), [(SizeAction::Clamp, 1)]);
+    assert_eq!(size_actions(&first, handle), [(SizeAction::Clamp, 1)]);
 }
 
 #[test]
@@ -228,6 +237,6 @@ fn the_mss_of_a_syn_from_a_peer_that_clamps_nothing_is_lowered_on_its_way_in() {
         let at = if is_v6 { 62 } else { 42 };
         assert_eq!(got[at..at + 2], expected.to_be_bytes());
     }
-    assert_eq!(deeds(&second, theirs), [(SizeAction::Clamp, 2)]);
-    assert_eq!(deeds(&first, ours), []);
+    assert_eq!(size_actions(&second, theirs), [(SizeAction::Clamp, 2)]);
+    assert_eq!(size_actions(&first, ours), []);
 }

@@ -53,7 +53,7 @@ pub fn udp_without_checksum(is_v6: bool, payload: &[u8]) -> (VnetHeader, Vec<u8>
     (vnet, octets)
 }
 
-/// Leave the checksum to whoever comes next, as the kernel does.
+/// Leave the checksum to the next one on the way, as the kernel does.
 fn partial(octets: &mut [u8], is_v6: bool, next: u8, offset: usize) -> VnetHeader {
     let start = if is_v6 { 40 } else { 20 };
     let pseudo = !checksum(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use openmoat_esp::aggfrag::{CONGESTION_HEADER, Congestion, HEADER, Packer};
 use openmoat_esp::drops::DropCounters;
-use openmoat_esp::reassembly::{Budget, Delivery, Reassembler, Workbench};
+use openmoat_esp::reassembly::{AssemblyBuffer, Budget, Delivery, Reassembler};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -31,7 +31,7 @@ impl Sa {
         Self {
             reassembler: Reassembler::new(Arc::new(Budget::new(octets))),
             drops: DropCounters::default(),
-            bench: vec![0; TOGETHER * Workbench::NEEDED],
+            bench: vec![0; TOGETHER * AssemblyBuffer::NEEDED],
             now: 0,
         }
     }
@@ -43,7 +43,7 @@ impl Sa {
             source.extend(octets(pair.get(1).ok_or("no payload")?)?);
             places.push((pair[0].parse()?, start..source.len()));
         }
-        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let bench = AssemblyBuffer::new(&mut self.bench, usize::MAX);
         let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for (sequence, place) in places {
             // Why something was dropped is for other tests: here it counts what is delivered.

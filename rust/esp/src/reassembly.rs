@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::aggfrag::{Block, Congestion, Header, MAX_INNER};
 use crate::drops::{DropCounters, DropReason};
-use crate::pieces::{Layout, Open, Slot};
+use crate::slots::{Layout, Open, Slot};
 
 /// Payloads in which the pieces of a packet may lie: the 139 of 65 535 octets over a path of 576, and 64 and more of
 /// reordering beside them.
@@ -77,12 +77,12 @@ impl Budget {
 }
 
 /// Where packets are put together, one before the other from the end on: what is there stays until somebody says otherwise.
-pub struct Workbench<'a> {
+pub struct AssemblyBuffer<'a> {
     octets: &'a mut [u8],
     free: usize,
 }
 
-impl<'a> Workbench<'a> {
+impl<'a> AssemblyBuffer<'a> {
     /// Octets that one payload may need: a packet ends in it, and another may go on behind it that was complete but for it.
     pub const NEEDED: usize = 2 * MAX_INNER;
 
@@ -105,7 +105,7 @@ pub enum Delivery {
     Whole(Range<usize>),
     /// At this place among the payloads, put together from two that lie side by side.
     Joined(Range<usize>),
-    /// Put together from several payloads, at this place of the workbench.
+    /// Put together from several payloads, at this place of the assembly buffer.
     Assembled(Range<usize>),
 }
 
@@ -146,7 +146,7 @@ impl Reassembler {
         &'a mut self,
         source: &'a mut [u8],
         drops: &'a DropCounters,
-        bench: Workbench<'a>,
+        bench: AssemblyBuffer<'a>,
     ) -> PayloadBatch<'a> {
         self.forget_lent(drops);
         PayloadBatch {
@@ -430,14 +430,14 @@ pub struct PayloadBatch<'a> {
     reassembler: &'a mut Reassembler,
     source: &'a mut [u8],
     drops: &'a DropCounters,
-    bench: Workbench<'a>,
+    bench: AssemblyBuffer<'a>,
     turn: usize,
 }
 
 impl PayloadBatch<'_> {
-    /// Whether the workbench has room for whatever a payload completes.
+    /// Whether the assembly buffer has room for whatever a payload completes.
     pub fn has_room(&self) -> bool {
-        self.bench.free >= Workbench::NEEDED
+        self.bench.free >= AssemblyBuffer::NEEDED
     }
 
     /// Copy the pieces that still wait, and answer how many octets of the assembly buffer are free.
@@ -537,7 +537,7 @@ impl PayloadBatch<'_> {
         Some(place)
     }
 
-    /// Copy all pieces from `head` to `tail` to the end of what is free of the workbench: each says how far from the end it
+    /// Copy all pieces from `head` to `tail` to the end of what is free of the assembly buffer: each says how far from the end it
     /// belongs.
     fn assemble(&mut self, head: u64, tail: u64) -> Result<Range<usize>, DropReason> {
         let (end, mut first) = (self.bench.free, 0);

@@ -20,7 +20,7 @@ impl Receiver {
         Self {
             reassembler: Reassembler::new(Arc::new(Budget::new(limit))),
             drops: DropCounters::default(),
-            bench: vec![0; TOGETHER * Workbench::NEEDED],
+            bench: vec![0; TOGETHER * AssemblyBuffer::NEEDED],
             delivered: Vec::new(),
         }
     }
@@ -42,7 +42,7 @@ impl Receiver {
             source.resize(source.len() + turn, 0xee);
         }
         let (mut delivered, mut accepted) = (Vec::new(), Vec::new());
-        let bench = Workbench::new(&mut self.bench, usize::MAX);
+        let bench = AssemblyBuffer::new(&mut self.bench, usize::MAX);
         let mut batch = self.reassembler.begin(&mut source, &self.drops, bench);
         for ((sequence, _), place) in payloads.iter().zip(places) {
             accepted.push(batch.accept((*sequence, 0), place, |packet| delivered.push(packet)));

@@ -1,4 +1,4 @@
-//! Octets by chance, for what strangers must not guess.
+//! Random octets, for what strangers must not guess.
 
 use crate::error::DeviceError;
 

@@ -1,7 +1,7 @@
 //! Descriptors in batches: TUN with vnet headers, UDP, raw IP, and devices in memory. The only crate with `unsafe`.
 //!
 //! Everything here is non-blocking. A device takes and gives batches of up to [`BATCH`] packets, any of which may be a
-//! super-packet: many segments under one header, cut by whoever sends them last (`VnetHeader::gso_size`, UDP GSO).
+//! super-packet: many segments under one header, cut by the last sender (`VnetHeader::gso_size`, UDP GSO).
 //! Nothing here knows what is in a packet.
 
 mod address;

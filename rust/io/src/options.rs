@@ -86,7 +86,7 @@ pub(crate) fn bound_to(fd: &OwnedFd) -> Result<SocketAddr, DeviceError> {
     })
 }
 
-/// What this crate needs of every socket; the rest, buffers and marks, is the business of whoever opened it.
+/// What this crate needs of every socket; the rest, buffers and marks, is left to the opener.
 pub(crate) fn configure(fd: &OwnedFd, is_v6: bool) -> Result<(), DeviceError> {
     set_nonblocking(fd)?;
     if is_v6 {

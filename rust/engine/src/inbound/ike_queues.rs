@@ -138,7 +138,7 @@ impl IkeQueues {
     fn sort(&self, octets: &[u8]) -> Option<Queue> {
         let header: &[u8; IKE_HEADER] = octets.first_chunk()?;
         let flags = header[19];
-        // The initiator's SPI stands first; whoever sends with the initiator flag means the second to be ours.
+        // The SPI of the initiator comes first; in a message with the initiator flag the second one is ours.
         let ours = if flags & FLAG_INITIATOR != 0 {
             &header[8..16]
         } else {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use openmoat_esp::aggfrag::Congestion;
-use openmoat_esp::reassembly::{Delivery, SILENCE, Workbench};
+use openmoat_esp::reassembly::{AssemblyBuffer, Delivery, SILENCE};
 use openmoat_io::{BATCH, ReceiveBatch};
 
 use crate::lock::locked;
@@ -67,7 +67,7 @@ impl Default for Unpacking {
 impl Unpacking {
     /// Whether any payload can be unpacked before the annex is cleared.
     pub fn has_room(&self, batch: &mut ReceiveBatch) -> bool {
-        self.free.min(batch.parts().1.len()) >= Workbench::NEEDED
+        self.free.min(batch.parts().1.len()) >= AssemblyBuffer::NEEDED
     }
 
     /// All that was unpacked has been written.
@@ -110,7 +110,7 @@ impl Unpacking {
     ) {
         let (pair, assembly, now) = (&origin.pair, &origin.assembly, &origin.now);
         let (datagrams, annex) = batch.parts();
-        let (base, bench) = (datagrams.len(), Workbench::new(annex, self.free));
+        let (base, bench) = (datagrams.len(), AssemblyBuffer::new(annex, self.free));
         let (drops, mut assembled) = (pair.inbound.drops(), 0);
         self.next = 0;
         self.ready.clear();

@@ -13,7 +13,7 @@ use crate::outbound::flows::Route;
 use crate::outbound::packing::Packing;
 use crate::outbound::probes::{self, Target};
 use crate::outbound::sink::Sink;
-use crate::sizes::divide::{Division, Limits, complete, divide};
+use crate::sizes::divide::{Division, DivisionBounds, complete, divide};
 use crate::sizes::inner_packet::{InnerPacket, Piece, Pieces};
 use crate::sizes::ladder::{IdentifierGuard, Rung};
 use crate::sizes::plan::{Framing, OuterDf};
@@ -125,14 +125,14 @@ impl Encapsulator {
             return Err(DropReason::SaExpired);
         }
         let address = route.address.ok_or(DropReason::SendFailed)?;
-        let limits = Limits {
+        let bounds = DivisionBounds {
             counters: &pair.size_counters,
             identifications: &pair.identifications,
             guard: &self.guard,
             peer: address.remote.ip(),
             now: self.now,
         };
-        let division = divide(plan, inner, &limits)?;
+        let division = divide(plan, inner, &bounds)?;
         complete(inner, &pair.size_counters, plan, &division.pieces)?;
         self.note_action(pair, &division);
         let encapsulation = Encapsulation {

@@ -1,7 +1,7 @@
 //! Inner packets into AGGFRAG payloads (RFC 9347), on demand: what one batch brings is packed, and nothing waits for more.
 //!
-//! One payload at a time is open, and lies in the room of the bundle in which it will be sealed. So whoever wants that
-//! room for something else closes it first, and so does whoever lets others number packets of its SA: the pieces of a
+//! One payload at a time is open, and lies in the room of the bundle in which it will be encrypted. So it is closed before
+//! that room is used for something else, and before another worker may number packets of its SA: the pieces of a
 //! packet have consecutive numbers, and are all sent before anything else is done (RFC 9347 2.2.3).
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What becomes of an inner packet before it is sealed: the pair's `MtuPlan` carried out.
+//! What becomes of an inner packet before it is encrypted: the pair's `MtuPlan` carried out.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ impl Division {
 }
 
 /// What bounds the rungs, and counts what they would not do.
-pub struct Limits<'a> {
+pub struct DivisionBounds<'a> {
     /// Counts what was done.
     pub counters: &'a SizeCounters,
     /// For packets fragmented before ESP.
@@ -49,11 +49,11 @@ pub struct Limits<'a> {
 
 /// How the plan lets a packet through.
 ///
-/// A super-packet is cut at its own size, never smaller: whoever made it knows what its path carries.
+/// A super-packet is cut at its own size, never smaller: its sender knows what its path carries.
 pub fn divide(
     plan: &MtuPlan,
     inner: &InnerPacket<'_>,
-    limits: &Limits<'_>,
+    bounds: &DivisionBounds<'_>,
 ) -> Result<Division, DropReason> {
     let packet = &inner.packet;
     let cut = Cut::of(&inner.vnet, packet, inner.octets)?;
@@ -65,7 +65,7 @@ pub fn divide(
             action: None,
         });
     }
-    descend(plan, packet, cut, limits).ok_or(DropReason::TooBig)
+    descend(plan, packet, cut, bounds).ok_or(DropReason::TooBig)
 }
 
 /// The first rung of the ladder that does something with a packet that does not fit.
@@ -73,7 +73,7 @@ fn descend(
     plan: &MtuPlan,
     packet: &IpPacket,
     cut: Option<Cut>,
-    limits: &Limits<'_>,
+    bounds: &DivisionBounds<'_>,
 ) -> Option<Division> {
     let largest = cut.as_ref().map_or(packet.length, Cut::largest);
     let packets = cut.as_ref().map_or(1, Cut::count);
@@ -88,18 +88,18 @@ fn descend(
             Rung::MinimumOuter => {
                 (packet.flow.source.is_ipv6() && largest <= MIN_MTU_V6).then(uncut)
             }
-            Rung::FragmentOuter if limits.guard.permits(limits.peer, packets, limits.now) => {
+            Rung::FragmentOuter if bounds.guard.permits(bounds.peer, packets, bounds.now) => {
                 Some(uncut())
             }
             Rung::FragmentOuter => {
-                limits
+                bounds
                     .counters
                     .count_many(SizeAction::Guard, packets as u64);
                 None
             }
             Rung::FragmentAnyway => {
                 Fragmentation::in_spite_of_df(packet, plan.inner_room).map(|fragments| {
-                    fragmented(fragments.identified(limits.identifications.take(packets)))
+                    fragmented(fragments.identified(bounds.identifications.take(packets)))
                 })
             }
             Rung::Refuse => return None,

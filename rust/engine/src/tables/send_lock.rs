@@ -1,6 +1,6 @@
-//! Who may number, seal and send on an SA where there are several outbound workers: one at a time.
+//! The lock of an SA's sending half, where there are several outbound workers: one at a time numbers, encrypts and sends.
 //!
-//! Numbers are taken as packets are sealed, and a receiver forgives little disorder (RFC 4303 3.4.3: 64 packets by
+//! Numbers are taken as packets are encrypted, and a receiver tolerates little reordering (RFC 4303 3.4.3: 64 packets by
 //! default, and many keep 32). So a worker keeps the others out from its first packet of an SA until its bundle has left.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,19 +28,19 @@ impl Default for SendLock {
 }
 
 impl SendLock {
-    /// Whether this worker is inside.
+    /// Whether this worker holds it.
     pub fn is_held_by(&self, worker: usize) -> bool {
         self.holder.load(Ordering::Relaxed) == worker
     }
 
-    /// Go in if nobody is inside. Answers whether that is so.
+    /// Take it if it is free. Answers whether that is so.
     pub fn try_enter(&self, worker: usize) -> bool {
         self.holder
             .compare_exchange(NOBODY, worker, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Wait until nobody is inside, then go in. The caller is inside of no other, or two could wait for each other.
+    /// Wait until it is free, then take it. The caller holds no other, or two could wait for each other.
     pub fn enter(&self, worker: usize) {
         let mut waiting = locked(&self.waiting);
         *waiting += 1;
@@ -53,10 +53,10 @@ impl SendLock {
         *waiting -= 1;
     }
 
-    /// Go out.
+    /// Release it.
     pub fn leave(&self) {
         self.holder.store(NOBODY, Ordering::SeqCst);
-        // Whoever counts itself as waiting after this look finds nobody inside.
+        // A worker that counts itself as waiting after this look finds it free.
         if *locked(&self.waiting) > 0 {
             self.freed.notify_one();
         }

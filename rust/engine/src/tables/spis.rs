@@ -13,7 +13,7 @@ pub const MAX_SLOTS: usize = 1 << 20;
 /// Which slots are free, and which SPIs have been handed out.
 ///
 /// Freed slots queue behind all others, and a slot never has the same SPI twice in a row: so an SPI comes back only
-/// after all other slots have been used and then by chance.
+/// after all other slots have been used, and then only at random.
 pub struct SpiBook {
     slots: usize,
     free: VecDeque<u32>,

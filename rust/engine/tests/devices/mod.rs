@@ -224,7 +224,7 @@ fn inner(number: usize, size: usize) -> Vec<u8> {
     octets
 }
 
-/// Meters whoever calls it once a batch: what a thread took between two of its calls in a row.
+/// Called once a batch: adds up what a thread took between two of its calls in a row.
 struct Clock {
     meter: Meter,
     warm_up: usize,

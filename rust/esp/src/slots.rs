@@ -19,7 +19,7 @@ pub(crate) enum Open {
     Lost,
 }
 
-/// The pieces of one payload. They lie where the payload does as long as the sitting lasts in which it came, then in
+/// The pieces of one payload. They lie where the payload does until the batch that brought it is finished, then in
 /// `octets`.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
@@ -31,7 +31,7 @@ pub(crate) struct Slot {
     pub(crate) lead: Range<usize>,
     /// What begins one.
     pub(crate) head: Range<usize>,
-    /// The turn of the sitting in which the payload came; none where the pieces lie in `octets`.
+    /// The place of the payload in its batch; none where the pieces lie in `octets`.
     pub(crate) turn: Option<usize>,
     pub(crate) open: Open,
     pub(crate) octets: Vec<u8>,
