@@ -32,6 +32,7 @@ class SaFlag(IntFlag):
 
 COUNTERS = '''
 
+# Many attributes: one for each counter that the engine declares.
 class SaCounters(msgspec.Struct, frozen=True, gc=False):
     """What a pair has carried since it was installed. Packets and octets are inner ones, whatever the framing."""
 

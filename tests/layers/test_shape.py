@@ -1,4 +1,4 @@
-"""The tool that measures the shape sees what it is for."""
+"""The code keeps its shape, and the tool that measures it sees what it is for."""
 
 import ast
 from pathlib import Path
@@ -6,6 +6,19 @@ from pathlib import Path
 import pytest
 
 from layers import shape
+
+
+def test_no_module_reaches_itself_through_others() -> None:
+    assert {tree: rings for tree, rings in shape.all_circles().items() if rings} == {}
+    assert shape.type_checking_imports() == []
+
+
+def test_no_class_has_more_public_attributes_than_the_bound_without_a_reason() -> None:
+    assert shape.excess([*shape.python_classes(), *shape.rust_structs()], shape.MAX_ATTRIBUTES) == []
+
+
+def test_no_function_has_more_parameters_than_the_bound_without_a_reason() -> None:
+    assert shape.excess([*shape.python_functions(), *shape.rust_functions()], shape.MAX_PARAMETERS) == []
 
 
 def test_a_circle_is_found_and_a_chain_is_none() -> None:
@@ -47,6 +60,7 @@ def test_a_rust_circle_is_found_through_groups_and_through_a_face(tmp_path: Path
     [
         ("fn f() {", 0),
         ("fn f(&self, a: u8) {", 1),
+        ("fn f(py: Python<'_>, a: u8) {", 1),
         ("    pub(crate) fn f<'a, T: Into<Vec<u8>>>(\n        mut self,\n        a: HashMap<u8, u16>,\n        b: fn(u8, u8) -> u8,\n    ) {", 2),
     ],
 )  # fmt: skip

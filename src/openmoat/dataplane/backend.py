@@ -92,6 +92,7 @@ class AddInbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     selectors; where they are outside they always must."""
 
 
+# Many attributes: an SA is installed as a whole, with everything that RFC 4301 4.4.2.1 lists and its sizes.
 class AddOutbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Install the outbound half beside an inbound one. Nothing is sent with it before `Activate`."""
 

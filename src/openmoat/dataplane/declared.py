@@ -33,6 +33,7 @@ class SaFlag(IntFlag):
     after two seconds unless `MtuPlan.outer_size` has changed; not kept either."""
 
 
+# Many attributes: one for each counter that the engine declares.
 class SaCounters(msgspec.Struct, frozen=True, gc=False):
     """What a pair has carried since it was installed. Packets and octets are inner ones, whatever the framing."""
 
