@@ -1,4 +1,4 @@
-"""Holds our private keys and shared secrets under their names, proves who we are and judges who a peer is.
+"""Holds our private keys and shared secrets under their names, proves who we are and checks who a peer is.
 
 Nothing leaves it but signatures and verdicts. Its calls may take milliseconds and are safe in threads.
 """
@@ -47,7 +47,7 @@ class Keyholder:
     """Answers `AskOwnAuth` and `AskPeerAuth`. What it holds is replaced as a whole, so a thread never sees half of it."""
 
     def __init__(self, find_connection: Callable[[str], Connection | None], wall_clock: Callable[[], float]) -> None:
-        """`wall_clock` gives seconds since 1970 (UTC): certificates are judged at that time."""
+        """`wall_clock` gives seconds since 1970 (UTC): certificates are checked at that time."""
         self._find_connection = find_connection
         self._wall_clock = wall_clock
         self._psks: Mapping[str, Secret] = MappingProxyType({})
