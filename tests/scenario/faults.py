@@ -221,6 +221,12 @@ def follow(link: Link, home: Host, portal: Host, injector: Injector) -> Outcome:
         for host in (home, portal)
         if host.endpoint.open_questions
     ]
+    outcome.leftovers += [
+        f"{host.name}: an IKE SA without a lifetime"
+        for host in (home, portal)
+        for sa in host.ike_sas()
+        if sa.rekey_at is None or sa.expires_at is None
+    ]
     outcome.raised = sum(len(host.raised or ()) for host in (home, portal))
     return outcome
 

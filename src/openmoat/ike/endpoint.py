@@ -72,14 +72,16 @@ class Turn:
 
     def _handle_news(self) -> None:
         """Handle the news; an exception in that ends its subject, too, and the rest is handled all the same."""
+        context = self._context
         try:
             self._upkeep.handle_news()
-        finally:
-            subject, self._context.subject = self._context.subject, None
-            if self._context.news:
-                if subject is not None:
-                    subject.break_off()
+        except Exception:
+            subject, context.subject = context.subject, None
+            if subject is not None:
+                subject.break_off()
+            if context.news:
                 self._handle_news()
+            raise
 
 
 class Endpoint:

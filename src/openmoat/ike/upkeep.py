@@ -115,16 +115,22 @@ class Upkeep:
     def _handle(self, news: News) -> None:
         match news:
             case IkeSaUp(ike=ike):
+                self._context.subject = self._registry.sas.get(ike)
                 self._ike_up(ike)
-            case IkeSaDown():
+            case IkeSaDown(connection=name):
+                self._context.subject = Looking(self, name)
                 self._ike_down(news)
-            case ChildSaDown():
+            case ChildSaDown(child=child):
+                self._context.subject = Looking(self, child.connection)
                 self._child_down(news)
             case ChildInstalled(connection=name):
+                self._context.subject = Looking(self, name)
                 self.look(name)
-            case ChildFailed():
+            case ChildFailed(connection=name):
+                self._context.subject = Looking(self, name)
                 self._child_failed(news)
             case HandshakeDone(ike=ike):
+                self._context.subject = self._registry.sas.get(ike)
                 self._handshake_done(ike)
             case never:
                 assert_never(never)
