@@ -46,17 +46,28 @@ peer_option = click.option(
 )
 
 
-@click.group(name="moat", cls=MoatGroup, no_args_is_help=True)
-@click.option("--socket", envvar="MOAT_SOCKET", show_envvar=True, help="Control socket of moatd.", metavar="PATH")
-@click.option("--version", "shows_version", is_flag=True, help="Show the version of moat and exit.")
-def app(socket: str | None, shows_version: bool) -> None:
-    """Set up, watch and repair the IPsec tunnels of this host."""
-    Call.socket = socket or default_socket()
-    if shows_version:
+def show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Before a command is asked for: `--version` needs none."""
+    if wanted and not context.resilient_parsing:
         from openmoat import __version__
 
         print(f"moat {__version__}")
-        end(ExitCode.OK)
+        context.exit(ExitCode.OK)
+
+
+@click.group(name="moat", cls=MoatGroup, no_args_is_help=True)
+@click.option("--socket", envvar="MOAT_SOCKET", show_envvar=True, help="Control socket of moatd.", metavar="PATH")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version of moat and exit.",
+)
+def app(socket: str | None) -> None:
+    """Set up, watch and repair the IPsec tunnels of this host."""
+    Call.socket = socket or default_socket()
 
 
 @app.command(

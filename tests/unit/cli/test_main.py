@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec import convert
 
+from openmoat import __version__
 from openmoat.cli.common import ExitCode, complete_connection
 from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS, GROUPS
 from openmoat.cli.main import app
@@ -65,6 +66,11 @@ def status(state: ConnectionState, **more: object) -> ConnectionStatus:
         "remote": "portal.example",
     }
     return convert({**fields, **more}, ConnectionStatus)
+
+
+def test_the_version_needs_no_command() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (ExitCode.OK, f"moat {__version__}\n")
 
 
 def test_help_costs_no_heavy_library() -> None:
