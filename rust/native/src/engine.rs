@@ -27,8 +27,9 @@ pub struct Engine(core::Engine);
 
 #[pymethods]
 impl Engine {
+    // Many parameters: each is a keyword of Python.
     #[new]
-    #[allow(clippy::too_many_arguments)] // keywords of Python
+    #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (*, tun, udp, raw, slots=65_536, ike_queue=1_024, noise=256, offloads=(true, true, true, true)))]
     fn new(
         py: Python<'_>,
