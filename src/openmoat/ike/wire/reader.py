@@ -10,7 +10,6 @@ from openmoat.ike.errors import MalformedMessage
 __all__ = ["Layout", "Reader", "Writer"]
 
 U16 = Struct(">H")
-U32 = Struct(">I")
 
 
 class Layout:
@@ -27,10 +26,11 @@ class Layout:
 
     def missing(self, left: int) -> tuple[str, int, int]:
         """The first field that does not lie in so many octets, its size, and what is left for it."""
+        rest = left
         for field, size in self.fields:
-            if size > left:
-                return field, size, left
-            left -= size
+            if size > rest:
+                return field, size, rest
+            rest -= size
         raise ValueError(f"{self.fields}: {left} octets are enough")
 
 
@@ -68,11 +68,6 @@ class Reader:
     def u16(self, field: str) -> int:
         """Two octets, big-endian."""
         value: int = U16.unpack_from(self._buffer, self._advance(field, 2))[0]
-        return value
-
-    def u32(self, field: str) -> int:
-        """Four octets, big-endian."""
-        value: int = U32.unpack_from(self._buffer, self._advance(field, 4))[0]
         return value
 
     def unpack(self, layout: Layout) -> tuple[int, ...]:
