@@ -41,7 +41,7 @@ def heard(watch: Watch) -> list[Change]:
 
 
 def test_links_addresses_and_routes_are_told(gateway: Host) -> None:
-    with Watch() as watch, Netlink() as netlink:
+    with Watch(is_own_process) as watch, Netlink() as netlink:
         peer = ipaddress.ip_address("203.0.113.1")
         assert route_to(netlink, peer) is None
         gateway.run(
@@ -115,7 +115,7 @@ def test_a_guard_somebody_has_bored_a_hole_in_is_made_anew(gateway: Host, harm: 
 def test_routes_that_went_with_an_address_come_back_with_it(gateway: Host) -> None:
     gateway.run("ip link set eth0 up")
     tun = open_tun()
-    with Watch() as watch, Netlink() as netlink:
+    with Watch(is_own_process) as watch, Netlink() as netlink:
         reconciler = Reconciler()
         assert reconciler.apply(STATE).notes == ()
         gateway.run("ip addr del 10.1.0.1/24 dev eth0")

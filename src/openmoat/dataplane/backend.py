@@ -183,7 +183,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     suites: frozenset[EspSuite]
     """With `esn=True` where the backend does ESN with that suite."""
-    encapsulations: frozenset[Encapsulation]
     framings: frozenset[Framing]
     rungs: frozenset[Rung]
     max_replay_window: int

@@ -14,7 +14,6 @@ from openmoat.dataplane.backend import (
     BackendEvent,
     Capabilities,
     Command,
-    Encapsulation,
     Remove,
     SaCounters,
     SaFlag,
@@ -73,7 +72,6 @@ class MemoryBackend:
         both = [EspSuite(s.encryption, s.integrity, esn) for s in plain for esn in (False, True)]
         return Capabilities(
             suites=frozenset(both),
-            encapsulations=frozenset(Encapsulation),
             framings=frozenset(Framing),
             rungs=frozenset(Rung),
             max_replay_window=4096,

@@ -19,7 +19,6 @@ from openmoat.dataplane.backend import (
     BackendEvent,
     Capabilities,
     Command,
-    Encapsulation,
     Remove,
     SaCounters,
     SaFlag,
@@ -93,7 +92,6 @@ class UserspaceBackend:
         """See `Backend.capabilities`. Only suites that have a row in `crypto.suites` are told."""
         return Capabilities(
             suites=frozenset(_suites()),
-            encapsulations=frozenset(Encapsulation),
             framings=frozenset(Framing),
             rungs=frozenset(Rung),
             max_replay_window=MAX_REPLAY_WINDOW,

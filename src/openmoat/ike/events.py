@@ -328,7 +328,7 @@ class ActivateOutbound(msgspec.Struct, frozen=True, gc=False):
 
 
 class DownReason(Enum):
-    """Why an SA is gone. Each has one row in `daemon.journal` and one sentence in the guide."""
+    """Why an SA is gone. Each has one row in `control.reasons` and one sentence in the guide."""
 
     ASKED = "asked"
     """By `moat down`, a reload, or the end of the daemon."""

@@ -146,11 +146,6 @@ class Window:
             raise ValueError(f"window: request {self.expected_id} is being answered")
         self._answering = path
 
-    @property
-    def is_answering(self) -> bool:
-        """Whether a request of the peer waits for our response."""
-        return self._answering is not None
-
     def answer(self, datagrams: tuple[bytes, ...]) -> Path:
         """Keep our response to the accepted request and forget the one before; gives the path it goes out on."""
         if self._answering is None:

@@ -159,10 +159,6 @@ class Spd:
         """The policy of an outbound packet: a linear scan, and the truth that every faster lookup is held against."""
         return next((entry.policy for entry in self._entries if entry.policy.selects(flow)), None)
 
-    def lookup_inbound(self, flow: Flow) -> Policy | None:
-        """The policy of an inbound packet: that of its answer."""
-        return self.lookup(flow.reversed())
-
     def change(self, put: Iterable[WantedPolicy] = (), remove: Iterable[str] = ()) -> SpdChange:
         """Add policies or replace them, by name, and take others away; answers what a backend must be told.
 

@@ -114,7 +114,7 @@ Change = LinkChanged | AddressChanged | RouteChanged | GuardTouched | Everything
 class Watch:
     """Two netlink sockets behind one descriptor. `drain` never blocks; equal changes in a row are told once."""
 
-    def __init__(self, is_own_process: Callable[[int], bool] = lambda _pid: False) -> None:
+    def __init__(self, is_own_process: Callable[[int], bool]) -> None:
         self._ear = GuardEar(is_own_process)
         self._routes = _listener(NETLINK_ROUTE)
         self._tables = _listener(NETLINK_NETFILTER)

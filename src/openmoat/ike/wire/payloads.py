@@ -77,7 +77,7 @@ MAX_REMEMBERED_BODY = 128
 MAX_REMEMBERED_BODIES = 1024
 """Payloads that are remembered."""
 
-IKE_SPI_SIZE, ESP_SPI_SIZE = 8, 4
+ESP_SPI_SIZE = 4
 
 KE = Layout("HH", "method", "reserved")
 NOTIFY = Layout("BBH", "protocol", "SPI size", "type")
