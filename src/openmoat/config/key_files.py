@@ -62,7 +62,7 @@ class Files:
         if name not in self.psks:
             octets = self._read_secret(file).rstrip(b"\r\n")
             if not MIN_PSK <= len(octets) <= MAX_PSK:
-                text = f"a pre-shared key of {MIN_PSK} to {MAX_PSK} octets, {len(octets)} came"
+                text = f"a pre-shared key of {MIN_PSK} to {MAX_PSK} octets, not {len(octets)}"
                 raise ValueError(f"{_name(file)}: {text}; see: moat keys generate --kind psk")
             self.psks[name] = Secret(octets)
         return Psk(name)

@@ -65,7 +65,7 @@ def texts(form: str, parse: Callable[[str], T], write: Callable[[T], str] = str)
         if isinstance(value, str):
             return (read_one(value),)
         if not isinstance(value, list):
-            raise ValueError(f"{form}, or a list of them; {shown(value)} came")
+            raise ValueError(f"{form}, or a list of them, not {shown(value)}")
         values: list[T] = []
         errors: list[FieldError] = []
         for place, member in enumerate(value):
@@ -101,7 +101,7 @@ def _choice(members: Mapping[str, T], write: Callable[[T], str]) -> Kind[T]:
             return members[value]  # type: ignore[index]  # any value of a file may come
         except (KeyError, TypeError):
             near = did_you_mean(value, words, 1) if isinstance(value, str) else ""
-            raise ValueError(f"{listed(words)}; {shown(value)} came{near}") from None
+            raise ValueError(f"{listed(words)}, not {shown(value)}{near}") from None
 
     return Kind(listed([f"`{word}`" for word in words]), read, write)
 
@@ -115,9 +115,9 @@ def either(words: Mapping[str, Any], other: Kind[Any]) -> Kind[Any]:
         try:
             return other.read(value)
         except ValueError:
-            plain = ", without quotes" if isinstance(value, str) and value.isdecimal() else ""
+            plain = " without quotes" if isinstance(value, str) and value.isdecimal() else ""
             near = did_you_mean(value, words, 1) if isinstance(value, str) else ""
-            raise ValueError(f"{listed([*words, other.form])}{plain}; {shown(value)} came{near}") from None
+            raise ValueError(f"{listed([*words, other.form])}{plain}, not {shown(value)}{near}") from None
 
     def write(value: Any) -> Toml:
         return next((word for word, meaning in words.items() if meaning == value), None) or other.write(value)
@@ -137,7 +137,7 @@ def _read_text(form: str, parse: Callable[[str], T]) -> Callable[[object], T]:
 
     def read(value: object) -> T:
         if not isinstance(value, str):
-            raise ValueError(f"{form} as text; {shown(value)} came")
+            raise ValueError(f"{form} as text, not {shown(value)}")
         try:
             return remembered(value)
         except FieldErrors as error:  # their paths are those of the object that the text stands for
@@ -150,31 +150,31 @@ def _read_text(form: str, parse: Callable[[str], T]) -> Callable[[object], T]:
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"true or false, without quotes; {shown(value)} came")
+        raise ValueError(f"true or false without quotes, not {shown(value)}")
     return value
 
 
 def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"a whole number, without quotes; {shown(value)} came")
+        raise ValueError(f"a whole number without quotes, not {shown(value)}")
     return value
 
 
 def _fraction(value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"a number such as 0.1, without quotes; {shown(value)} came")
+        raise ValueError(f"a number such as 0.1 without quotes, not {shown(value)}")
     return float(value)
 
 
 def _plain(value: str) -> str:
     if not value.isprintable():
-        raise ValueError(f"printable text, {shown(value)} came")
+        raise ValueError(f"printable text, not {shown(value)}")
     return value
 
 
 def _file(value: str) -> str:
     if not value or "\0" in value:
-        raise ValueError(f"a file name, {shown(value)} came")
+        raise ValueError(f"a file name, not {shown(value)}")
     return value
 
 

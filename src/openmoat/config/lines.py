@@ -27,13 +27,13 @@ def too_nested(text: str) -> tuple[int, str] | None:
         return None  # nearly every file ends here, at little cost
     bare = _NOT_KEYS.sub(lambda found: "x" + "\n" * found.group().count("\n"), text)
     if long := _LONG_KEY.search(bare):
-        return bare.count("\n", 0, long.start()) + 1, f"a key of at most {MAX_NESTING} parts, more came"
+        return bare.count("\n", 0, long.start()) + 1, f"a key of at most {MAX_NESTING} parts; there are more"
     depth = 0
     for bracket in _BRACKET.finditer(bare):
         depth += 1 if bracket.group() in "[{" else -1
         if depth > MAX_NESTING:
             line = bare.count("\n", 0, bracket.start()) + 1
-            return line, f"at most {MAX_NESTING} lists and tables in each other, more came"
+            return line, f"at most {MAX_NESTING} lists and tables in each other; there are more"
     return None
 
 

@@ -68,9 +68,9 @@ def _address(word: str) -> Address:
     try:
         address = ipaddress.ip_address(word)
     except ValueError:
-        raise ValueError(f'an address such as 192.0.2.1 or 2001:db8::1, "{word}" came') from None
+        raise ValueError(f'an address such as 192.0.2.1 or 2001:db8::1, not "{word}"') from None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise ValueError(f'an address without a zone, "{word}" came')
+        raise ValueError(f'an address without a zone, not "{word}"')
     return address
 
 

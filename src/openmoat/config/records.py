@@ -44,7 +44,7 @@ __all__ = ["build_connection", "build_settings", "default_start"]
 
 Lifetimes = TypeVar("Lifetimes", IkeLifetimes, ChildLifetimes)
 CREDENTIALS = ("psk", "key", "key-file", "authorities")
-"""Options of a peer of which one must be there."""
+"""Options of a peer of which exactly one is needed."""
 NO_KEY = Psk("")
 NO_PEER = Peer(
     addresses=("somebody.invalid",), identity=IdentityPattern(PatternKind.EXACT, SOMEBODY), credential=NO_KEY
@@ -107,7 +107,7 @@ class _Builder:
         if local.has("key") is has_psk:
             if not {"key", "psk"} & (local.wrong | self.read.wrong):
                 place = (*local.path, "key") if has_psk else local.path
-                self._tell(place, "one of key and psk must be there, and only one")
+                self._tell(place, "exactly one of key and psk is needed")
             return None
         if not has_psk:
             return self._own_key()
@@ -159,9 +159,10 @@ class _Builder:
         given = [name for name in CREDENTIALS if peer.has(name) or (name == "psk" and self.read.has("psk"))]
         if len(given) != 1:
             if not set(given) & (peer.wrong | self.read.wrong):
-                came = f"{' and '.join(given)} came" if given else "none came"
+                names = f"{', '.join(CREDENTIALS[:-1])} and {CREDENTIALS[-1]}"
+                found = f"{' and '.join(given)} are given" if given else "none is given"
                 place = (*peer.path, given[-1]) if given and peer.has(given[-1]) else peer.path
-                self._tell(place, f"one of {', '.join(CREDENTIALS[:-1])} and {CREDENTIALS[-1]} must be there; {came}")
+                self._tell(place, f"exactly one of {names} is needed; {found}")
             return None
         if given == ["psk"]:
             return self._psk(peer)

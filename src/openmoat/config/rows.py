@@ -173,7 +173,7 @@ class Table(Generic[M]):
         """Read a table that stands at `path`; errors are added to `errors`, and the rest is still read."""
         read = Read(path)
         if not isinstance(tree, dict):
-            errors.append(FieldError(path, f"a table, {shown(tree)} came"))
+            errors.append(FieldError(path, f"a table, not {shown(tree)}"))
             read.wrong.update(self.rows)
             tree = {}
         rows, values = self.rows, read.values
@@ -259,7 +259,7 @@ class Table(Generic[M]):
     def _read_many(self, row: Many, value: object, read: Read, errors: list[FieldError]) -> None:
         path = (*read.path, row.name)
         if not isinstance(value, dict) or (row.is_required and not value):
-            errors.append(FieldError(path, f"one table at least, {shown(value)} came"))
+            errors.append(FieldError(path, f"one table at least, not {shown(value)}"))
             read.wrong.add(row.name)
             return
         read.values[row.name] = {name: row.table.read(tree, (*path, name), errors) for name, tree in value.items()}

@@ -42,7 +42,7 @@ class Source:
             raise ConfigError([Fault(str(file), 0, unreadable(file, error))]) from None
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
-            raise ConfigError([Fault(str(file), line, "text in UTF-8, other octets came")]) from None
+            raise ConfigError([Fault(str(file), line, "not text in UTF-8")]) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError([_syntax_error(file, text, error)]) from None
         except RecursionError:

@@ -94,7 +94,7 @@ class _Loader:
         name = main.tree.get("include")
         if name is None:
             return []
-        text = f"a directory, {shown(name)} came"
+        text = f"a directory, not {shown(name)}"
         try:
             if isinstance(name, str) and name and "\0" not in name:
                 self._directory = main.file.parent / name
@@ -136,7 +136,7 @@ class _Loader:
     def _take_connections(self, source: Source, directory: Path) -> None:
         tables = source.tree.get("connections", {})
         if not isinstance(tables, dict):
-            text = f"a table for each connection, as in [connections.office]; {shown(tables)} came"
+            text = f"a table for each connection, as in [connections.office], not {shown(tables)}"
             self._tell(source, [FieldError(("connections",), text)])
             return
         for name, tree in tables.items():

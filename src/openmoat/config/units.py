@@ -25,7 +25,7 @@ def parse_seconds(value: object) -> float:
     elif isinstance(value, str) and (parts := _TIME.findall(value)) and "".join(map("".join, parts)) == value:
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not 0 <= seconds < _LONGEST:
-        raise ValueError(f'a time such as "1h", "90m", "1h30m" or "45s"; {shown(value)} came')
+        raise ValueError(f'a time such as "1h", "90m", "1h30m" or "45s", not {shown(value)}')
     return seconds
 
 
@@ -47,7 +47,7 @@ def parse_octets(value: object) -> int:
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
     if match and match[2] in _OCTETS:
         return int(match[1]) * _OCTETS[match[2]]
-    raise ValueError(f'an amount such as "500MB" or "2GiB"; {shown(value)} came')
+    raise ValueError(f'an amount such as "500MB" or "2GiB", not {shown(value)}')
 
 
 def format_octets(octets: int) -> str | int:

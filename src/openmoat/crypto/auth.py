@@ -108,7 +108,7 @@ def check_signature(key: PublicKeyObject, signed: bytes, method: AuthMethod, oct
             case AuthMethod.ECDSA_SHA2_256_P256 | AuthMethod.ECDSA_SHA2_384_P384 | AuthMethod.ECDSA_SHA2_512_P521:
                 _check_ecdsa(key, signed, method, octets)
             case _:
-                raise BadSignature(f"AUTH: a signature by method 1, 9, 10, 11 or 14, {method.name} came")
+                raise BadSignature(f"AUTH: a signature by method 1, 9, 10, 11 or 14, not {method.name}")
     except InvalidSignature:
         raise BadSignature(f"AUTH: the signature does not fit this {kind_of(key)} key") from None
 
@@ -245,13 +245,13 @@ def _check_rfc_7427(key: PublicKeyObject, signed: bytes, octets: bytes) -> None:
         case (ed448.Ed448PublicKey(), _Form.ED448):
             key.verify(signature, signed)
         case _:
-            raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, {scheme.form.value} came")
+            raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, not {scheme.form.value}")
 
 
 def _check_rsa(key: PublicKeyObject, signed: bytes, octets: bytes) -> None:
     """Method 1: the hash stands in the padding alone, so each that we take is tried (RFC 7296 3.8)."""
     if not isinstance(key, rsa.RSAPublicKey):
-        raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, RSA came")
+        raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, not RSA")
     for make_hash in _HASHES.values():
         try:
             return key.verify(octets, signed, PKCS1v15(), make_hash())
@@ -264,9 +264,9 @@ def _check_ecdsa(key: PublicKeyObject, signed: bytes, method: AuthMethod, octets
     """Methods 9 to 11: curve and hash are bound to the method, r | s of fixed size (RFC 4754 3 and 7)."""
     curve = _CURVES.get(key.curve.name) if isinstance(key, ec.EllipticCurvePublicKey) else None
     if not isinstance(key, ec.EllipticCurvePublicKey) or curve is None or curve.method is not method:
-        raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, {method.name} came")
+        raise BadSignature(f"AUTH: a signature by a {kind_of(key)} key, not {method.name}")
     if len(octets) != 2 * curve.octets:
-        raise BadSignature(f"AUTH: {method.name} has {2 * curve.octets} octets, {len(octets)} came")
+        raise BadSignature(f"AUTH: {method.name} has {2 * curve.octets} octets, not {len(octets)}")
     r, s = (int.from_bytes(octets[at : at + curve.octets], "big") for at in (0, curve.octets))
     key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(_HASHES[curve.hash_id]()))
 

@@ -77,14 +77,14 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
         """
         wanted = _ADDRESS_SIZES.get(kind)
         if wanted is not None and len(octets) != wanted:
-            raise CryptoError(f"identity: {kind.name} has {wanted} octets, {len(octets)} came")
+            raise CryptoError(f"identity: {kind.name} has {wanted} octets, not {len(octets)}")
         if wanted is None and not 1 <= len(octets) <= MAX_IDENTITY:
-            raise CryptoError(f"identity: {kind.name}: 1 to {MAX_IDENTITY} octets, {len(octets)} came")
+            raise CryptoError(f"identity: {kind.name}: 1 to {MAX_IDENTITY} octets, not {len(octets)}")
         identity = cls(kind, octets)
         if kind in _TEXTS and not _decoded(octets).isprintable():
-            raise CryptoError(f"identity: {kind.name}: printable text, {identity} came")
+            raise CryptoError(f"identity: {kind.name}: printable text, not {identity}")
         if kind is IdType.DER_ASN1_DN and distinguished_name(octets) is None:
-            raise CryptoError(f"identity: {kind.name}: a distinguished name in DER, {octets[:16].hex()}... came")
+            raise CryptoError(f"identity: {kind.name}: a distinguished name in DER, not {octets[:16].hex()}...")
         return identity
 
     def folded(self) -> "Identity":
@@ -224,7 +224,7 @@ def _octets_after_prefix(kind: IdType, rest: str) -> bytes:
     except ValueError:
         raise ValueError(f"identity 'keyid:{rest}': hexadecimal digits, two for each octet") from None
     if not 1 <= len(octets) <= MAX_IDENTITY:
-        raise ValueError(f"identity 'keyid:...': 1 to {MAX_IDENTITY} octets, {len(octets)} came")
+        raise ValueError(f"identity 'keyid:...': 1 to {MAX_IDENTITY} octets, not {len(octets)}")
     return octets
 
 
@@ -262,7 +262,7 @@ def _parse_dn(text: str) -> bytes:
         raise ValueError(f"identity {text!r}: distinguished name: {reason}") from None
     octets = name.public_bytes()
     if len(octets) > MAX_IDENTITY:
-        raise ValueError(f"identity: distinguished name: at most {MAX_IDENTITY} octets, {len(octets)} came")
+        raise ValueError(f"identity: distinguished name: at most {MAX_IDENTITY} octets, not {len(octets)}")
     return octets
 
 

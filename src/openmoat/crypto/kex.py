@@ -39,7 +39,7 @@ def make_key_pair(method: KeMethod, seed: bytes) -> tuple[bytes, Secret]:
     """
     exchange = _METHODS[method]
     if len(seed) != exchange.seed:
-        raise ValueError(f"{ROWS[method].name}: a seed has {exchange.seed} octets, {len(seed)} came")
+        raise ValueError(f"{ROWS[method].name}: a seed has {exchange.seed} octets, not {len(seed)}")
     return exchange.make(seed)
 
 
@@ -51,7 +51,7 @@ def shared_secret(method: KeMethod, private: Secret, peer_value: bytes) -> Secre
     """
     row = ROWS[method]
     if len(peer_value) != row.public:
-        raise BadPublicValue(f"KE: a {row.name} value has {row.public} octets, {len(peer_value)} came")
+        raise BadPublicValue(f"KE: a {row.name} value has {row.public} octets, not {len(peer_value)}")
     try:
         return _METHODS[method].share(private, peer_value)
     except ValueError as error:

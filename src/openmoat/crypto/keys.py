@@ -87,7 +87,7 @@ def private_pem(key: PrivateKeyObject) -> bytes:
 def load_private_key(octets: bytes) -> PrivateKeyObject:
     """Read PEM: PKCS#8, or what OpenSSL calls traditional (EC, RSA). `CryptoError` says what is wrong with it."""
     if len(octets) > MAX_KEY_FILE:
-        raise CryptoError(f"private key: at most {MAX_KEY_FILE} octets, {len(octets)} came")
+        raise CryptoError(f"private key: at most {MAX_KEY_FILE} octets, not {len(octets)}")
     try:
         key = load_pem_private_key(octets, password=None)
     except TypeError:
@@ -97,7 +97,7 @@ def load_private_key(octets: bytes) -> PrivateKeyObject:
             "private key: PEM with PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY, not readable"
         ) from None
     if not isinstance(key, PrivateKeyObject):
-        raise CryptoError(f"private key: Ed25519, Ed448, ECDSA or RSA, {type(key).__name__} came")
+        raise CryptoError(f"private key: Ed25519, Ed448, ECDSA or RSA, not {type(key).__name__}")
     _check(key.public_key())
     return key
 
@@ -105,7 +105,7 @@ def load_private_key(octets: bytes) -> PrivateKeyObject:
 def load_public_key(octets: bytes) -> bytes:
     """SubjectPublicKeyInfo out of a file, PEM (PUBLIC KEY) or the one line; `CryptoError` says what is wrong with it."""
     if len(octets) > MAX_KEY_FILE:
-        raise CryptoError(f"public key: at most {MAX_KEY_FILE} octets, {len(octets)} came")
+        raise CryptoError(f"public key: at most {MAX_KEY_FILE} octets, not {len(octets)}")
     if b"-----BEGIN" not in octets:
         try:
             return parse_public_line(octets.decode("ascii", "replace"))
@@ -121,7 +121,7 @@ def load_public_key(octets: bytes) -> bytes:
 def public_key(spki: bytes) -> PublicKeyObject:
     """The key in these DER octets, or `CryptoError`: Ed25519, Ed448, ECDSA on three NIST curves, RSA of sound length."""
     if len(spki) > MAX_KEY_FILE:
-        raise CryptoError(f"public key: at most {MAX_KEY_FILE} octets, {len(spki)} came")
+        raise CryptoError(f"public key: at most {MAX_KEY_FILE} octets, not {len(spki)}")
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm):
@@ -179,11 +179,11 @@ def kind_of(key: PrivateKeyObject | PublicKeyObject) -> str:
 def _check(key: object) -> PublicKeyObject:
     """Refuse what nobody should sign with any more, or what we have no AUTH method for."""
     if not isinstance(key, PublicKeyObject):
-        raise CryptoError(f"public key: Ed25519, Ed448, ECDSA or RSA, {type(key).__name__} came")
+        raise CryptoError(f"public key: Ed25519, Ed448, ECDSA or RSA, not {type(key).__name__}")
     if isinstance(key, rsa.RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-        raise CryptoError(f"public key: RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, {key.key_size} came")
+        raise CryptoError(f"public key: RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, not {key.key_size}")
     if isinstance(key, rsa.RSAPublicKey) and (bits := key.public_numbers().e.bit_length()) > MAX_RSA_EXPONENT_BITS:
-        raise CryptoError(f"public key: RSA with an exponent of at most {MAX_RSA_EXPONENT_BITS} bits, {bits} came")
+        raise CryptoError(f"public key: RSA with an exponent of at most {MAX_RSA_EXPONENT_BITS} bits, not {bits}")
     if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES):
-        raise CryptoError(f"public key: ECDSA on secp256r1, secp384r1 or secp521r1, {key.curve.name} came")
+        raise CryptoError(f"public key: ECDSA on secp256r1, secp384r1 or secp521r1, not {key.curve.name}")
     return key

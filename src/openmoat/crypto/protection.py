@@ -35,7 +35,7 @@ class SkProtection:
         sizes = (encryption.key_material, integrity.key if integrity else 0)
         if (len(key), len(integrity_key)) != sizes:
             came = (len(key), len(integrity_key))
-            raise ValueError(f"{encryption.name}: key and integrity key need {sizes} octets, {came} came")
+            raise ValueError(f"{encryption.name}: key and integrity key need {sizes} octets, not {came}")
         if isinstance(encryption, Aead) != (integrity is None):
             raise ValueError(f"{encryption.name}: an integrity algorithm goes with a cipher, and only with a cipher")
         self._encryption = encryption
@@ -67,7 +67,7 @@ class SkProtection:
     def seal(self, associated: bytes, plaintext: bytes, iv: bytes) -> bytes:
         """IV | ciphertext of (plaintext | padding | pad length) | ICV."""
         if len(iv) != self.iv_size:
-            raise ValueError(f"{self._encryption.name}: the IV has {self.iv_size} octets, {len(iv)} came")
+            raise ValueError(f"{self._encryption.name}: the IV has {self.iv_size} octets, not {len(iv)}")
         padding = self._padding(len(plaintext))
         padded = plaintext + bytes(padding) + bytes((padding,))
         if self._aead is not None:

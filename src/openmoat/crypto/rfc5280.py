@@ -106,7 +106,7 @@ def broken_rule_of_name(name: bytes) -> str | None:
 
 def _at_least(count: int, found: list[Element]) -> list[Element]:
     if len(found) < count:
-        raise CryptoError(f"DER: {count} elements are needed, {len(found)} came")
+        raise CryptoError(f"DER: {count} elements are needed, not {len(found)}")
     return found
 
 

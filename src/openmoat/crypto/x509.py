@@ -95,7 +95,7 @@ def check_chain(
     if not certificates:
         raise BadCertificate("certificate: the peer sent none")
     if len(certificates) > MAX_CERTIFICATES:
-        raise BadCertificate(f"certificates: at most {MAX_CERTIFICATES}, {len(certificates)} came")
+        raise BadCertificate(f"certificates: at most {MAX_CERTIFICATES}, not {len(certificates)}")
     leaf = _Parsed.read(certificates[0])
     search = _Search([_parsed_root(octets) for octets in roots], datetime.fromtimestamp(at, UTC))
     search.add(certificates[1:])
@@ -167,7 +167,7 @@ class _Parsed:
     @classmethod
     def read(cls, octets: bytes) -> "_Parsed":
         if len(octets) > MAX_CERTIFICATE:
-            raise BadCertificate(f"certificate: at most {MAX_CERTIFICATE} octets, {len(octets)} came")
+            raise BadCertificate(f"certificate: at most {MAX_CERTIFICATE} octets, not {len(octets)}")
         fields: Fields | None = None
         try:
             fields = Fields.read(octets)
@@ -297,7 +297,7 @@ def _check_authority(issuer: _Parsed, path: list[_Parsed]) -> None:
     limit = issuer.constraints.path_length
     between = sum(below.subject != below.issuer for below in path[1:])
     if limit is not None and between > limit:
-        raise BadCertificate(f"{_label(issuer)}: permits {limit} authorities below it, {between} came")
+        raise BadCertificate(f"{_label(issuer)}: permits {limit} CA certificates below it, not {between}")
 
 
 def _check_signature(below: _Parsed, issuer: _Parsed) -> None:

@@ -181,7 +181,7 @@ class IkeLifetimes:
         yield from _limit("rekey_after", self.rekey_after, "hard", self.hard)
         yield from _jitter(self.jitter)
         if not 0 <= self.liveness_after < math.inf:
-            yield FieldError(("liveness_after",), f"0 or more seconds, {self.liveness_after:g} came")
+            yield FieldError(("liveness_after",), f"0 or more seconds, not {self.liveness_after:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,22 +266,22 @@ class Child:
         if not self.proposals:
             yield FieldError(("proposals",), "one at least")
         if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
-            yield FieldError(("priority",), f"{-MAX_PRIORITY} to {MAX_PRIORITY}, {self.priority} came")
+            yield FieldError(("priority",), f"{-MAX_PRIORITY} to {MAX_PRIORITY}, not {self.priority}")
         yield from self._replay_errors()
         if self.path_mtu is not None and not MIN_PATH_MTU[4] <= self.path_mtu <= MAX_PACKET:
-            yield FieldError(("path_mtu",), f"{MIN_PATH_MTU[4]} to {MAX_PACKET}, {self.path_mtu} came")
+            yield FieldError(("path_mtu",), f"{MIN_PATH_MTU[4]} to {MAX_PACKET}, not {self.path_mtu}")
         if isinstance(self.mss, int) and not MIN_MSS <= self.mss <= MAX_MSS:
-            yield FieldError(("mss",), f"{MIN_MSS} to {MAX_MSS}, {self.mss} came")
+            yield FieldError(("mss",), f"{MIN_MSS} to {MAX_MSS}, not {self.mss}")
         if len({address.version for address in self.tunnel_address}) < len(self.tunnel_address):
             yield FieldError(("tunnel_address",), "one of each family")
         for address in self.tunnel_address:
             ranges = ((int(one.start), int(one.end)) for one in self.local if one.start.version == address.version)
             if not any(first <= int(address) <= last for first, last in ranges):
-                yield FieldError(("tunnel_address",), f"one inside local, {address} came")
+                yield FieldError(("tunnel_address",), f"one inside local, not {address}")
 
     def _replay_errors(self) -> Iterator[FieldError]:
         if self.replay_window % 64 or not 0 <= self.replay_window <= MAX_REPLAY_WINDOW:
-            text = f"a multiple of 64 from 0 to {MAX_REPLAY_WINDOW}, {self.replay_window} came"
+            text = f"a multiple of 64 from 0 to {MAX_REPLAY_WINDOW}, not {self.replay_window}"
             yield FieldError(("replay_window",), text)
         elif self.replay_window == 0 and any(True in proposal.esn for proposal in self.proposals):
             text = "0 needs noesn in every proposal: ESN cannot work without it (RFC 4303 3.3.3)"
@@ -302,14 +302,14 @@ class Peer:
 
     def _errors(self) -> Iterator[FieldError]:
         if len(self.addresses) > MAX_ADDRESSES:
-            yield FieldError(("addresses",), f"{MAX_ADDRESSES} at most, {len(self.addresses)} came")
+            yield FieldError(("addresses",), f"{MAX_ADDRESSES} at most, not {len(self.addresses)}")
         for place, address in enumerate(self.addresses):
             if isinstance(address, str):
                 # A top-level domain is never a number (RFC 3696 2): this was meant as an address.
                 if not _HOST.fullmatch(address) or address.rstrip(".").rpartition(".")[2].isdecimal():
-                    yield FieldError(("addresses", place), f'an address or a DNS name, "{address}" came')
+                    yield FieldError(("addresses", place), f'an address or a DNS name, not "{address}"')
             elif address.is_unspecified or address.is_multicast:
-                yield FieldError(("addresses", place), f"the address of one host, {address} came")
+                yield FieldError(("addresses", place), f"the address of one host, not {address}")
 
     @property
     def is_pattern(self) -> bool:
@@ -351,14 +351,14 @@ class Connection:
         if self.group is not None:
             yield from _name("group", self.group)
         elif self.order:
-            text = f"only with group, {self.order} came alone; add group, the same for all alternatives"
+            text = "only with group, not alone; give all alternatives the same group"
             yield FieldError(("order",), text)
         if not -MAX_ORDER <= self.order <= MAX_ORDER:
-            yield FieldError(("order",), f"{-MAX_ORDER} to {MAX_ORDER}, {self.order} came")
+            yield FieldError(("order",), f"{-MAX_ORDER} to {MAX_ORDER}, not {self.order}")
         if not self.proposals:
             yield FieldError(("proposals",), "one at least")
         if not 1 <= len(self.children) <= MAX_CHILDREN:
-            yield FieldError(("children",), f"1 to {MAX_CHILDREN}, {len(self.children)} came")
+            yield FieldError(("children",), f"1 to {MAX_CHILDREN}, not {len(self.children)}")
         names = [child.name for child in self.children]
         for twice in dict.fromkeys(name for name in names if names.count(name) > 1):
             yield FieldError(("children", twice), "more than one child has this name")
@@ -368,7 +368,7 @@ class Connection:
             if self.is_template:
                 yield FieldError(("children", child.name, "start"), "none, since a template waits for its peers")
             elif not self.peer.addresses:
-                text = "none, since the peer has no address to reach it at"
+                text = "must be none, because the peer has no address"
                 yield FieldError(("children", child.name, "start"), text)
 
     @property
@@ -379,7 +379,7 @@ class Connection:
 
 def _name(field_name: str, name: str) -> Iterator[FieldError]:
     if not _NAME.fullmatch(name):
-        text = f"1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, {name!r} came"
+        text = f"1 to 64 letters, digits, dots, - and _, beginning with a letter or digit, not {name!r}"
         yield FieldError((field_name,), text)
 
 
@@ -402,21 +402,21 @@ def _protection(encryptions: Sequence[Encryption], integrities: Sequence[Integri
 def _limit(soft_name: str, soft: float, hard_name: str, hard: float) -> Iterator[FieldError]:
     for name, limit in ((soft_name, soft), (hard_name, hard)):
         if not limit >= 0:  # neither is what is not a number
-            yield FieldError((name,), f"0 or more, {limit:g} came")
+            yield FieldError((name,), f"0 or more, not {limit:g}")
         elif limit > MAX_LIMIT:
-            yield FieldError((name,), f"at most {MAX_LIMIT}, {limit} came")
+            yield FieldError((name,), f"at most {MAX_LIMIT}, not {limit}")
     if hard and soft >= hard:
-        yield FieldError((soft_name,), f"less than {hard_name}, which is {hard:g}; {soft:g} came")
+        yield FieldError((soft_name,), f"less than {hard_name} ({hard:g}), not {soft:g}")
 
 
 def _jitter(jitter: float) -> Iterator[FieldError]:
     if not 0 <= jitter <= 0.5:
-        yield FieldError(("jitter",), f"0 to 0.5, {jitter:g} came")
+        yield FieldError(("jitter",), f"0 to 0.5, not {jitter:g}")
 
 
 def _selectors(side: str, selectors: Selectors) -> Iterator[FieldError]:
     if not 1 <= len(selectors) <= MAX_SELECTORS:
-        yield FieldError((side,), f"1 to {MAX_SELECTORS} selectors, {len(selectors)} came")
+        yield FieldError((side,), f"1 to {MAX_SELECTORS} selectors, not {len(selectors)}")
     for place, selector in enumerate(selectors):
         if selector.is_empty:
             yield FieldError((side, place), f"{selector} selects nothing")

@@ -44,7 +44,7 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.workers != "auto" and not 1 <= self.workers <= MAX_WORKERS:
-            raise FieldError(("workers",), f"auto or 1 to {MAX_WORKERS}, {self.workers} came")
+            raise FieldError(("workers",), f"auto or 1 to {MAX_WORKERS}, not {self.workers}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,9 @@ class Settings:
 
     def _errors(self) -> Iterator[FieldError]:
         if not self.control_socket.startswith("/"):
-            yield FieldError(("control_socket",), f'a path that begins with /, "{self.control_socket}" came')
+            yield FieldError(("control_socket",), f'a path that begins with /, not "{self.control_socket}"')
         if not _DEVICE.fullmatch(self.device):
-            yield FieldError(("device",), f'1 to 15 letters, digits, dots, - and _, "{self.device}" came')
+            yield FieldError(("device",), f'1 to 15 letters, digits, dots, - and _, not "{self.device}"')
         for name, low, high in (
             ("cookie_threshold", 0, 1 << 20),
             ("max_half_open", 1, 1 << 20),
@@ -87,6 +87,6 @@ class Settings:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                yield FieldError((name,), f"{low} to {high}, {value} came")
+                yield FieldError((name,), f"{low} to {high}, not {value}")
         if self.log_level not in LOG_LEVELS:
-            yield FieldError(("log_level",), f'error, warning, info or debug, "{self.log_level}" came')
+            yield FieldError(("log_level",), f'error, warning, info or debug, not "{self.log_level}"')

@@ -68,7 +68,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         if not MIN_PATH_MTU[self.version] <= self.maximum <= MAX_PACKET:
-            raise ValueError(f"path MTU: {MIN_PATH_MTU[self.version]} to {MAX_PACKET}, {self.maximum} came")
+            raise ValueError(f"path MTU: {MIN_PATH_MTU[self.version]} to {MAX_PACKET}, not {self.maximum}")
 
     @property
     def base(self) -> int:

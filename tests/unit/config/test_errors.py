@@ -96,16 +96,16 @@ rekey-after = "soon"
 """
     assert MAX_PRIORITY == 1000
     assert folder.faults(RECORD.replace("peer.add", "order = 1\npeer.add") + more) == [
-        'moat.toml:6: connection "home": order: only with group, 1 came alone; add group, the same for all alternatives',
-        'moat.toml:12: connection "home": child "office": priority: -1000 to 1000, 1001 came',
-        'moat.toml:13: connection "home": child "office": replay-window: a multiple of 64 from 0 to 4096, 100 came',
-        'moat.toml:14: connection "home": child "office": mss: off, fit or a number; "big" came',
+        'moat.toml:6: connection "home": order: only with group, not alone; give all alternatives the same group',
+        'moat.toml:12: connection "home": child "office": priority: -1000 to 1000, not 1001',
+        'moat.toml:13: connection "home": child "office": replay-window: a multiple of 64 from 0 to 4096, not 100',
+        'moat.toml:14: connection "home": child "office": mss: off, fit or a number, not "big"',
         'moat.toml:17: connection "home": child "lab": remote: an address family that local has too; a packet has one'
         " family at both ends",
-        'moat.toml:18: connection "home": child "lab": start: auto, trap or none; "often" came',
+        'moat.toml:18: connection "home": child "lab": start: auto, trap or none, not "often"',
         'moat.toml:19: connection "home": child "yard": remote: is missing',
-        'moat.toml:22: connection "home": lifetimes: jitter: 0 to 0.5, 0.7 came',
-        'moat.toml:23: connection "home": lifetimes: rekey-after: a time such as "1h", "90m", "1h30m" or "45s"; "soon" came',
+        'moat.toml:22: connection "home": lifetimes: jitter: 0 to 0.5, not 0.7',
+        'moat.toml:23: connection "home": lifetimes: rekey-after: a time such as "1h", "90m", "1h30m" or "45s", not "soon"',
     ]
 
 
@@ -124,10 +124,10 @@ def test_both_tables_of_settings_tell_all_their_errors(folder: Folder) -> None:
 
 def test_parts_that_are_no_tables_are_told(folder: Folder) -> None:
     assert folder.faults("[connections.home]\nlocal = 5\npeer = []\nchildren = {}\nlifetimes = true\n") == [
-        'moat.toml:2: connection "home": local: a table, 5 came',
-        'moat.toml:3: connection "home": peer: a table, an empty list came',
-        'moat.toml:4: connection "home": children: one table at least, an empty table came',
-        'moat.toml:5: connection "home": lifetimes: a table, true came',
+        'moat.toml:2: connection "home": local: a table, not 5',
+        'moat.toml:3: connection "home": peer: a table, not an empty list',
+        'moat.toml:4: connection "home": children: one table at least, not an empty table',
+        'moat.toml:5: connection "home": lifetimes: a table, not true',
     ]
 
 
@@ -143,8 +143,8 @@ def test_a_key_and_its_certificates_are_both_looked_at(folder: Folder) -> None:
 def test_credentials_that_exclude_each_other_are_told_at_the_second(folder: Folder) -> None:
     text = RECORD.replace("local.identity", 'peer.key-file = "home.psk"\nlocal.identity')
     assert folder.faults(text) == [
-        'moat.toml:4: connection "home": peer: key-file: one of psk, key, key-file and authorities must be there; psk and'
-        " key-file came"
+        'moat.toml:4: connection "home": peer: key-file: exactly one of psk, key, key-file and authorities is needed;'
+        " psk and key-file are given"
     ]
 
 
@@ -181,8 +181,8 @@ def test_an_identity_that_looks_like_an_address_and_is_none_is_told(folder: Fold
 def test_numbers_have_bounds(folder: Folder) -> None:
     more = f"[connections.home.children.office.lifetimes]\nhard-packets = {MAX_LIMIT + 1}\nrekey-octets = {10**30}\n"
     assert folder.faults(RECORD + more) == [
-        f'moat.toml:12: connection "home": child "office": lifetimes: hard-packets: at most {MAX_LIMIT}, {MAX_LIMIT + 1} came',
-        f'moat.toml:13: connection "home": child "office": lifetimes: rekey-octets: at most {MAX_LIMIT}, {10**30} came',
+        f'moat.toml:12: connection "home": child "office": lifetimes: hard-packets: at most {MAX_LIMIT}, not {MAX_LIMIT + 1}',
+        f'moat.toml:13: connection "home": child "office": lifetimes: rekey-octets: at most {MAX_LIMIT}, not {10**30}',
     ]
     assert "1" * 5000 not in folder.faults(f"[daemon]\nfragment-size = {'1' * 5000}\n")[0]
 
@@ -218,13 +218,13 @@ def test_an_include_that_is_no_directory_is_told(folder: Folder) -> None:
     assert 'moat.toml:1: include: a directory; "moat.toml" cannot be read: Not a directory' in folder.faults(
         'include = "moat.toml"'
     )
-    assert folder.faults('include = ""') == ['moat.toml:1: include: a directory, "" came']
+    assert folder.faults('include = ""') == ['moat.toml:1: include: a directory, not ""']
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("\n" + ".".join("a" * 20_000) + " = 1", f"moat.toml:2: a key of at most {MAX_NESTING} parts, more came"),
+        ("\n" + ".".join("a" * 20_000) + " = 1", f"moat.toml:2: a key of at most {MAX_NESTING} parts; there are more"),
         ("[" + " . ".join(["'a'"] * (MAX_NESTING + 1)) + "]", f"moat.toml:1: a key of at most {MAX_NESTING} parts"),
         ("x = {" + ".".join("a" * 20_000) + " = 1}", f"moat.toml:1: a key of at most {MAX_NESTING} parts"),
         ("\nx = " + "[" * 5000 + "]" * 5000, f"moat.toml:2: at most {MAX_NESTING} lists and tables in each other"),
@@ -270,6 +270,6 @@ def test_an_error_is_one_line_whatever_came(folder: Folder) -> None:
     )
     faults = folder.faults(text)
     assert [fault for fault in faults if not fault.isprintable()] == []
-    assert faults[2].endswith('or debug; "' + "x" * MAX_SHOWN + '..." came')
+    assert faults[2].endswith('or debug, not "' + "x" * MAX_SHOWN + '..."')
     assert faults[0].startswith("moat.toml:1: a\\nb\\x1b[2J: no such option")
     assert all(len(fault) < 50 + MAX_TEXT for fault in faults)

@@ -43,7 +43,7 @@ def test_all_zeros_and_wrong_lengths_are_refused(row: KeyExchange) -> None:
 
 @EVERY_METHOD
 def test_a_seed_of_the_wrong_length_is_our_own_mistake(row: KeyExchange) -> None:
-    with pytest.raises(ValueError, match=f"a seed has {seed_size(row.id)} octets, 3 came"):
+    with pytest.raises(ValueError, match=f"a seed has {seed_size(row.id)} octets, not 3"):
         make_key_pair(row.id, b"abc")
 
 

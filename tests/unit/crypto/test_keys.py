@@ -105,7 +105,7 @@ def refused(octets: bytes) -> str:
 def test_files_that_are_no_private_key_are_refused_with_the_reason() -> None:
     assert "not readable" in refused(b"")
     assert "not readable" in refused(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
-    assert "at most 65536 octets, 65537 came" in refused(bytes(MAX_KEY_FILE + 1))
+    assert "at most 65536 octets, not 65537" in refused(bytes(MAX_KEY_FILE + 1))
     locked = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     assert "is encrypted" in refused(locked)
     other = x25519.X25519PrivateKey.generate()
@@ -115,7 +115,7 @@ def test_files_that_are_no_private_key_are_refused_with_the_reason() -> None:
 def test_a_key_that_makes_each_check_costly_is_refused() -> None:
     numbers = rsa.RSAPublicNumbers((1 << MAX_RSA_EXPONENT_BITS) + 1, RSA.public_key().public_numbers().n)
     spki = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(CryptoError, match="exponent of at most 64 bits, 65 came"):
+    with pytest.raises(CryptoError, match="exponent of at most 64 bits, not 65"):
         public_key(spki)
 
 
@@ -127,17 +127,17 @@ def test_an_rsa_key_is_as_long_as_the_bound_and_not_one_bit_longer() -> None:
         for bits in (MAX_RSA_BITS, MAX_RSA_BITS + 1)
     )
     assert kind_of(public_key(largest)) == f"RSA {MAX_RSA_BITS}"
-    with pytest.raises(CryptoError, match=f"2048 to {MAX_RSA_BITS} bits, {MAX_RSA_BITS + 1} came"):
+    with pytest.raises(CryptoError, match=f"2048 to {MAX_RSA_BITS} bits, not {MAX_RSA_BITS + 1}"):
         public_key(longer)
 
 
 def test_keys_that_are_too_weak_are_refused() -> None:
     weak = rsa.generate_private_key(65537, 1024)  # noqa: S505
-    assert "RSA of 2048 to 8192 bits, 1024 came" in refused(private_pem(weak))
+    assert "RSA of 2048 to 8192 bits, not 1024" in refused(private_pem(weak))
     curve = ec.derive_private_key(7, ec.SECP256K1())
-    assert "secp256k1 came" in refused(private_pem(curve))
+    assert "not secp256k1" in refused(private_pem(curve))
     spki = weak.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(CryptoError, match="1024 came"):
+    with pytest.raises(CryptoError, match="1024"):
         public_key(spki)
 
 

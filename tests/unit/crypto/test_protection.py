@@ -116,5 +116,5 @@ def test_combinations_that_do_not_protect_are_not_built(
 def test_a_key_of_the_wrong_size_is_our_own_mistake() -> None:
     with pytest.raises(ValueError, match=r"need \(20, 0\) octets"):
         SkProtection(AES_128_GCM_16, None, Secret(bytes(16)), Secret())
-    with pytest.raises(ValueError, match="the IV has 8 octets, 12 came"):
+    with pytest.raises(ValueError, match="the IV has 8 octets, not 12"):
         protection(AES_128_GCM_16, None).seal(HEADER, b"", bytes(12))

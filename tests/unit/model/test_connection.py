@@ -70,13 +70,13 @@ def test_a_connection_with_defaults_is_valid() -> None:
     ("changes", "complaint"),
     [
         ({"name": "ho me"}, "^name: "),
-        ({"children": ()}, "children: 1 to 64, 0 came"),
+        ({"children": ()}, "children: 1 to 64, not 0"),
         ({"children": (child(), child())}, "^children: office: more than one child has this name"),
         ({"proposals": ()}, "^proposals: "),
-        ({"order": 1}, "^order: only with group, 1 came alone; add group"),
-        ({"group": "office", "order": MAX_ORDER + 1}, "^order: -1000 to 1000, 1001 came"),
+        ({"order": 1}, "^order: only with group, not alone; give all alternatives"),
+        ({"group": "office", "order": MAX_ORDER + 1}, "^order: -1000 to 1000, not 1001"),
         ({"group": "of fice"}, "^group: 1 to 64 letters"),
-        ({"peer": Peer(identity=PORTAL, credential=Psk("x"))}, "no address to reach it at"),
+        ({"peer": Peer(identity=PORTAL, credential=Psk("x"))}, "because the peer has no address"),
         (
             {
                 "peer": Peer(
@@ -96,7 +96,7 @@ def test_a_faulty_connection_is_refused_with_the_field(changes: dict[str, Any], 
     ("changes", "complaint"),
     [
         ({"name": ""}, "^name: "),
-        ({"local": ()}, "^local: 1 to 64 selectors, 0 came"),
+        ({"local": ()}, "^local: 1 to 64 selectors, not 0"),
         ({"remote": parse_selectors(["2001:db8::/64"])}, "^remote: an address family"),
         (
             {"remote": (TrafficSelector.between(ipaddress.ip_address("10.0.0.9"), ipaddress.ip_address("10.0.0.1")),)},
@@ -105,12 +105,12 @@ def test_a_faulty_connection_is_refused_with_the_field(changes: dict[str, Any], 
         ({"proposals": ()}, "^proposals: "),
         ({"replay_window": 100}, "^replay_window: a multiple of 64"),
         ({"replay_window": 0}, "noesn"),
-        ({"tunnel_address": (ipaddress.ip_address("10.1.1.1"),)}, "^tunnel_address: one inside local, 10.1.1.1"),
+        ({"tunnel_address": (ipaddress.ip_address("10.1.1.1"),)}, "^tunnel_address: one inside local, not 10.1.1.1"),
         ({"tunnel_address": (ipaddress.ip_address("fd00::1"),)}, "^tunnel_address: one inside local"),
         ({"tunnel_address": tuple(map(ipaddress.ip_address, ["10.1.0.1", "10.1.0.2"]))}, "one of each family"),
-        ({"path_mtu": 100}, "^path_mtu: 576 to 65535, 100 came"),
-        ({"mss": MIN_MSS - 1}, "^mss: 536 to 65495, 535 came"),
-        ({"mss": MAX_MSS + 1}, "^mss: 536 to 65495, 65496 came"),
+        ({"path_mtu": 100}, "^path_mtu: 576 to 65535, not 100"),
+        ({"mss": MIN_MSS - 1}, "^mss: 536 to 65495, not 535"),
+        ({"mss": MAX_MSS + 1}, "^mss: 536 to 65495, not 65496"),
         ({"priority": 5000}, "^priority: "),
     ],
 )
@@ -149,7 +149,7 @@ def test_what_is_no_dns_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("lifetimes", "complaint"),
     [
-        ({"rekey_after": 100.0, "hard": 100.0}, "^rekey_after: less than hard, which is 100"),
+        ({"rekey_after": 100.0, "hard": 100.0}, "^rekey_after: less than hard .100"),
         ({"rekey_octets": 10, "hard_octets": 5}, "^rekey_octets: less than hard_octets"),
         ({"rekey_packets": -1}, "^rekey_packets: 0 or more"),
         ({"jitter": 0.9}, "^jitter: 0 to 0.5"),
@@ -224,7 +224,7 @@ def test_the_defaults_hold_no_weak_algorithm_and_put_aeads_first() -> None:
     [
         ({"device": "a" * 16}, "^device: "),
         ({"control_socket": "control.sock"}, "^control_socket: "),
-        ({"fragment_size": 0}, "^fragment_size: 576 to 65535, 0 came"),
+        ({"fragment_size": 0}, "^fragment_size: 576 to 65535, not 0"),
         ({"log_level": "loud"}, "^log_level: "),
     ],
 )
@@ -236,7 +236,7 @@ def test_faulty_settings_are_refused_with_the_field(changes: dict[str, Any], com
 def test_a_connection_has_children_up_to_the_bound() -> None:
     children = tuple(child(name=f"c{number}") for number in range(MAX_CHILDREN + 1))
     assert len(connection(children=children[:-1]).children) == MAX_CHILDREN
-    with pytest.raises(ValueError, match=f"^children: 1 to {MAX_CHILDREN}, {MAX_CHILDREN + 1} came"):
+    with pytest.raises(ValueError, match=f"^children: 1 to {MAX_CHILDREN}, not {MAX_CHILDREN + 1}"):
         connection(children=children)
 
 
@@ -244,11 +244,11 @@ def test_a_peer_has_addresses_up_to_the_bound() -> None:
     addresses = tuple(ipaddress.ip_address("192.0.2.1") + number for number in range(MAX_ADDRESSES + 1))
     peer = Peer(addresses=addresses[:-1], identity=PORTAL, credential=Psk("home"))
     assert len(peer.addresses) == MAX_ADDRESSES
-    with pytest.raises(ValueError, match=f"^addresses: {MAX_ADDRESSES} at most, {MAX_ADDRESSES + 1} came"):
+    with pytest.raises(ValueError, match=f"^addresses: {MAX_ADDRESSES} at most, not {MAX_ADDRESSES + 1}"):
         replace(peer, addresses=addresses)
 
 
 def test_a_replay_window_is_as_wide_as_the_bound_and_not_one_step_wider() -> None:
     assert child(replay_window=MAX_REPLAY_WINDOW).replay_window == MAX_REPLAY_WINDOW == 4096
-    with pytest.raises(ValueError, match=f"0 to {MAX_REPLAY_WINDOW}, {MAX_REPLAY_WINDOW + 64} came"):
+    with pytest.raises(ValueError, match=f"0 to {MAX_REPLAY_WINDOW}, not {MAX_REPLAY_WINDOW + 64}"):
         child(replay_window=MAX_REPLAY_WINDOW + 64)

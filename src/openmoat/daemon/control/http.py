@@ -90,7 +90,7 @@ class HttpConnection:
                 case h11.Data(data=data):
                     body += data
                     if len(body) > MAX_REQUEST:
-                        raise BadRequest(413, f"content of at most {MAX_REQUEST} octets, more came")
+                        raise BadRequest(413, f"content of at most {MAX_REQUEST} octets; there are more")
                 case h11.EndOfMessage() if head is not None:
                     return Request(self._method, head.target.decode("ascii", "replace"), bytes(body))
                 case _:  # ConnectionClosed

@@ -133,7 +133,7 @@ def parameters_of(query: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS))
     except ValueError:
-        text = f"at most {MAX_PARAMETERS} parameters, more came"
+        text = f"at most {MAX_PARAMETERS} parameters; there are more"
         raise ControlError(ErrorCode.BAD_REQUEST, text) from None
 
 

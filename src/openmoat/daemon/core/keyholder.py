@@ -100,7 +100,7 @@ class Keyholder:
         try:
             if not connection.peer.identity.matches(question.identity):
                 wanted = connection.peer.identity
-                raise CryptoError(f"identity: {wanted} is wanted, {question.identity} came")
+                raise CryptoError(f"identity: expected {wanted}, received {question.identity}")
             self._check(connection, question)
         except CryptoError as error:
             return PeerRefused(question.ticket, str(error))
@@ -111,7 +111,7 @@ class Keyholder:
         credential = connection.peer.credential
         if isinstance(credential, Psk) != (question.method is AuthMethod.PSK):
             wanted = "a pre-shared key" if isinstance(credential, Psk) else "a signature"
-            raise BadSignature(f"AUTH: {wanted} is wanted, method {question.method.name} came")
+            raise BadSignature(f"AUTH: expected {wanted}, received method {question.method.name}")
         match credential:
             case Psk(name=name):
                 check_padded_psk(question.prf, self._psk(name, question.prf), question.signed_octets, question.octets)

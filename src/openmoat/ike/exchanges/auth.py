@@ -69,7 +69,7 @@ def on_response(hs: Handshake, state: AuthSent, message: Message) -> HandshakeSt
         return _on_refusal(error)
     connection = hs.known()
     if not connection.peer.identity.matches(identity.identity):
-        raise AuthenticationFailed(f"IDr: {connection.peer.identity} is wanted, {identity.identity} came")
+        raise AuthenticationFailed(f"IDr: expected {connection.peer.identity}, received {identity.identity}")
     hs.step(CheckingPeer(state, message, identity.identity, auth.method))
     return _ask_peer_auth(hs, state.agreed, connection, identity, message, lambda a: _on_peer_checked(hs, a))
 

@@ -196,7 +196,7 @@ def _change_method(hs: Handshake, state: InitSent, method: KeMethod) -> Handshak
     """Begin again with the method the peer prefers, if it is one of ours (RFC 7296 1.2)."""
     offered = {row.id for proposal in hs.known().proposals for row in proposal.key_exchanges}
     if method not in offered or method is state.first_request.method:
-        raise PeerMisbehaved(f"N(INVALID_KE_PAYLOAD): a method that was offered, {method.name} came")
+        raise PeerMisbehaved(f"N(INVALID_KE_PAYLOAD): a method that was offered, not {method.name}")
     return _restart(hs, state, replace(state.first_request, method=method))
 
 
@@ -216,7 +216,7 @@ def _derive(hs: Handshake, state: InitSent, message: Message, datagram: bytes) -
     suite = accept_ike(answer.proposals, offer_ike(hs.known().proposals)).suite
     method = state.first_request.method
     if exchange.method is not method or suite.key_exchange.id is not method:
-        raise PeerMisbehaved(f"KE response: {method.name}, {exchange.method.name} came")
+        raise PeerMisbehaved(f"KE response: {method.name}, not {exchange.method.name}")
     channel, peer_spi = hs.channel, message.header.responder_spi
     initials = Initials(
         suite=suite,
@@ -289,9 +289,9 @@ def read_request(
     suite = (choice := choose_ike(offered.proposals, proposals, method=exchange.method)).suite
     row = suite.key_exchange
     if row.id is not exchange.method:
-        raise WrongKeyExchange(f"KE: {row.id.name}, {exchange.method.name} came", int(row.id).to_bytes(2, "big"))
+        raise WrongKeyExchange(f"KE: {row.id.name}, not {exchange.method.name}", int(row.id).to_bytes(2, "big"))
     if len(exchange.public_value) != row.public:
-        raise PeerMisbehaved(f"KE: a {row.name} value has {row.public} octets, {len(exchange.public_value)} came")
+        raise PeerMisbehaved(f"KE: a {row.name} value has {row.public} octets, not {len(exchange.public_value)}")
     return InitReceived(
         request=datagram,
         suite=suite,

@@ -148,7 +148,7 @@ def accept_response(
     # RFC 7296 2.9: the responder may narrow, never widen.
     for ours, theirs, name in ((spec.local, tsi.selectors, "TSi"), (spec.remote, tsr.selectors, "TSr")):
         if not covers(ours, theirs):
-            raise PeerMisbehaved(f"{name}: within {format_selectors(ours)}, {format_selectors(theirs)} came")
+            raise PeerMisbehaved(f"{name}: within {format_selectors(ours)}, not {format_selectors(theirs)}")
     peer = peer_aggfrag(message)
     return ChildTerms(
         spec=spec,
@@ -256,7 +256,7 @@ def _child_payloads(message: Message) -> tuple[SecurityAssociation, TsInitiator,
 def _spi(choice: EspChoice) -> int:
     spi = int.from_bytes(choice.answer.spi, "big")
     if spi < 256:
-        raise PeerMisbehaved(f"SA: an ESP SPI is 256 or more (RFC 4303 2.1), {spi} came")
+        raise PeerMisbehaved(f"SA: an ESP SPI is 256 or more (RFC 4303 2.1), not {spi}")
     return spi
 
 

@@ -325,14 +325,14 @@ def prefer(wants: Wants, method: KeMethod | None) -> Wants:
 def accepted(response: Sequence[Proposal], offered: Sequence[Proposal]) -> Proposal:
     """The one proposal of a response, which must be one of ours with one transform per type (RFC 7296 2.7)."""
     if len(response) != 1:
-        raise PeerMisbehaved(f"SA response: exactly one proposal, {len(response)} came")
+        raise PeerMisbehaved(f"SA response: exactly one proposal, not {len(response)}")
     answer = response[0]
     ours = next((proposal for proposal in offered if proposal.number == answer.number), None)
     if ours is None or ours.protocol is not answer.protocol:
         raise PeerMisbehaved(f"SA response: proposal {answer.number} ({answer.protocol.name}) was not offered")
     kinds = [transform.type for transform in answer.transforms]
     if len(set(kinds)) != len(kinds):
-        raise PeerMisbehaved("SA response: one transform of each type, several came")
+        raise PeerMisbehaved("SA response: one transform of each type, not several")
     wanted = {transform.type for transform in ours.transforms}
     for transform in answer.transforms:
         # A type we left out stands for NONE, and may be answered so.

@@ -118,7 +118,7 @@ class Reassembly:
         if is_new or sealed.total > self._total:
             self._restart(message.header.message_id, sealed.total, now)
         if self._octets + len(plaintext) > MAX_REASSEMBLED:
-            raise MalformedMessage(f"SKF: at most {MAX_REASSEMBLED} octets in all, more came")
+            raise MalformedMessage(f"SKF: at most {MAX_REASSEMBLED} octets in all; there are more")
         self._pieces[sealed.number] = plaintext
         self._octets += len(plaintext)
         if sealed.number == 1:

@@ -91,12 +91,12 @@ class Header(msgspec.Struct, frozen=True, gc=False):
     def parse(cls, datagram: bytes) -> Self:
         """The first 28 octets of a datagram that must be one whole message of any version from 2 on."""
         if len(datagram) < HEADER_SIZE:
-            raise MalformedMessage(f"header: needs {HEADER_SIZE} octets, {len(datagram)} came")
+            raise MalformedMessage(f"header: needs {HEADER_SIZE} octets, not {len(datagram)}")
         initiator, responder, _, version, exchange, flags, message_id, length = HEADER.unpack_from(datagram)
         if version >> 4 < MAJOR:
-            raise MalformedMessage(f"header: major version {MAJOR} or above, {version >> 4} came")
+            raise MalformedMessage(f"header: major version {MAJOR} or above, not {version >> 4}")
         if length != len(datagram):
-            raise MalformedMessage(f"header: length says {length} octets, {len(datagram)} came")
+            raise MalformedMessage(f"header: the length field says {length} octets, the datagram has {len(datagram)}")
         if not initiator:
             raise MalformedMessage("header: the initiator's SPI must not be 0")
         return cls(
@@ -133,7 +133,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """All payloads in clear, up to an SK or SKF. Raises `MalformedMessage`, `UnsupportedVersion`."""
         header = header or Header.parse(datagram)
         if header.major != MAJOR:
-            raise UnsupportedVersion(f"header: major version {MAJOR}, {header.major} came", bytes((MAJOR << 4,)))
+            raise UnsupportedVersion(f"header: major version {MAJOR}, not {header.major}", bytes((MAJOR << 4,)))
         payloads, sealed = parse_chain(datagram, datagram[16], HEADER_SIZE)
         return cls(header, payloads, sealed)
 
@@ -220,7 +220,7 @@ def parse_chain(
     end = len(buffer)
     while kind != NONE:
         if len(payloads) == MAX_PAYLOADS:
-            raise MalformedMessage(f"message: at most {MAX_PAYLOADS} payloads, more came")
+            raise MalformedMessage(f"message: at most {MAX_PAYLOADS} payloads; there are more")
         if kind <= LAST_IKEV1_PAYLOAD:
             raise MalformedMessage(f"message: payload type {kind} belongs to IKEv1")
         if position + 4 > end:
@@ -248,7 +248,7 @@ def parse_sealed(
     if kind == SK:
         return Encrypted(buffer[position + 4 :], first, position + 4)
     if length < 8:
-        raise MalformedMessage(f"SKF: needs 8 octets, {length} came")
+        raise MalformedMessage(f"SKF: needs 8 octets, not {length}")
     number, total = SKF_NUMBERS.unpack_from(buffer, position + 4)
     if not 1 <= number <= total:
         raise MalformedMessage(f"SKF: fragment {number} of {total} cannot be")

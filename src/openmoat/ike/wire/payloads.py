@@ -218,7 +218,7 @@ class Nonce(msgspec.Struct, frozen=True, gc=False):
     def parse(cls, body: Reader) -> Self:
         """`MIN_NONCE` to `MAX_NONCE` octets."""
         if not MIN_NONCE <= body.left <= MAX_NONCE:
-            raise body.fault(f"nonce: {MIN_NONCE} to {MAX_NONCE} octets, {body.left} came")
+            raise body.fault(f"nonce: {MIN_NONCE} to {MAX_NONCE} octets, not {body.left}")
         return cls(body.rest())
 
     def emit(self) -> bytes:
@@ -242,7 +242,7 @@ class Notify(msgspec.Struct, frozen=True, gc=False):
         protocol, spi_size, kind = body.unpack(NOTIFY)
         spi = body.octets("SPI", spi_size) if spi_size else b""
         if body.left > MAX_NOTIFY_DATA:
-            raise body.fault(f"data: at most {MAX_NOTIFY_DATA} octets, {body.left} came")
+            raise body.fault(f"data: at most {MAX_NOTIFY_DATA} octets, not {body.left}")
         return cls(NotifyType.of(kind), body.rest(), ProtocolId.of(protocol), spi)
 
     def emit(self) -> bytes:
@@ -270,11 +270,11 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
         size = body.u8("SPI size")
         count = body.u16("number of SPIs")
         if protocol is ProtocolId.IKE and (size or count):
-            raise body.fault(f"an IKE SA is deleted without SPI, {count} of {size} octets came")
+            raise body.fault(f"an IKE SA is deleted without SPI, not with {count} of {size} octets")
         if protocol in {ProtocolId.ESP, ProtocolId.AH} and size != ESP_SPI_SIZE:
-            raise body.fault(f"SPI size: {ESP_SPI_SIZE} octets, {size} came")
+            raise body.fault(f"SPI size: {ESP_SPI_SIZE} octets, not {size}")
         if count > MAX_DELETED_SPIS:
-            raise body.fault(f"at most {MAX_DELETED_SPIS} SPIs, {count} came")
+            raise body.fault(f"at most {MAX_DELETED_SPIS} SPIs, not {count}")
         spis = tuple(int.from_bytes(body.octets("SPI", size), "big") for _ in range(count))
         body.end()
         return cls(protocol, spis, size)
@@ -297,7 +297,7 @@ class VendorId(msgspec.Struct, frozen=True, gc=False):
     def parse(cls, body: Reader) -> Self:
         """Up to `MAX_VENDOR_ID` octets."""
         if body.left > MAX_VENDOR_ID:
-            raise body.fault(f"at most {MAX_VENDOR_ID} octets, {body.left} came")
+            raise body.fault(f"at most {MAX_VENDOR_ID} octets, not {body.left}")
         return cls(body.rest())
 
     def emit(self) -> bytes:
@@ -316,7 +316,7 @@ class TsPayload(msgspec.Struct, frozen=True, gc=False):
         count = body.u8("number of selectors")
         body.skip("reserved", 3)
         if not 1 <= count <= MAX_TS_SELECTORS:
-            raise body.fault(f"1 to {MAX_TS_SELECTORS} selectors, {count} came")
+            raise body.fault(f"1 to {MAX_TS_SELECTORS} selectors, not {count}")
         found = [parse_selector(body) for _ in range(count)]
         body.end()
         return cls(tuple(selector for selector in found if selector is not None))
@@ -345,7 +345,7 @@ def parse_selector(body: Reader) -> TrafficSelector | None:
     """One traffic selector (RFC 7296 3.13.1); None for a kind we do not know."""
     kind, protocol, length = body.unpack(SELECTOR)
     if length < 4:
-        raise body.fault(f"selector length: at least 4, {length} came")
+        raise body.fault(f"selector length: at least 4, not {length}")
     inside = body.within("selector", length - 4, "TS: selector")
     if kind not in FAMILIES:
         return None
@@ -392,7 +392,7 @@ class Configuration(msgspec.Struct, frozen=True, gc=False):
         attributes: list[ConfigAttribute] = []
         while body.left:
             if len(attributes) == MAX_CONFIG_ATTRIBUTES:
-                raise body.fault(f"at most {MAX_CONFIG_ATTRIBUTES} attributes, more came")
+                raise body.fault(f"at most {MAX_CONFIG_ATTRIBUTES} attributes; there are more")
             number = body.u16("attribute type") & 0x7FFF
             attributes.append(ConfigAttribute(ConfigType(number), body.octets("value", body.u16("attribute length"))))
         return cls(kind, tuple(attributes))

@@ -69,7 +69,7 @@ class Transform(msgspec.Struct, frozen=True, gc=False):
         while body.left:
             count += 1
             if count > MAX_ATTRIBUTES:
-                raise body.fault(f"at most {MAX_ATTRIBUTES} attributes, more came")
+                raise body.fault(f"at most {MAX_ATTRIBUTES} attributes; there are more")
             kind_octets = body.octets("attribute type", 2)
             attribute = int.from_bytes(kind_octets, "big")
             value = body.octets("attribute value or length", 2)
@@ -104,7 +104,7 @@ class Proposal(msgspec.Struct, frozen=True, gc=False):
         number, protocol_number, spi_size, count = body.unpack(PROPOSAL)
         protocol = ProtocolId.of(protocol_number)
         if protocol in SPI_SIZES and spi_size not in SPI_SIZES[protocol]:
-            raise body.fault(f"SPI of {protocol.name}: {SPI_SIZES[protocol]} octets, {spi_size} came")
+            raise body.fault(f"SPI of {protocol.name}: {SPI_SIZES[protocol]} octets, not {spi_size}")
         spi = body.octets("SPI", spi_size)
         octets = body.rest()
         parse = parse_transforms_again if len(octets) <= MAX_REMEMBERED else parse_transforms
@@ -145,7 +145,7 @@ def emit_transforms(transforms: tuple[Transform, ...]) -> bytes:
 def substructure(body: Reader, what: str, length: int) -> Reader:
     """The inside of a proposal or transform of that length, which is counted from its first octet."""
     if length < 4:
-        raise body.fault(f"{what} length: at least 4, {length} came")
+        raise body.fault(f"{what} length: at least 4, not {length}")
     return body.within(what, length - 4, f"SA: {what}")
 
 
@@ -161,10 +161,10 @@ def parse_proposals(body: Reader) -> tuple[Proposal, ...]:
     marker = MORE_PROPOSALS
     while marker == MORE_PROPOSALS:
         if len(proposals) == MAX_PROPOSALS:
-            raise body.fault(f"at most {MAX_PROPOSALS} proposals, more came")
+            raise body.fault(f"at most {MAX_PROPOSALS} proposals; there are more")
         marker, _, length = body.unpack(PROPOSAL_HEAD)
         if marker not in {LAST, MORE_PROPOSALS}:
-            raise body.fault(f"last-substructure of a proposal is 0 or 2, {marker} came")
+            raise body.fault(f"last-substructure of a proposal is 0 or 2, not {marker}")
         proposal = Proposal.parse(substructure(body, "proposal", length))
         if proposals and proposal.number != proposals[-1].number + 1:
             raise MalformedMessage(f"SA: proposal {proposal.number} cannot follow proposal {proposals[-1].number}")

@@ -177,12 +177,12 @@ def check_counts(message: Message, rule: Rule) -> None:
     for kind, count in counts.items():
         most = rule.count(kind).most
         if count > most:
-            raise MalformedMessage(f"{title(message.header)}: {kind.name}: at most {most}, {count} came")
+            raise MalformedMessage(f"{title(message.header)}: {kind.name}: at most {most}, not {count}")
     if message.header.is_response and is_excused(message):
         return
     for kind, (least, _) in rule.payloads.items():
         if counts.get(kind, 0) < least:
-            raise MalformedMessage(f"{title(message.header)}: {kind.name}: at least {least}, none came")
+            raise MalformedMessage(f"{title(message.header)}: {kind.name}: at least {least}; there is none")
     present = [kind for kind in rule.together if kind in counts]
     if present and len(present) != len(rule.together):
         absent = [kind.name for kind in rule.together if kind not in counts]
@@ -210,7 +210,7 @@ def is_kept(payload: Payload, header: Header) -> bool:
     size = SIZES.get(payload.type)
     if size is not None and not size.least <= len(payload.data) <= size.most:
         raise MalformedMessage(
-            f"N({payload.type.name}): data: {size.least} to {size.most} octets, {len(payload.data)} came"
+            f"N({payload.type.name}): data: {size.least} to {size.most} octets, not {len(payload.data)}"
         )
     return True
 

@@ -161,17 +161,17 @@ def test_a_key_that_the_peer_only_shows_is_worth_nothing() -> None:
 @pytest.mark.parametrize("method", [AuthMethod.NULL, AuthMethod.PSK, AuthMethod(99)])
 def test_a_peer_cannot_choose_a_weaker_method_than_the_connection_wants(method: AuthMethod) -> None:
     question = replace(shown(prove(Psk("shared"))), method=method)
-    assert judge(question, RawKey(spki_of(ED25519))).startswith("AUTH: a signature")
+    assert "a signature" in judge(question, RawKey(spki_of(ED25519)))
 
 
 def test_a_signature_where_a_shared_secret_is_wanted_is_refused() -> None:
     text = judge(shown(prove(PrivateKey("key"))), Psk("shared"))
-    assert text == "AUTH: a pre-shared key is wanted, method SIGNATURE came"
+    assert text == "AUTH: expected a pre-shared key, received method SIGNATURE"
 
 
 def test_an_identity_that_the_connection_does_not_mean_is_refused() -> None:
     text = judge(shown(prove(Psk("shared"))), Psk("shared"), peer="*.moats.example")
-    assert text == "identity: *.moats.example is wanted, home.example came"
+    assert text == "identity: expected *.moats.example, received home.example"
 
 
 def test_another_shared_secret_is_refused() -> None:

@@ -170,13 +170,13 @@ def test_the_nearest_miss_comes_first_and_names_the_field() -> None:
     ("body", "fault"),
     [
         ("", "last proposal needs 1 octets"),
-        ("00 00 0003", "proposal length: at least 4, 3 came"),
+        ("00 00 0003", "proposal length: at least 4, not 3"),
         ("00 00 0008 01 01 03 00 000000", "proposal needs|SPI of IKE|nothing more"),
         ("00 00 0008 01 03 08 00", "SPI of ESP"),
         ("00 00 0008 01 01 00 01", "last transform needs 1 octets"),
         ("00 00 0010 01 01 00 01 03 00 0008 01 00 0014", "last-substructure is 3"),
         ("00 00 0010 01 01 00 01 00 00 0003 01 00 0014", "transform length: at least 4"),
-        ("01 00 0008 01 01 00 00", "0 or 2, 1 came"),
+        ("01 00 0008 01 01 00 00", "0 or 2, not 1"),
         ("02 00 0008 01 01 00 00 00 00 0008 03 01 00 00", "proposal 3 cannot follow proposal 1"),
     ],
 )
@@ -200,8 +200,8 @@ def test_proposals_for_another_protocol_are_passed_over_and_named() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda answer: (answer, answer), "exactly one proposal, 2 came"),
-        (lambda answer: (), "exactly one proposal, 0 came"),
+        (lambda answer: (answer, answer), "exactly one proposal, not 2"),
+        (lambda answer: (), "exactly one proposal, not 0"),
         (lambda answer: (replace(answer, number=9),), r"proposal 9 \(IKE\) was not offered"),
         (lambda answer: (replace(answer, protocol=ProtocolId.ESP),), r"\(ESP\) was not offered"),
         (lambda answer: (replace(answer, transforms=answer.transforms * 2),), "one transform of each type"),
@@ -227,7 +227,7 @@ def test_a_transform_with_more_attributes_than_the_bound_is_refused() -> None:
     head, attribute = bytes((T.ENCR, 0, 0, 20)), b"\x80\x63\0\1"
     full = Transform.parse(Reader(head + attribute * MAX_ATTRIBUTES, "SA"))
     assert full.foreign == attribute * MAX_ATTRIBUTES
-    with pytest.raises(MalformedMessage, match=f"at most {MAX_ATTRIBUTES} attributes, more came"):
+    with pytest.raises(MalformedMessage, match=f"at most {MAX_ATTRIBUTES} attributes; there are more"):
         Transform.parse(Reader(head + attribute * (MAX_ATTRIBUTES + 1), "SA"))
 
 
