@@ -362,7 +362,7 @@ def completion(shell: str) -> None:
 @click.pass_context
 def help_(context: click.Context, command: tuple[str, ...]) -> None:
     """Explain a command."""
-    app.main([*command, "--help"], prog_name=context.find_root().info_name, standalone_mode=False)
+    end(app.main([*command, "--help"], prog_name=context.find_root().info_name, standalone_mode=False) or ExitCode.OK)
 
 
 def main() -> None:
