@@ -80,8 +80,8 @@ class Channel:
         self._outgoing: SkProtection | None = None
         self._incoming: SkProtection | None = None
         self._iv = 0
-        self._reassembly: Reassembly | None = None
-        """Fragments of the message that is coming in."""
+        self._reassembly: dict[bool, Reassembly] | None = None
+        """Fragments of the response and of the request that are coming in: their Message IDs may be the same number."""
 
     @property
     def initiator_spi(self) -> int:
@@ -296,14 +296,16 @@ class Channel:
             self._context.counts[Count.FRAGMENT_REFUSED] += 1
             return None
         if self._reassembly is None:
-            self._reassembly = Reassembly()
+            self._reassembly = {}
+        fragments = self._reassembly.setdefault(message.header.is_response, Reassembly())
         try:
-            whole = self._reassembly.add(datagram, message, protection, self._context.now)
+            whole = fragments.add(datagram, message, protection, self._context.now)
         except MalformedMessage:
             self._context.counts[Count.FRAGMENT_REFUSED] += 1
             return None
         if whole is not None:
-            self._reassembly = None
+            del self._reassembly[message.header.is_response]
+            self._reassembly = self._reassembly or None
         return whole
 
     def _answer_again(self, header: Header, datagram: bytes, path: Path) -> None:

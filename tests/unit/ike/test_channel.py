@@ -191,3 +191,22 @@ def test_keys_are_told_only_where_they_are_asked_for() -> None:
         told = [output for output in context.outputs if isinstance(output, IkeSaKeys)]
         assert bool(told) is wanted
         assert all(isinstance(keys.sk_ei, Secret) for keys in told)
+
+
+def test_fragments_of_a_request_and_of_a_response_with_the_same_message_id_are_kept_apart() -> None:
+    context = make_context()
+    ours, theirs = make_channels(context, fragments=True)
+    ours.request(ExchangeType.INFORMATIONAL, [])
+    (request,) = sent(context)
+    assert isinstance(receive(theirs, request), Message)
+    theirs.request(ExchangeType.INFORMATIONAL, [Notify(NotifyType.SIZE_PROBE, b"q" * 2000)])
+    asked = sent(context)
+    theirs.respond(ExchangeType.INFORMATIONAL, [Notify(NotifyType.SIZE_PROBE, b"a" * 2000)])
+    answered = sent(context)
+    assert len(asked) == len(answered) == 2
+    # An attacker on the path chooses the order; nothing may be made of a half of each.
+    came = [receive(ours, octets) for octets in (asked[0], answered[1], answered[0], asked[1])]
+    whole = [message for message in came if isinstance(message, Message)]
+    assert [message.payloads for message in whole] == [
+        (Notify(NotifyType.SIZE_PROBE, octet * 2000),) for octet in (b"a", b"q")
+    ]
