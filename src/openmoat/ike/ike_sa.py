@@ -293,7 +293,12 @@ class IkeSa(ExchangeRunner):
         new = self._make(successor)
         match verdict:
             case Verdict.ANSWER_AND_COMPARE if isinstance(self._exchange, RekeyIke):
+                before = self._registry.sas.get(self._exchange.rival.spis[0]) if self._exchange.rival else None
                 self._exchange.meet(successor)
+                if before is not None:
+                    before.forget(
+                        DownReason.COLLISION
+                    )  # the nonces decide about one; a peer that makes more gets no more
             case (
                 Verdict.ANSWER
                 | Verdict.ANSWER_AND_COMPARE
