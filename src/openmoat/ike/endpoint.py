@@ -197,8 +197,10 @@ class Endpoint:
 
     def load(self, connections: Iterable[Connection], now: float) -> None:
         """Add connections, or exchange those of the same name: an exchanged one is negotiated anew."""
+        rows = tuple(connections)
         with self._at(now):
-            for connection in connections:
+            self._upkeep.end_undecided({row.name for row in rows if row.name in self._connections}, "configured anew")
+            for connection in rows:
                 if connection.name in self._connections:
                     self._upkeep.unload(connection.name)
                 self._upkeep.load(connection)
@@ -211,8 +213,10 @@ class Endpoint:
 
     def unload(self, names: Iterable[str], now: float) -> None:
         """Forget connections and delete their SAs."""
+        gone = tuple(dict.fromkeys(names))
         with self._at(now):
-            for name in names:
+            self._upkeep.end_undecided(frozenset(gone), "no longer configured")
+            for name in gone:
                 self._upkeep.unload(name)
 
     def initiate(self, connection: str, child: str | None, now: float) -> None:

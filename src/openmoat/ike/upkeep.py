@@ -1,6 +1,6 @@
 """Looks after connections and SAs in time: what is wanted and missing is negotiated, what is old is rekeyed or ended."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address
@@ -28,7 +28,17 @@ from openmoat.ike.exchanges.rekey_ike import RekeyIke
 from openmoat.ike.ike_sa import IkeSa
 from openmoat.ike.news import ChildFailed, ChildInstalled, HandshakeDone, News
 from openmoat.ike.registry import Registry
-from openmoat.ike.states import DerivingKeys, Established, FindingPath, InitSent, MakingKeyPair, ProvingSelf
+from openmoat.ike.states import (
+    Authorizing,
+    DerivingKeys,
+    Established,
+    FindingPath,
+    InitSent,
+    MakingKeyPair,
+    ProvingBack,
+    ProvingSelf,
+    State,
+)
 from openmoat.model.connection import Child, Connection, Start
 from openmoat.net import HostPort, Path
 
@@ -177,11 +187,17 @@ class Upkeep:
         self._connections.admit(name)
 
     def end(self, sa: IkeSa, reason: DownReason, text: str = "") -> None:
-        """Delete an IKE SA; one the peer has not yet authenticated is simply forgotten."""
+        """Delete an IKE SA; one that the peer does not know to be established is simply forgotten."""
         if isinstance(sa.state, Established):
             sa.delete(reason, text)
-        elif sa.session is None and not sa.is_over:
+        elif not sa.is_over:
             sa.forget(reason, text)
+
+    def end_undecided(self, names: Collection[str], text: str, peer: Identity | None = None) -> None:
+        """Forget what answers a peer and may yet become an IKE SA of these connections, by what they said before."""
+        for sa in list(self._registry.half_open.values()) if names else ():
+            if _may_become(sa.state, names, peer):
+                sa.forget(DownReason.ASKED, text)
 
     # Wishes.
 
@@ -241,6 +257,7 @@ class Upkeep:
             record.asked.clear()
             self._context.timers.stop((Timer.KEEP_UP, name))
             self._enter(record, Phase.DOWN, DownReason.ASKED, "")
+        self.end_undecided((name,), "taken down", peer)
         for sa in self._registry.of_connection(name):
             if peer is None or (sa.session is not None and sa.session.peer.key == peer.folded()):
                 self.end(sa, DownReason.ASKED)
@@ -454,6 +471,18 @@ class Upkeep:
             return
         if sa.liveness.must_ask(answer, self._context.now, connection.lifetimes.liveness_after):
             sa.want(Probe())
+
+
+def _may_become(state: State, names: Collection[str], peer: Identity | None) -> bool:
+    """Whether a responder in this state has begun to authenticate a peer, or this one, for one of these connections."""
+    match state:
+        case Authorizing(identity=identity, candidates=candidates):
+            found = any(one.name in names for one in candidates)
+        case ProvingBack(identity=identity, connection=connection):
+            found = connection.name in names
+        case _:
+            return False
+    return found and (peer is None or identity.folded() == peer.folded())
 
 
 _NOWHERE = HostPort(IPv4Address(0), 0)
