@@ -159,7 +159,9 @@ def become_root() -> str:
 
 def default_socket() -> str:
     """Where moatd listens unless it was told otherwise."""
-    return "/run/openmoat/control.sock"
+    from openmoat.control.client import DEFAULT_SOCKET
+
+    return DEFAULT_SOCKET
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
+from openmoat.mtu.overhead import IP_HEADER, UDP_HEADER
 from openmoat.net import NATT_PORT, Address
 
 __all__ = ["Report", "parse_v4", "parse_v6"]
@@ -15,9 +16,6 @@ UNREACHABLE: Final = 3
 FRAGMENTATION_NEEDED: Final = 4
 PACKET_TOO_BIG: Final = 2
 ICMP_HEADER: Final = 8
-IPV4_HEADER: Final = 20
-IPV6_HEADER: Final = 40
-UDP_HEADER: Final = 8
 UDP: Final = 17
 ESP: Final = 50
 FRAGMENT_OFFSET: Final = 0x1FFF
@@ -55,16 +53,16 @@ def parse_v4(octets: bytes) -> Report | None:
 def parse_v6(octets: bytes) -> Report | None:
     """What a raw IPv6 socket for ICMPv6 reads, which begins with the ICMPv6 header; None as with `parse_v4`."""
     quoted = octets[ICMP_HEADER:]
-    if len(quoted) < IPV6_HEADER or quoted[0] >> 4 != 6 or octets[0] != PACKET_TOO_BIG:
+    if len(quoted) < IP_HEADER[6] or quoted[0] >> 4 != 6 or octets[0] != PACKET_TOO_BIG:
         return None
     ends = ipaddress.IPv6Address(quoted[8:24]), ipaddress.IPv6Address(quoted[24:40])
-    return _report(ends, quoted[6], quoted[IPV6_HEADER:], _number(octets, 4, 4))
+    return _report(ends, quoted[6], quoted[IP_HEADER[6] :], _number(octets, 4, 4))
 
 
 def _header(packet: bytes) -> int:
     """Octets of the IPv4 header in front; 0 where there is no whole one."""
     size = (packet[0] & 0x0F) * 4 if packet and packet[0] >> 4 == 4 else 0
-    return size if IPV4_HEADER <= size <= len(packet) else 0
+    return size if IP_HEADER[4] <= size <= len(packet) else 0
 
 
 def _report(ends: tuple[Address, Address], protocol: int, packet: bytes, mtu: int) -> Report | None:

@@ -11,18 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from openmoat.system.netlink import Answer, Mode, Netlink, Refusal, Request, attribute, attributes
+from openmoat.system.netlink import (
+    NESTED,
+    NETLINK_NETFILTER,
+    NF_HEADER,
+    Answer,
+    Mode,
+    Netlink,
+    Refusal,
+    Request,
+    attribute,
+    attributes,
+)
 from openmoat.system.ranges import Range
 
 __all__ = ["Masqueraded", "forget_masqueraded", "parse_masqueraded"]
 
 TRACKED: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 """Number of tracked connections in the network namespace of the reader."""
-NETLINK_NETFILTER: Final = 12
 CT_GET: Final = 0x0101
 CT_DELETE: Final = 0x0102
-NF_HEADER: Final = struct.Struct(">BBH")
-"""nfgenmsg: family, version, resource."""
 CTA_TUPLE_ORIG: Final = 1
 CTA_TUPLE_REPLY: Final = 2
 CTA_STATUS: Final = 3
@@ -32,7 +40,6 @@ CTA_STATUS_MASK: Final = 26
 CTA_TUPLE_IP: Final = 1
 SOURCE_NAT: Final = 0x10
 """IPS_SRC_NAT."""
-NESTED: Final = 0x8000
 ADDRESSES: Final[Mapping[int, tuple[int, int]]] = {socket.AF_INET: (1, 2), socket.AF_INET6: (3, 4)}
 """Kinds of source and destination of a tuple, by family."""
 

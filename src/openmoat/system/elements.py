@@ -6,7 +6,7 @@ from typing import Final
 
 from openmoat.errors import SystemFault
 from openmoat.system.names import GUARD_TABLE
-from openmoat.system.netlink import Mode, Netlink, Request, attribute
+from openmoat.system.netlink import NESTED, NETLINK_NETFILTER, NF_HEADER, Mode, Netlink, Request, attribute
 from openmoat.system.ranges import Range, RangesChange
 
 __all__ = ["MAX_RANGES", "change_elements"]
@@ -14,9 +14,6 @@ __all__ = ["MAX_RANGES", "change_elements"]
 MAX_RANGES: Final = 512
 """Ranges in one change, so that it fits one datagram; more are a matter for `nft`."""
 
-NETLINK_NETFILTER: Final = 12
-NF_HEADER: Final = struct.Struct(">BBH")
-"""nfgenmsg: family, version, resource."""
 NFPROTO_INET: Final = 1
 SUBSYSTEM: Final = 10
 """NFNL_SUBSYS_NFTABLES."""
@@ -32,7 +29,6 @@ ELEMENT_KEY: Final = 1
 ELEMENT_FLAGS: Final = 3
 DATA_VALUE: Final = 1
 INTERVAL_END: Final = 1
-NESTED: Final = 0x8000
 
 
 def change_elements(changes: Mapping[str, RangesChange]) -> None:

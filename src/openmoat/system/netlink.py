@@ -17,6 +17,11 @@ from openmoat.errors import SystemFault
 from openmoat.net import Address, Network
 
 __all__ = [
+    "NESTED",
+    "NETLINK_NETFILTER",
+    "NETLINK_ROUTE",
+    "NF_HEADER",
+    "SOL_NETLINK",
     "Answer",
     "Group",
     "Kind",
@@ -34,13 +39,18 @@ __all__ = [
 HEADER: Final = struct.Struct("=IHHII")
 """nlmsghdr: length, type, flags, sequence, port."""
 ATTRIBUTE: Final = struct.Struct("=HH")
+NESTED: Final = 0x8000
+"""Of an attribute that holds others."""
 NESTED_BITS: Final = 0xC000
+NF_HEADER: Final = struct.Struct(">BBH")
+"""nfgenmsg, with which every message of netfilter begins: family, version, resource."""
 RECEIVE_OCTETS: Final = 1 << 18
 BUFFER_OCTETS: Final = 4 << 20
 CHUNK: Final = 128
 """Requests in one datagram; their acknowledgements must fit the receive buffer."""
 
 NETLINK_ROUTE: Final = 0
+NETLINK_NETFILTER: Final = 12
 SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11

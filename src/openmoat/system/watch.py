@@ -22,7 +22,17 @@ from openmoat.system.bpf import (
 )
 from openmoat.system.links import parse_address, parse_link
 from openmoat.system.names import GUARD_TABLE, ROUTE_PROTOCOL
-from openmoat.system.netlink import Answer, Group, Kind, attributes, messages
+from openmoat.system.netlink import (
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    NF_HEADER,
+    SOL_NETLINK,
+    Answer,
+    Group,
+    Kind,
+    attributes,
+    messages,
+)
 from openmoat.system.routes import parse_host_route
 
 __all__ = [
@@ -37,9 +47,6 @@ __all__ = [
     "parse_change",
 ]
 
-NETLINK_ROUTE: Final = 0
-NETLINK_NETFILTER: Final = 12
-SOL_NETLINK: Final = 270
 NETLINK_ADD_MEMBERSHIP: Final = 1
 NFNLGRP_NFTABLES: Final = 7
 NFTABLES: Final = 10
@@ -48,7 +55,6 @@ NFT_NEW_GENERATION: Final = 15
 """Ends a transaction, and tells by whom it was."""
 NFT_TABLE_NAME: Final = 1
 NFT_PROCESS: Final = 2
-NF_HEADER_OCTETS: Final = 4
 BUFFER_OCTETS: Final = 1 << 20
 GUARD_BUFFER_OCTETS: Final = 1 << 25
 """The kernel tells of each element of our own transactions, a thousand octets and more for it: of ten thousand ranges at once
@@ -194,7 +200,7 @@ class GuardEar:
         """Whether this message ends a foreign transaction that touched our table."""
         if answer.kind >> 8 != NFTABLES:
             return False
-        values = attributes(answer.body[NF_HEADER_OCTETS:])
+        values = attributes(answer.body[NF_HEADER.size :])
         if answer.kind & 0xFF != NFT_NEW_GENERATION:
             self._is_ours |= values.get(NFT_TABLE_NAME, b"").rstrip(b"\0") == GUARD_TABLE.encode()
             return False

@@ -28,7 +28,7 @@ from openmoat.ike.events import (
 )
 from openmoat.ike.exchanges.answers import refusal_text, secret_error
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, answer, is_lowest
-from openmoat.ike.exchanges.create_child import NONCE_SIZE, Creation
+from openmoat.ike.exchanges.create_child import Creation
 from openmoat.ike.exchanges.exchange import Ask, Doing, Done, Failure, PeerExchange, Reply, Step
 from openmoat.ike.exchanges.informational import give_up
 from openmoat.ike.negotiate.child_sa import ChildTerms, LiveChild, answer_payloads, choose_child
@@ -37,7 +37,7 @@ from openmoat.ike.scopes import reason_of
 from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.wire.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
+from openmoat.ike.wire.payloads import NONCE_SIZE, KeyExchange, Nonce, Notify, Payload, SecurityAssociation
 from openmoat.model.connection import Child
 
 __all__ = ["AnswerChild", "AnswerFirst", "AnswerNew"]

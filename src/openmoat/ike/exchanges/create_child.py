@@ -26,12 +26,11 @@ from openmoat.ike.negotiate.child_sa import ChildTerms, LiveChild, accept_respon
 from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.wire.payloads import KeyExchange, Nonce, Notify, Payload
+from openmoat.ike.wire.payloads import NONCE_SIZE, KeyExchange, Nonce, Notify, Payload
 from openmoat.model.connection import Aggfrag, Child
 
-__all__ = ["MAX_METHOD_CHANGES", "NONCE_SIZE", "Creation", "FirstChild", "NewChild", "changed_method"]
+__all__ = ["MAX_METHOD_CHANGES", "Creation", "FirstChild", "NewChild", "changed_method"]
 
-NONCE_SIZE = 32
 MAX_METHOD_CHANGES = 2
 """Times one exchange of ours begins again with the method that INVALID_KE_PAYLOAD names; the next such answer fails it."""
 MAX_REMEMBERED_DELETES = 64

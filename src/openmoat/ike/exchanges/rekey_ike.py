@@ -20,7 +20,7 @@ from openmoat.ike.events import (
 )
 from openmoat.ike.exchanges.answers import reason_of_notify, refusal_text, secret_error
 from openmoat.ike.exchanges.collisions import Ours, Theirs, Verdict, answer, is_lowest
-from openmoat.ike.exchanges.create_child import NONCE_SIZE, changed_method
+from openmoat.ike.exchanges.create_child import changed_method
 from openmoat.ike.exchanges.exchange import (
     Again,
     Ask,
@@ -42,7 +42,7 @@ from openmoat.ike.negotiate.choice import IkeChoice, accept_ike, choose_ike, off
 from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
-from openmoat.ike.wire.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
+from openmoat.ike.wire.payloads import NONCE_SIZE, KeyExchange, Nonce, Notify, Payload, SecurityAssociation
 
 __all__ = ["AnswerRekey", "RekeyIke"]
 

@@ -50,7 +50,16 @@ from openmoat.ike.states import (
 )
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import CertEncoding, ExchangeType, NotifyType
-from openmoat.ike.wire.payloads import CertRequest, KeyExchange, Nonce, Notify, Payload, SecurityAssociation, VendorId
+from openmoat.ike.wire.payloads import (
+    NONCE_SIZE,
+    CertRequest,
+    KeyExchange,
+    Nonce,
+    Notify,
+    Payload,
+    SecurityAssociation,
+    VendorId,
+)
 from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Child, Connection, IkeProposal
 from openmoat.net import Path
@@ -59,7 +68,6 @@ __all__ = [
     "MAX_HELD",
     "MAX_HELD_OCTETS",
     "MAX_RESTARTS",
-    "NONCE_SIZE",
     "SIGNATURE_HASHES",
     "answer_request",
     "begin",
@@ -70,8 +78,6 @@ __all__ = [
     "read_request",
 ]
 
-NONCE_SIZE = 32
-"""At least half the key size of the PRF (RFC 7296 2.10)."""
 MAX_RESTARTS = 5
 """Times a COOKIE or INVALID_KE_PAYLOAD, which anybody can forge, makes us begin again."""
 MAX_HELD = 16

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_TS_SELECTORS",
     "MAX_VENDOR_ID",
     "MIN_NONCE",
+    "NONCE_SIZE",
     "Auth",
     "Cert",
     "CertRequest",
@@ -57,6 +58,8 @@ __all__ = [
     "parse_payload",
 ]
 
+NONCE_SIZE = 32
+"""Octets of our own: at least half the key size of any PRF (RFC 7296 2.10)."""
 MIN_NONCE = 16
 """Octets of the shortest nonce (RFC 7296 3.9)."""
 MAX_NONCE = 256
@@ -371,7 +374,7 @@ def emit_selector(selector: TrafficSelector) -> bytes:
 
 
 class ConfigAttribute(msgspec.Struct, frozen=True, gc=False):
-    """One configuration attribute (RFC 7296 3.15.1); its value is read by whoever knows the type."""
+    """One configuration attribute (RFC 7296 3.15.1); its value is read where the type is known."""
 
     type: ConfigType
     value: bytes = b""
