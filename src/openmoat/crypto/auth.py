@@ -51,7 +51,7 @@ def check_psk(row: PrfRow, psk: Secret, signed: bytes, octets: bytes) -> None:
 
 
 def padded_psk(row: PrfRow, psk: Secret) -> Secret:
-    """prf(shared secret, "Key Pad for IKEv2"): all that is needed of a secret, whoever proves with it."""
+    """prf(shared secret, "Key Pad for IKEv2"): all that is needed of a secret, to prove or to check."""
     return prf(row, psk, _KEY_PAD)
 
 

@@ -98,7 +98,7 @@ class IkeKeymat(msgspec.Struct, frozen=True, gc=False):
 class ChildKeymat(msgspec.Struct, frozen=True, gc=False):
     """KEYMAT of a Child SA, cut to directions (RFC 7296 2.17).
 
-    "Initiator" is who began the exchange that made this Child SA, whoever began the IKE SA.
+    "Initiator" is who began the exchange that made this Child SA, not who began the IKE SA.
     """
 
     initiator_to_responder: Secret

@@ -154,7 +154,7 @@ class SocketWire:
         if len(header) < IKE_HEADER:
             self._drop("too-short")
             return
-        # The initiator's SPI stands first; whoever sends with the initiator flag means the second to be ours.
+        # The initiator's SPI stands first; where the sender is the initiator, by its flag, the second is ours.
         ours = header[8:16] if header[19] & FLAG_INITIATOR else header[:8]
         if int.from_bytes(ours, "big") in self._known:
             queue = self._queues[0]

@@ -54,7 +54,7 @@ class Server:
         self._deadlines = idle_seconds, write_seconds
         self._callers: dict[asyncio.Task[None], Caller] = {}
         self._turn = asyncio.Lock()
-        """Held while a slice of a long answer is made: one slice, whoever asks for it, is what a turn of the loop may cost."""
+        """Held while a slice of a long answer is made: one slice, for all callers together, is what a turn of the loop may cost."""
 
     async def run(self) -> None:
         """Until cancelled."""

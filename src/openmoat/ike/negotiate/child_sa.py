@@ -78,7 +78,7 @@ class LiveChild:
     is_closing: bool = False
     """We have replaced it, or are about to delete it: nobody may rekey it any more."""
     is_replaced: bool = False
-    """A successor exists, whoever made it."""
+    """A successor exists, made by us or by the peer."""
     is_lost: bool = False
     """It lost against another of the same purpose; what replaces it has lost too."""
 
