@@ -43,6 +43,21 @@ def test_the_files_that_contributors_are_told_to_run_are_there() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+def test_the_files_of_the_architecture_are_there_and_the_page_is_short() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|rs)|(?:[a-z_]+/)+)`", text))
+    parts = ("", "src/openmoat", "src/openmoat/daemon", "src/openmoat/ike", "src/openmoat/config")
+    places = [ROOT / part for part in (*parts, "rust", "rust/engine", "rust/engine/src")]
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+    assert len(text.splitlines()) <= 150
+
+
+def test_every_page_of_the_guide_stands_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text().split("\n")
+    pages = (ROOT / "docs" / "guide").glob("*.md")
+    assert [page.stem for page in pages if f"guide/{page.stem}" not in index] == []
+
+
 def test_its_two_configurations_are_read(tmp_path: Path) -> None:
     for number, text in enumerate(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)):
         folder = tmp_path / str(number)

@@ -1,7 +1,7 @@
 """What is loaded: a configuration brought into policies, host and core, and a reload as the difference of two.
 
 The order keeps packets from leaving in cleartext: what is new is guarded before it is negotiated, and what is gone is
-guarded until its SAs are deleted (D8).
+guarded until its SAs are deleted.
 """
 
 import logging

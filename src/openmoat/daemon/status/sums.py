@@ -1,4 +1,4 @@
-"""Counters that outlive the SAs that counted: a backend forgets them with the SA, and what people see only grows (D12)."""
+"""Counters that outlive the SAs that counted: a backend forgets them with the SA, and what people see only grows."""
 
 from collections import Counter
 from operator import add, attrgetter
