@@ -18,7 +18,7 @@ from openmoat.control.remedies import NOTHING, Remedy
 from openmoat.daemon.main import Daemon
 from unit.daemon.control.serving import ask
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
 OF_MOAT = [remedy for remedy in Remedy if remedy.startswith("moat ")]
 OF_SYSTEMD = [remedy for remedy in Remedy if remedy.startswith("systemctl ")]
