@@ -9,7 +9,8 @@ from openmoat.ike.events import AskInstall, AskOwnAuth, AskPeerAuth, Question
 from openmoat.ike.negotiate.choice import offer_ike
 from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.ike.wire.payloads import KeyExchange, Nonce, SecurityAssociation
-from scenario.forge import answered, core, establish
+from openmoat.net import HostPort, Path
+from scenario.forge import STRANGER, answered, core, establish
 from scenario.link import AES_GCM, Host, Link, child, connection, two_hosts
 
 
@@ -106,3 +107,21 @@ def test_an_ike_sa_whose_first_child_is_being_installed_ends_with_its_connection
     portal.holds = lambda question: False
     assert portal.endpoint.ike_sas() == []
     assert portal.endpoint.open_questions == 0
+
+
+@pytest.mark.parametrize("flights", [2, 3], ids=["request", "response"])
+def test_a_copy_of_an_ike_auth_message_from_elsewhere_does_not_redirect_the_packets(flights: int) -> None:
+    link = Link()
+    home, portal = two_hosts(link)
+    for _ in range(flights):
+        link.deliver()
+    receiver = portal if flights == 2 else home
+    (genuine,) = link.flights
+    # Somebody on the path sends the same octets first, from an address of his choice.
+    path = Path(HostPort(receiver.address, 500), STRANGER)
+    answered(receiver, genuine.octets, path)
+    link.settle()
+    assert home.ike().path.remote.address == portal.address
+    assert portal.ike().path.remote.address == home.address
+    assert home.child().path.remote.address == portal.address
+    assert portal.child().path.remote.address == home.address

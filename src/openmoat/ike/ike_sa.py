@@ -400,9 +400,17 @@ class IkeSa(ExchangeRunner):
         self.liveness.note(self._context.now)
         self._tell_silence(is_silent=False)
         if self.session is None:
-            self.channel.path = path  # an initiator goes over to port 4500 with IKE_AUTH
+            self._follow_handshake(path)
         elif not self.is_over:
             self.follow(path)
+
+    def _follow_handshake(self, path: Path) -> None:
+        """An initiator goes over to port 4500 with IKE_AUTH. Where no NAT stands before the peer only its port may change: a
+        copy of its message from another address, sent by somebody on the path, must not draw our packets there.
+        """
+        channel = self.channel
+        if channel.nat.peer or (not channel.is_initiator and path.remote.address == channel.path.remote.address):
+            channel.path = path
 
     def _accept_response(self, path: Path) -> None:
         self._context.timers.stop((Timer.RETRANSMIT, self.own_spi))
