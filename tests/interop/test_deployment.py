@@ -182,7 +182,7 @@ def faults_are_told(home: Gateway, portal: Gateway) -> None:
     home.moat("reload")
     told = home.moat("up", "portal", code=5)
     assert "one end does not accept the key or identity of the other" in told
-    assert "the peer did not prove who it is" in " ".join(told.split())
+    assert "the authentication of the peer failed" in " ".join(told.split())
 
     # A peer that is gone is told as silent.
     file.write_text(good)

@@ -47,7 +47,7 @@ class Case:
 
 
 CASES = {
-    "psk": Case(wrong_psk, "AUTH_FAILED", "compare our identity", "pre-shared key differs", "proof of identity"),
+    "psk": Case(wrong_psk, "AUTH_FAILED", "compare our identity", "pre-shared key differs", "authentication"),
     "identity": Case(wrong_identity, "AUTH_FAILED", "identity", "no connection accepts it", "identity"),
     "proposal": Case(other_proposal, "NO_PROP", "proposal", "proposal", "encryption"),
     "esp-proposal": Case(other_esp_proposal, "NO_PROP", "proposal", "proposal", "encryption"),

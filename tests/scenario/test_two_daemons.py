@@ -284,7 +284,7 @@ def test_a_wrong_key_is_explained_on_both_sides(tmp_path: Path) -> None:
             assert status.reason is Reason.AUTHENTICATION_FAILED
             ours = two.portal.daemon.handlers.connection("home").failure
             assert ours is not None
-            assert ours.candidates[0].field == "proof of identity"
+            assert ours.candidates[0].field == "authentication"
 
     asyncio.run(run())
 

@@ -96,7 +96,7 @@ def connection_screen(connection: ConnectionStatus, now: float) -> str:
     addresses = f" at {', '.join(connection.addresses)}" if connection.addresses else ""
     lines += _field("peer", f"{connection.remote}{addresses}")
     if connection.is_template:
-        lines += _field("", f"a template; peers here now: {_here(connection)}")
+        lines += _field("", f"a template; peers that are up: {_here(connection)}")
     lines += _group(connection, now)
     for peer in connection.peers[:MAX_SHOWN]:
         lines += _peer_lines(peer, connection, now)
@@ -201,12 +201,12 @@ def _summary(connection: ConnectionStatus, now: float) -> Iterator[str]:
             yield from _field(child.name, f"{child.local} = {child.remote}")
         yield from _field("", _traffic(peer.counters))
     if connection.is_template:
-        yield from _field("peers", f"{_here(connection)} here, matching {connection.remote}")
+        yield from _field("peers", f"{_here(connection)} up, matching {connection.remote}")
     yield from _group(connection, now)
 
 
 def _here(connection: ConnectionStatus) -> int:
-    """How many peers of a template are here; others are told of for their counters."""
+    """How many peers of a template are up; others are listed for their counters."""
     return sum(peer.ike is not None for peer in connection.peers)
 
 
@@ -238,8 +238,11 @@ def _why(connection: ConnectionStatus, now: float, *, is_detail: bool = False) -
         yield from _field("", connection.text)
     if connection.retry_at is not None and connection.retry_at > now:
         yield from _field("again", f"in {span(connection.retry_at - now)}")
-    if not is_detail or row.hint != Remedy.STATUS:  # which would be this very screen
-        yield from _field("next", row.hint.format(name=connection.name))
+    hint = row.hint
+    if is_detail:  # without the command that shows this very screen
+        hint = hint.removeprefix(Remedy.STATUS).removeprefix("; ")
+    if hint:
+        yield from _field("next", hint.format(name=connection.name))
 
 
 def _peer_lines(peer: PeerStatus, connection: ConnectionStatus, now: float) -> Iterator[str]:
@@ -248,7 +251,7 @@ def _peer_lines(peer: PeerStatus, connection: ConnectionStatus, now: float) -> I
     if peer.ike:
         yield from _ike_lines(peer.ike, now)
     elif peer.reason is not None:
-        yield from _field("gone", f"{_ago(peer.since, now)}: {REASONS[peer.reason].sentence}")
+        yield from _field("down", f"{_ago(peer.since, now)}: {REASONS[peer.reason].sentence}")
     for child in peer.children:
         yield from _child_lines(child, now)
     yield from _field("traffic", _traffic(peer.counters))

@@ -94,7 +94,7 @@ def load_private_key(octets: bytes) -> PrivateKeyObject:
         raise CryptoError("private key: is encrypted; write it without a passphrase: openssl pkey -in FILE") from None
     except (ValueError, UnsupportedAlgorithm):
         raise CryptoError(
-            "private key: PEM with PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY, not readable"
+            "private key: not readable as PEM with PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY"
         ) from None
     if not isinstance(key, PrivateKeyObject):
         raise CryptoError(f"private key: Ed25519, Ed448, ECDSA or RSA, not {type(key).__name__}")
@@ -114,7 +114,7 @@ def load_public_key(octets: bytes) -> bytes:
     try:
         key = load_pem_public_key(octets)
     except (ValueError, UnsupportedAlgorithm):
-        raise CryptoError("public key: PEM with PUBLIC KEY, or one line of base64, not readable") from None
+        raise CryptoError("public key: not readable as PEM with PUBLIC KEY, or as one line of base64") from None
     return spki_of(_check(key))
 
 
@@ -125,7 +125,7 @@ def public_key(spki: bytes) -> PublicKeyObject:
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm):
-        raise CryptoError("public key: DER SubjectPublicKeyInfo (RFC 7670), not readable") from None
+        raise CryptoError("public key: not readable as SubjectPublicKeyInfo (RFC 7670) in DER") from None
     return _check(key)
 
 

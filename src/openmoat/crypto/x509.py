@@ -126,7 +126,7 @@ def load_certificates(octets: bytes) -> tuple[bytes, ...]:
         for certificate in loaded:
             Fields.read(certificate)
     except (ValueError, CryptoError):
-        raise BadCertificate("certificate: PEM with CERTIFICATE, or DER, not readable") from None
+        raise BadCertificate("certificate: not readable as PEM with CERTIFICATE, or as DER") from None
     for certificate in loaded:
         _Parsed.read(certificate)
     return loaded

@@ -277,7 +277,7 @@ cabin: down for 5 s
   next     ip route get ADDRESS; check the internet connection
 
 moats: waiting for 2 h 10 min
-  peers    1 here, matching *.moats.example
+  peers    1 up, matching *.moats.example
 
 office: up for 2 h 10 min
   peer     portal.example at 198.51.100.7:4500
@@ -287,6 +287,12 @@ office: up for 2 h 10 min
 refused unknown peers (newest first):
   198.51.100.7:500, 12 s ago: identity "x.example" is not in any connection
     closest: moats: identity: ours *.moats.example; received x.example"""
+
+
+@pytest.mark.parametrize("reason", [Reason.REFUSED, Reason.PEER_MISBEHAVED])
+def test_a_screen_does_not_name_the_command_that_shows_it(reason: Reason) -> None:
+    down = connection(state=ConnectionState.DOWN, reason=reason)
+    assert "moat status" not in connection_screen(down, NOW)
 
 
 def test_the_whole_status_shows_first_what_is_not_well() -> None:

@@ -190,7 +190,7 @@ def compare(failure: NegotiationFailed, proposals: tuple[Proposal, ...], connect
             return Candidate(connection.name, *difference, agreed)
         agreed += 1
     if failure.reason is DownReason.AUTHENTICATION_FAILED:
-        return Candidate(connection.name, "proof of identity", "the key or secret we hold for it", "another", agreed)
+        return Candidate(connection.name, "authentication", "its key or pre-shared key here", "another", agreed)
     return Candidate(connection.name, "none", "", "", agreed)
 
 
@@ -286,23 +286,23 @@ RECEIVED_ADVICE = {
         "aggfrag on both sides"
     ),
     NotifyType.AUTHENTICATION_FAILED: (
-        "the peer does not accept our proof of identity: compare our identity, and the key or secret it holds for us; "
-        "its log says which"
+        "our authentication failed at the peer: compare our identity and our key or pre-shared key with its configuration; "
+        "its log says which differs"
     ),
     NotifyType.TS_UNACCEPTABLE: "the peer protects other addresses: compare local and remote, mirrored, on both sides",
     NotifyType.INVALID_KE_PAYLOAD: "the peer wants another key exchange method than any we offer",
-    NotifyType.NO_ADDITIONAL_SAS: "the peer takes no further Child SAs on this IKE SA",
+    NotifyType.NO_ADDITIONAL_SAS: "the peer accepts no further Child SAs on this IKE SA",
 }
 REASON_ADVICE = {
     DownReason.PEER_SILENT: (
-        "nothing came back: is the peer up, and do UDP 500 and 4500 reach it? see: ping, and a capture on its side"
+        "no answer: check that the peer is up, and that UDP 500 and 4500 reach it (ping; a capture at the peer)"
     ),
-    DownReason.NO_ROUTE: "no name resolves or no route leads there: see moat status and ip route get ADDRESS",
+    DownReason.NO_ROUTE: "no name of the peer resolves, or there is no route to it: ip route get ADDRESS",
     DownReason.AUTHENTICATION_FAILED: (
-        "the peer did not prove who it is: compare the key or secret we hold for it with its own; "
-        "see: moat keys show on both sides"
+        "the authentication of the peer failed: compare its public key or pre-shared key in our configuration with its own; "
+        "moat keys show FILE on both sides prints public keys"
     ),
-    DownReason.NO_COMMON_GROUND: "make the named field agree on one side, then: moat reload",
+    DownReason.NO_COMMON_GROUND: "change the named field on one side, so that both agree; then: moat reload",
 }
 
 

@@ -90,7 +90,7 @@ def test_an_identity_of_ours_that_nobody_has_is_named() -> None:
 def test_a_wrong_key_is_named_where_all_else_fits() -> None:
     failure = structs.replace(AUTH, reason=DownReason.AUTHENTICATION_FAILED, notify=NotifyType.AUTHENTICATION_FAILED)
     explanation = explain(failure, [connection("cabin")])
-    assert explanation.candidates[0].field == "proof of identity"
+    assert explanation.candidates[0].field == "authentication"
     assert "moat keys show" in explanation.advice
 
 
