@@ -17,7 +17,7 @@ app = Group(name="lab", help="Networks in namespaces on this machine (root).", n
 
 def only(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """An option that selects entries of a list by name; without it all are selected."""
-    return click.option(f"--{name}", multiple=True, help="Only this; again for more. A wrong name shows all.")
+    return click.option(f"--{name}", multiple=True, help="Only this; repeat for more. A wrong name lists all.")
 
 
 def command() -> click.Command:
@@ -25,11 +25,11 @@ def command() -> click.Command:
     return app
 
 
-@app.command(examples={"moat lab up homes": "raise one network", "moat lab down": "take it down again"})
+@app.command(examples={"moat lab up homes --name test": "start one network", "moat lab down test": "remove it"})
 @click.argument("network", default="homes", help="Which network; `moat lab list` names them.")
 @click.option("--name", help="Name of the lab: up to 12 lower case letters and digits.")
 def up(network: str, name: str | None) -> None:
-    """Raise a network and leave it up."""
+    """Start a network and leave it up."""
     from openmoat_lab.namespaces import Lab
     from openmoat_lab.networks import NETWORKS
     from openmoat_lab.processes import LabError, end_in_order
@@ -51,7 +51,7 @@ def up(network: str, name: str | None) -> None:
 @app.command(name="list")
 @json_option
 def show(as_json: bool) -> None:
-    """Show labs that are up, and networks to raise."""
+    """Show labs that are up, and networks that can be started."""
     from openmoat_lab.namespaces import labs
     from openmoat_lab.networks import NETWORKS
 
@@ -64,11 +64,17 @@ def show(as_json: bool) -> None:
         print(json.dumps({"schema": "moat.lab-list/1", "labs": rows, "networks": sorted(NETWORKS)}))
         return
     for entry in entries:
-        owner = "its raiser is gone" if entry.is_stale else f"raised by {entry.pid}" if entry.pid else "kept"
+        owner = (
+            "left by a program that was killed"
+            if entry.is_stale
+            else f"of process {entry.pid}"
+            if entry.pid
+            else "kept"
+        )
         print(f"{entry.name:12} {entry.topology:16} {owner}: {', '.join(entry.hosts)}")
     if not entries:
         print("no lab is up")
-    print(f"networks: {', '.join(NETWORKS)}; raise one: moat lab up NETWORK")
+    print(f"networks: {', '.join(NETWORKS)}; start one: moat lab up NETWORK")
 
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})
@@ -87,15 +93,15 @@ def execute(name: str, host: str, command: tuple[str, ...]) -> None:
 
 
 @app.command()
-@click.argument("name", required=False, help="Name of the lab; none: every lab whose raiser is gone.")
+@click.argument("name", required=False, help="Name of the lab; none: all labs that killed programs have left.")
 def down(name: str | None) -> None:
-    """Take a lab down: its processes, namespaces and files."""
+    """Remove a lab: its processes, namespaces and files."""
     from openmoat_lab.namespaces import labs, remove, remove_stale
     from openmoat_lab.processes import LabError
 
     try:
         if name is None:
-            print(f"removed: {', '.join(remove_stale()) or 'none was stale'}")
+            print(f"removed: {', '.join(remove_stale()) or 'nothing'}")
         elif name not in {entry.name for entry in labs()}:
             _end(f"no lab {name!r} is up; moat lab list shows them")
         else:
@@ -108,7 +114,7 @@ def down(name: str | None) -> None:
 @app.command()
 @only("path")
 @only("policy")
-@click.option("--class", "server", multiple=True, help="Kind of server; again for more.")
+@click.option("--class", "server", multiple=True, help="Kind of server; repeat for more.")
 @only("inner")
 @only("outer")
 @only("peer")
@@ -116,7 +122,7 @@ def down(name: str | None) -> None:
 @json_option
 @click.option("--markdown", "as_markdown", is_flag=True, help="The tables as the guide has them.")
 def zoo(*, quick: bool, as_json: bool, as_markdown: bool, **chosen: tuple[str, ...]) -> None:
-    """See which servers are reached through the tunnel.
+    """See which servers can be reached through the tunnel.
 
     Tries kinds of servers under our policies over bad paths. Needs root. Without a selection it tries everything, which takes some minutes. Exit code 1 if anything that is promised does not arrive.
     """
