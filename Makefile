@@ -22,7 +22,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup packages ## three moats and a portal in namespaces, shown and judged (root); KEEP=1 leaves them up
+demo: setup packages ## three moats and a portal in namespaces, with checks (root); KEEP=1 leaves them up
 	$(BIN)/python -m openmoat_lab.demo
 
 .PHONY: test
@@ -46,7 +46,7 @@ lint: setup ## ruff, cargo fmt and clippy, without a warning
 	cargo clippy --manifest-path rust/Cargo.toml --workspace --all-targets --release --quiet -- -D warnings
 
 .PHONY: types
-types: setup ## mypy --strict, and the stub of the Rust module beside the module
+types: setup ## mypy --strict, and a comparison of the Rust module with its stub
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest openmoat._native
 
@@ -67,7 +67,7 @@ quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing
 	$(BIN)/pytest $(PYTEST) tests/unit tests/layers tests/scenario tests/property tests/fuzz
 
 .PHONY: dev
-dev: $(VENV)/.installed ## the Rust module built fast and slow to run, for a cycle of edit and .venv/bin/pytest
+dev: $(VENV)/.installed ## a quick build of a slow Rust module, to edit and run .venv/bin/pytest
 	@rm -f $(VENV)/.built  # whatever is measured or released has the other profile: `make setup` builds that again
 	$(DEVELOP) --profile dev-opt
 
@@ -114,7 +114,7 @@ sanitize: toolchain ## the Rust code that is unsafe under AddressSanitizer (CRAT
 
 .PHONY: bench
 bench: PACKAGES += openvpn
-bench: setup packages peers ## this machine's figures, ours beside those of others (root, half an hour); BENCH=--quick: main rows
+bench: setup packages peers ## measurements on this machine, of OpenMoat and other VPNs (root, half an hour); BENCH=--quick: main rows
 	@rm -f $(VENV)/.built  # nothing but a measurement may use the suite that encrypts nothing: `make setup` builds without it
 	$(DEVELOP) --release --features pyo3/extension-module,unsealed
 	$(BIN)/moat bench $(BENCH)
