@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from openmoat.ike.events import ChildSaDown, DownReason
+from openmoat.ike.config import IkeConfig
+from openmoat.ike.events import ChildSaDown, DownReason, PeerSilent
 from openmoat.ike.exchanges.collisions import COLLISIONS, Ours, Theirs, Verdict, answer, is_lowest
 from openmoat.ike.exchanges.create_child import MAX_REMEMBERED_DELETES
 from openmoat.ike.wire.message import Header, Message
@@ -195,3 +196,22 @@ def test_an_ike_rekey_that_yields_to_a_successor_already_deleted_ends_the_ike_sa
     refusal = theirs.seal(Message(header, (Notify(NotifyType.TEMPORARY_FAILURE),)))
     answered(home, refusal, path)  # <-- CREATE_CHILD_SA response {N(TEMPORARY_FAILURE)}
     assert home.endpoint.ike_sa(ours) is None
+
+
+def test_children_that_go_over_from_a_silent_ike_sa_are_told_to_answer_again() -> None:
+    link = Link()
+    home, portal = establish(link)
+    do(home, "rekey_ike")
+    link.flights.clear()  # our request is lost
+    do(portal, "rekey_ike")
+    for _ in range(2):
+        link.deliver()  # the portal's rekey goes through
+    link.flights.clear()
+    link.loss = 1.0
+    link.run(IkeConfig().retransmission.total + 0.2)  # the old IKE SA is given up, and the successor carries
+    link.loss = 0.0
+    do(home, "probe")
+    link.settle()
+    old, new = home.told(PeerSilent)
+    assert (old.is_silent, new.is_silent) == (True, False)
+    assert new.ike == home.ike().ike != old.ike

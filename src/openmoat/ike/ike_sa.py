@@ -333,6 +333,7 @@ class IkeSa(ExchangeRunner):
     def _adopt(self, session: Session, new: "IkeSa") -> None:
         """Children and plans go over to `new`."""
         session.peer.carry(new.own_spi)
+        new.liveness.is_silent = self.liveness.is_silent  # as it was told of these children
         self._registry.replaced(self, new)
         waiting, self._queue = self._queue, []
         for exchange in waiting:
