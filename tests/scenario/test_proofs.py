@@ -171,7 +171,7 @@ def test_the_authorities_that_are_named_do_not_make_a_long_response_to_a_short_r
     [
         ((certified("mallory.example", KEYS[0]).der,), "identity home.example is not in it"),
         ((certified("home.example", KEYS[2]).der,), "a signature by a ECDSA secp256r1 key, not Ed25519"),
-        ((end_entity(authority("CN=other"), "home.example").der,), "no authority CN=other is known"),
+        ((end_entity(authority("CN=other"), "home.example").der,), "no CA certificate of CN=other is known"),
         ((b"\x30\x00",), "not readable"),
     ],
 )

@@ -83,7 +83,7 @@ def _home(lab: Lab, letter: str, root: Authority, holder: Holder, *, is_hasty: b
         "office": {
             **(IKE_HASTE if is_hasty else {}),
             "local": {"identity": f"{letter}.homes.example", "key": "own.key", "certificates": ["own.pem"]},
-            "peer": {"identity": "portal.example", "addresses": [PORTAL], "authorities": ["root.pem"]},
+            "peer": {"identity": "portal.example", "addresses": [PORTAL], "ca-certificates": ["root.pem"]},
             "children": {"office": child},
         }
     }
@@ -111,7 +111,7 @@ def _portal(lab: Lab, root: Authority, holder: Holder, raw: Key, cabin: Key) -> 
     tables = {
         "homes": {
             "local": {"identity": "portal.example", "key": "own.key", "certificates": ["own.pem"]},
-            "peer": {"identity": "*.homes.example", "authorities": ["root.pem"]},
+            "peer": {"identity": "*.homes.example", "ca-certificates": ["root.pem"]},
             "children": {"office": _child(OFFICE_NETS, homes)},
         },
         "cabin": {

@@ -91,7 +91,7 @@ def credentials(auth: str, chain: int = 0) -> Credentials:
     between = {f"ca{n}.pem": one for n, one in enumerate(swan.intermediate_pems)}
     return Credentials(
         {"key": "moat.key", "certificates": ["moat.pem"]},
-        {"authorities": ["root.pem"]},
+        {"ca-certificates": ["root.pem"]},
         {},
         {"moat.key": moat.key.private_pem, "moat.pem": moat.chain_pem, "root.pem": root.certificate_pem},
         SwanEnd(identity=SWAN, auth="pubkey", certificates=("swan.pem",)),

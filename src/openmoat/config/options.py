@@ -244,7 +244,7 @@ PEER = Table(
             default=None,
         ),
         Option(
-            "authorities",
+            "ca-certificates",
             FILES,
             Need.REESTABLISH,
             "Files with CA certificates in PEM; the peer must present a certificate that chains to one of them.",

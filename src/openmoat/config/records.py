@@ -43,7 +43,7 @@ from openmoat.model.settings import EngineSettings, Settings
 __all__ = ["build_connection", "build_settings", "default_start"]
 
 Lifetimes = TypeVar("Lifetimes", IkeLifetimes, ChildLifetimes)
-CREDENTIALS = ("psk", "key", "key-file", "authorities")
+CREDENTIALS = ("psk", "key", "key-file", "ca-certificates")
 """Options of a peer of which exactly one is needed."""
 NO_KEY = Psk("")
 NO_PEER = Peer(
@@ -171,7 +171,7 @@ class _Builder:
                 return RawKey(spki)
             if name := peer.get("key-file"):
                 return self.files.public_key(_file(self.directory, name))
-            if names := peer.get("authorities"):
+            if names := peer.get("ca-certificates"):
                 return Authority(self._chain(names))
         except ValueError as error:
             self._tell((*peer.path, given[0]), error)

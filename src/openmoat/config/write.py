@@ -98,7 +98,7 @@ def _add_credentials(tree: Tree, connection: Connection, directory: Path, certif
         case RawKey(spki):
             peer["key"] = public_line(spki)
         case Authority(roots):
-            peer["authorities"] = _certificates(roots, certificates)
+            peer["ca-certificates"] = _certificates(roots, certificates)
 
 
 def _file(name: str, directory: Path, path: tuple[str, ...]) -> str:

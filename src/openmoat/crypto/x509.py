@@ -43,7 +43,7 @@ MAX_SIGNATURE_CHECKS = 32
 _SHOWN_NAMES = 4
 """Names of a certificate that are told where it has not the one that was wanted."""
 _PARSED_ROOTS = 64
-"""Configured authorities that are kept in parsed form; further ones are parsed each time."""
+"""Configured CA certificates that are kept in parsed form; further ones are parsed each time."""
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _UNDERSTOOD = frozenset(
@@ -219,7 +219,7 @@ class _Search:
         """`BadCertificate` unless there is a path that is good as a whole."""
         self._check_time(leaf)
         if not self._reaches_root([leaf]):
-            reason = self.reasons[0] if self.reasons else f"no authority {_dn(leaf.issuer)} is known"
+            reason = self.reasons[0] if self.reasons else f"no CA certificate of {_dn(leaf.issuer)} is known"
             raise BadCertificate(f"{_label(leaf)}: {reason}")
 
     def _reaches_root(self, path: list[_Parsed]) -> bool:
@@ -291,7 +291,7 @@ def _check_end_entity(leaf: _Parsed) -> None:
 def _check_authority(issuer: _Parsed, path: list[_Parsed]) -> None:
     """RFC 5280 6.1.4 (k) to (n): it is an authority, for certificates, with so many below it."""
     if issuer.constraints is None or not issuer.constraints.ca:
-        raise BadCertificate(f"{_label(issuer)}: is no authority: its basic constraints do not say so")
+        raise BadCertificate(f"{_label(issuer)}: is not a CA: its basic constraints do not say so")
     if issuer.usage is not None and not issuer.usage.key_cert_sign:
         raise BadCertificate(f"{_label(issuer)}: its key usage has no keyCertSign")
     limit = issuer.constraints.path_length

@@ -20,7 +20,7 @@ local.identity = "home.example"
 local.key = "home.key"
 local.certificates = "home.pem"
 peer.identity = "portal.example"
-peer.authorities = "root.pem"
+peer.ca-certificates = "root.pem"
 peer.addresses = "192.0.2.1"
 
 [connections.home.children.lan]

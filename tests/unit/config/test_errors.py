@@ -143,7 +143,7 @@ def test_a_key_and_its_certificates_are_both_looked_at(folder: Folder) -> None:
 def test_credentials_that_exclude_each_other_are_told_at_the_second(folder: Folder) -> None:
     text = RECORD.replace("local.identity", 'peer.key-file = "home.psk"\nlocal.identity')
     assert folder.faults(text) == [
-        'moat.toml:4: connection "home": peer: key-file: exactly one of psk, key, key-file and authorities is needed;'
+        'moat.toml:4: connection "home": peer: key-file: exactly one of psk, key, key-file and ca-certificates is needed;'
         " psk and key-file are given"
     ]
 

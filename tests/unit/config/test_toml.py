@@ -309,7 +309,7 @@ def test_a_key_file_without_key_is_refused(folder: Folder) -> None:
 def test_each_end_proves_itself_in_one_way(folder: Folder) -> None:
     assert folder.faults(RECORD.replace('psk = "home.psk"', "")) == [
         'moat.toml:4: connection "home": local: exactly one of key and psk is needed',
-        'moat.toml:5: connection "home": peer: exactly one of psk, key, key-file and authorities is needed; none is given',
+        'moat.toml:5: connection "home": peer: exactly one of psk, key, key-file and ca-certificates is needed; none is given',
     ]
 
 
@@ -317,7 +317,7 @@ def test_certificates_must_be_of_our_key(folder: Folder) -> None:
     folder.secret("home.key", private_pem(generate(KeyKind.ED25519)))
     folder.write("home.pem", certificate())
     text = RECORD.replace('psk = "home.psk"', 'local.key = "home.key"\nlocal.certificates = "home.pem"')
-    text = text.replace("peer.identity", 'peer.authorities = "home.pem"\npeer.identity')
+    text = text.replace("peer.identity", 'peer.ca-certificates = "home.pem"\npeer.identity')
     assert folder.faults(text) == [
         'moat.toml:4: connection "home": local: certificates: the first certificate is of another key than home.key'
     ]

@@ -59,7 +59,7 @@ def test_intermediates_may_come_in_any_order_with_strangers_and_the_root_among_t
 
 
 def test_a_missing_intermediate_is_named() -> None:
-    assert refused(end_entity(MIDDLE)) == "certificate CN=end: no authority CN=middle is known"
+    assert refused(end_entity(MIDDLE)) == "certificate CN=end: no CA certificate of CN=middle is known"
 
 
 def test_a_root_that_only_has_the_same_name_is_refused() -> None:
@@ -74,7 +74,7 @@ def test_of_two_roots_with_one_name_the_one_that_signed_counts() -> None:
 
 def test_a_self_made_chain_does_not_lead_to_our_root() -> None:
     own_root = authority("CN=mallory")
-    assert "no authority CN=mallory is known" in refused(end_entity(own_root), own_root)
+    assert "no CA certificate of CN=mallory is known" in refused(end_entity(own_root), own_root)
 
 
 def test_each_certificate_of_the_chain_must_count_at_the_time() -> None:
@@ -91,8 +91,8 @@ def test_each_certificate_of_the_chain_must_count_at_the_time() -> None:
 @pytest.mark.parametrize(
     ("extensions", "text"),
     [
-        ((), "is no authority"),
-        (((x509.BasicConstraints(ca=False, path_length=None), True),), "is no authority"),
+        ((), "is not a CA"),
+        (((x509.BasicConstraints(ca=False, path_length=None), True),), "is not a CA"),
         ((AUTHORITY[0], (usage(sign=True), True)), "has no keyCertSign"),
     ],
 )

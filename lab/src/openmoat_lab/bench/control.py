@@ -160,7 +160,7 @@ def moatd(lab: Lab, site: Site, settings: Mapping[str, Any]) -> Responder:
         table["psk"] = "psk"
     else:
         own.update({"key": "own.key", "certificates": ["own.pem"]})
-        peer["authorities"] = ["root.pem"]
+        peer["ca-certificates"] = ["root.pem"]
     table = {"proposals": [IKE_SUITE], "lifetimes": {"liveness-after": "0s"}, **table}
     files = {
         "psk": PSK.encode(),
