@@ -232,7 +232,7 @@ def _parse_fqdn(text: str) -> bytes:
     labels = text.split(".")
     if len(text) > MAX_FQDN or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(
-            f"identity {text!r}: a host name of letters, digits, - and _, an address, user@host, CN=...,O=... or keyid:hex"
+            f"identity {text!r}: must be a host name of letters, digits, - and _, an address, user@host, CN=...,O=... or keyid:hex"
         )
     return text.encode("ascii")
 

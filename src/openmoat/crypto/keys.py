@@ -145,7 +145,7 @@ def parse_public_line(text: str) -> bytes:
     try:
         spki = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"public key {text[:16]!r}...: one line of base64, as moat keys show prints it") from None
+        raise ValueError(f"public key {text[:16]!r}...: not one line of base64 as moat keys show prints it") from None
     try:
         return spki_of(public_key(spki))
     except CryptoError as error:
