@@ -13,12 +13,23 @@ from pathlib import Path
 from openmoat.control.messages import Access, ErrorCode
 from openmoat.errors import ControlError, SystemFault
 
-__all__ = ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_USER", "MAX_GROUPS", "Caller", "Policy", "caller_of", "open_socket"]
+__all__ = [
+    "MAX_CONNECTIONS",
+    "MAX_CONNECTIONS_PER_USER",
+    "MAX_GROUPS",
+    "RESERVED",
+    "Caller",
+    "Policy",
+    "caller_of",
+    "open_socket",
+]
 
 MAX_CONNECTIONS = 64
 """Callers at a time; further ones are cut off at once."""
 MAX_CONNECTIONS_PER_USER = 16
 """The same of one user who is neither root nor that of moatd: a user who may only read cannot lock out the administrator."""
+RESERVED = 8
+"""Of all, those that root and the user of moatd alone can have: several such users cannot either."""
 SO_PEERGROUPS = 59
 UCRED = struct.Struct("=3i")
 MAX_GROUPS = 256
@@ -59,7 +70,9 @@ class Policy:
         """Whether one more connection of this user may be served beside the others."""
         if caller.is_privileged:
             return True
-        return sum(other.user == caller.user for other in others) < MAX_CONNECTIONS_PER_USER
+        there = list(others)
+        has_room = len(there) < MAX_CONNECTIONS - RESERVED
+        return has_room and sum(other.user == caller.user for other in there) < MAX_CONNECTIONS_PER_USER
 
     def check(self, caller: Caller, access: Access) -> None:
         """Raise `ControlError` where the caller may not."""

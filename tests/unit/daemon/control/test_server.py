@@ -22,6 +22,7 @@ from openmoat.control.messages import Access, Connections, ConnectionState, Conn
 from openmoat.daemon.control.access import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_USER,
+    RESERVED,
     Caller,
     Policy,
     open_socket,
@@ -294,6 +295,15 @@ def test_one_user_cannot_take_all_places_unless_it_is_root_or_our_own() -> None:
     assert policy.has_place(reader, [reader] * (MAX_CONNECTIONS_PER_USER - 1))
     assert not policy.has_place(reader, [reader] * MAX_CONNECTIONS_PER_USER)
     assert policy.has_place(root, [root] * MAX_CONNECTIONS_PER_USER)
+
+
+def test_several_users_cannot_take_all_places_either() -> None:
+    policy = Policy()
+    there = [Caller(10_000 + number, frozenset()) for number in range(MAX_CONNECTIONS - RESERVED)]
+    reader, root = Caller(12345, frozenset()), Caller(0, frozenset())
+    assert policy.has_place(reader, there[1:])
+    assert not policy.has_place(reader, there)
+    assert policy.has_place(root, there)
 
 
 @pytest.mark.parametrize("last", ["0", "1001", "000000001" + "9" * 5000, "%C2%B2", "-1"])
