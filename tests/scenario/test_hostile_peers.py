@@ -125,3 +125,17 @@ def test_a_copy_of_an_ike_auth_message_from_elsewhere_does_not_redirect_the_pack
     assert portal.ike().path.remote.address == home.address
     assert home.child().path.remote.address == portal.address
     assert portal.child().path.remote.address == home.address
+
+
+def test_the_only_peer_of_a_connection_that_is_taken_down_stays_down_until_it_is_wanted() -> None:
+    link = Link()
+    home, portal = establish(link)
+    peer = home.ike().peer
+    assert peer is not None
+    home.endpoint.take_down("portal", link.now, peer)
+    home.flush()
+    link.run(300)
+    assert home.ike_sas() == portal.ike_sas() == []
+    home.do("initiate", "portal", None)
+    link.settle()
+    assert home.ike().peer == peer

@@ -251,6 +251,10 @@ class Upkeep:
     def take_down(self, name: str, peer: Identity | None) -> None:
         """It stays down until it is initiated again or changes."""
         record = self.records[name]
+        if peer is not None and not record.connection.is_template:
+            if not record.connection.peer.identity.matches(peer):
+                return
+            peer = None  # its only peer: we do not begin anew either
         self._connections.bar(name, peer)
         if peer is None:
             record.is_down = True

@@ -88,7 +88,8 @@ class Handlers:
         connection = self._find(name)
         if peer is not None:
             identity = self._identity(connection, peer)
-            self._verbs.take_down(name, identity)
+            if name not in self._loaded.conflicts:
+                self._verbs.take_down(name, identity)
             return Done(text=f'peer {identity} of connection "{name}" is down until: moat up {name}', connection=name)
         if name not in self._loaded.conflicts:
             self._verbs.take_down(name)

@@ -57,6 +57,15 @@ def test_a_peer_of_a_template_can_be_kept_out_before_it_comes(tmp_path: Path) ->
     run(tmp_path, test, TEMPLATE)
 
 
+def test_a_peer_of_a_refused_connection_can_be_taken_down_like_the_connection(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        handlers = bench.daemon.handlers
+        (refused,) = bench.daemon.loaded.conflicts
+        assert "is down until" in handlers.down(refused, f"{refused}.example").text
+
+    run(tmp_path, test, record("cabin", "10.1.0.0/16"), record("office", "10.1.0.0/16"))
+
+
 def test_the_log_is_followed_from_when_it_is_asked_for(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         entries = bench.daemon.handlers.follow()
