@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ def circles(graph: Graph) -> list[list[str]]:
 # Python.
 
 
+@cache
 def python_files() -> dict[str, Path]:
     """Dotted name of each module of the product and the laboratory."""
     return {
@@ -75,12 +77,22 @@ def python_files() -> dict[str, Path]:
     }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Each file once."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def text_of(path: Path) -> str:
+    """Each file once."""
+    return path.read_text()
+
+
 def python_graph(files: Mapping[str, Path] | None = None) -> Graph:
     """Who imports whom, wherever in the file it does so: what is imported for types only is knowledge, too."""
     files = python_files() if files is None else files
-    return {
-        name: frozenset(_python_imports(ast.parse(path.read_text()), files)) - {name} for name, path in files.items()
-    }
+    return {name: frozenset(_python_imports(parsed(path), files)) - {name} for name, path in files.items()}
 
 
 def _python_imports(tree: ast.AST, files: Mapping[str, Path]) -> Iterator[str]:
@@ -101,7 +113,7 @@ def type_checking_imports() -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{inner.lineno}"
         for name, path in python_files().items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
         if isinstance(inner, ast.ImportFrom) and (inner.module or "").split(".")[:2] == name.split(".")[:2]
@@ -161,14 +173,16 @@ def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return [name for name in names if name not in {"self", "cls"}]
 
 
-def _definitions() -> Iterator[tuple[Path, ast.AST, bool]]:
+@cache
+def _definitions() -> tuple[tuple[Path, ast.AST, bool], ...]:
+    found = []
     for path in python_files().values():
-        text = path.read_text()
-        lines = text.split("\n")
-        for node in ast.walk(ast.parse(text)):
+        lines = text_of(path).split("\n")
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-                yield path, node, _is_explained(lines, first - 1)
+                found.append((path, node, _is_explained(lines, first - 1)))
+    return tuple(found)
 
 
 def _is_explained(lines: list[str], first: int) -> bool:
@@ -302,7 +316,7 @@ def rust_structs() -> list[Size]:
 
 
 def _rust_texts() -> Iterator[tuple[Path, str]]:
-    return ((path, path.read_text()) for source in crates().values() for path in rust_modules(source).values())
+    return ((path, text_of(path)) for source in crates().values() for path in rust_modules(source).values())
 
 
 def _rust_parameters(text: str, start: int) -> int:
