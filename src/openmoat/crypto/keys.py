@@ -145,7 +145,10 @@ def parse_public_line(text: str) -> bytes:
     try:
         spki = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"public key {text[:16]!r}...: not one line of base64 as moat keys show prints it") from None
+        # Not a character of it is repeated: people put a pre-shared key here by mistake.
+        raise ValueError(
+            f"public key: expected one line of base64 as moat keys show prints it, received {len(text)} characters that are not"
+        ) from None
     try:
         return spki_of(public_key(spki))
     except CryptoError as error:

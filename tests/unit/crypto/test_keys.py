@@ -141,6 +141,13 @@ def test_keys_that_are_too_weak_are_refused() -> None:
         public_key(spki)
 
 
+@pytest.mark.parametrize("secret", ["correct horse battery staple", "päss!", "not=base64\n"])
+def test_what_was_put_in_the_place_of_a_public_key_is_never_repeated(secret: str) -> None:
+    with pytest.raises(CryptoError) as raised:
+        load_public_key(secret.encode())
+    assert not {word for word in secret.split() if word in str(raised.value)}
+
+
 @pytest.mark.parametrize("text", ["", "not base64!", "AAAA", "MCowBQYDK2VuAyEA" + "A" * 44])
 def test_a_line_that_is_no_public_key_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^public key"):
