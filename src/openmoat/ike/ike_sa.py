@@ -533,7 +533,7 @@ class IkeSa(ExchangeRunner):
                 exchange = self._exchange
                 self._set_exchange(None)
                 if exchange is not None:
-                    exchange.end(session, DownReason.ERROR)
+                    self._end_exchange(exchange, session, DownReason.ERROR)
                 self.delete(DownReason.ERROR, ERROR_TEXT)
             else:
                 self.forget(DownReason.ERROR, ERROR_TEXT)

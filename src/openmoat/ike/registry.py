@@ -112,9 +112,11 @@ class Registry(Generic[Sa]):
         self._leave(sa)
         self.remove(sa)
         session, connection = sa.session, sa.connection
-        for spi in tuple(session.peer.children) if session is not None and session.is_carrier else ():
-            self.children.pop(spi, None)
-            self._context.emit(RemoveChildSa(spi))
+        if session is not None and session.is_carrier:
+            for spi, child in tuple(session.peer.children.items()):
+                if spi in self.children:  # otherwise its selectors have been given back already
+                    self.child_removed(session.peer, child)
+                self._context.emit(RemoveChildSa(spi))
         if connection is not None:
             self._context.timers.set((Timer.KEEP_UP, connection.name), self._context.now + 1)
 

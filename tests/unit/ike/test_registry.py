@@ -118,8 +118,10 @@ def test_a_successor_is_told_with_what_it_replaces() -> None:
 
 def test_what_cannot_end_as_it_should_leaves_nothing_and_the_connection_is_looked_at_again() -> None:
     core = Core()
-    core.live(0x100)
+    live = core.live(0x100)
+    other = core.make_session(core.ours, peer=str(ANOTHER)).peer
     core.registry.expel(core.sa)
+    assert core.registry.other_owner(other, live.sa.local, live.sa.remote) is None
     assert not core.registry.sas
     assert not core.registry.children
     assert core.registry.of_connection("office") == []

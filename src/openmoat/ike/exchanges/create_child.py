@@ -48,7 +48,7 @@ def changed_method(error: Notify, offered: set[KeMethod], now: KeMethod | None, 
 class Creation(Exchange):
     """What the first Child SA and further ones have in common: terms, keys, installation."""
 
-    __slots__ = ("_deleted", "_installing", "_rivals", "_spi", "replaces", "spec")
+    __slots__ = ("_deleted", "_installing", "_rival", "_spi", "replaces", "spec")
 
     def __init__(self, spec: Child, spi: int, replaces: int | None) -> None:
         super().__init__()
@@ -57,8 +57,9 @@ class Creation(Exchange):
         self._spi = spi
         """Inbound SPI that was offered; 0 where we hold none."""
         self._installing: ChildSa | None = None
-        self._rivals: list[tuple[bytes, bytes]] = []
-        """Nonces of exchanges of the peer with the same purpose. They decide even when its Child SA is gone again."""
+        self._rival: tuple[bytes, bytes] | None = None
+        """Nonces of an exchange of the peer with the same purpose, of several those that ours is lower than most easily. They
+        decide even when its Child SA is gone again."""
         self._deleted: set[int] = set()
         """SPIs that the peer has deleted before our response came: it may have made and deleted the SA that we await."""
 
@@ -75,7 +76,7 @@ class Creation(Exchange):
 
     def meet(self, nonces: tuple[bytes, bytes]) -> None:
         """The peer has made a Child SA for the same purpose, with these nonces."""
-        self._rivals.append(nonces)
+        self._rival = nonces if self._rival is None else max(self._rival, nonces, key=min)
 
     def install(self, session: Session, terms: ChildTerms, nonces: tuple[bytes, bytes], shared: bytes = b"") -> Step:
         """Have both halves installed; sending begins afterwards."""
@@ -134,7 +135,7 @@ class Creation(Exchange):
     def _all_rivals(self) -> list[tuple[bytes, bytes]]:
         """Also the one whose request we are still answering."""
         nonces = self.theirs.rival(self.spec.name, self.replaces) if self.theirs is not None else None
-        return self._rivals if nonces is None else [*self._rivals, nonces]
+        return [rival for rival in (self._rival, nonces) if rival is not None]
 
     def _failure(self, reason: DownReason, notify: int | None, text: str) -> Failure:
         return Failure(self.kind, notify, reason, text)
