@@ -55,12 +55,17 @@ docs: setup ## the documentation and the API of the library as web pages in docs
 	$(BIN)/sphinx-build -W --keep-going -q -j auto -b html docs docs/_build/html
 
 .PHONY: unit
-unit: setup ## unit and layer tests, in a few seconds
-	@TIMEFORMAT="make unit: %1R s"; time $(MAKE) --no-print-directory --output-sync=target --jobs=2 unit-tests layer-tests
+unit: setup ## unit tests, in a few seconds
+	@TIMEFORMAT="make unit: %1R s"; time $(MAKE) --no-print-directory --output-sync=target --jobs=2 unit-tall unit-other
 
-.PHONY: unit-tests layer-tests
-unit-tests layer-tests: # two processes: the walks over the sources take as long as a third of all unit tests
-	@$(BIN)/pytest -q tests/$(patsubst %-tests,%,$(subst layer,layers,$@))
+TALL := tests/unit/cli tests/unit/daemon tests/unit/lab
+.PHONY: unit-tall unit-other
+unit-tall unit-other: # two processes that take about as long
+	@$(BIN)/pytest -q $(if $(findstring tall,$@),$(TALL),tests/unit $(addprefix --ignore=,$(TALL)))
+
+.PHONY: layers
+layers: setup ## tests of the structure: imports, circles, sizes, names, bounds, documents
+	$(BIN)/pytest -q tests/layers
 
 .PHONY: quick
 quick: setup ## unit, scenario, property and layer tests, and bounded fuzzing
