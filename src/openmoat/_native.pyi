@@ -108,7 +108,7 @@ class Engine:
         """An eventfd, readable while `receive_batch` has something."""
 
     def receive_batch(self, limit: int) -> list[tuple[bytes, _HostPort, _HostPort]]:
-        """IKE datagrams without marker: octets, local and remote end; known SAs first, strangers last."""
+        """IKE datagrams without marker: octets, local and remote end; known SAs first, unknown peers last."""
 
     def send_batch(self, datagrams: Sequence[tuple[bytes, _HostPort, _HostPort, bool, int]]) -> int:
         """Octets without marker, local and remote end, DF, DSCP. Answers how many the network did not take."""

@@ -32,7 +32,7 @@ class Wire(Protocol):
         ...
 
     def receive_batch(self, limit: int) -> list[Datagram]:
-        """Up to `limit` datagrams: those for known IKE SAs first, then responses, strangers last.
+        """Up to `limit` datagrams: those for known IKE SAs first, then responses, those of unknown peers last.
 
         Each of the three waits in a bounded queue of its own; what does not fit is dropped and counted.
         """
@@ -43,7 +43,7 @@ class Wire(Protocol):
         ...
 
     def know_spis(self, added: Sequence[int], removed: Sequence[int]) -> None:
-        """Tell which of our IKE SPIs (64 bits) exist, so that their datagrams go before those of strangers."""
+        """Tell which of our IKE SPIs (64 bits) exist, so that their datagrams go before those of unknown peers."""
         ...
 
     def read_drops(self) -> dict[str, int]:

@@ -77,7 +77,7 @@ DEAF_TO_OUR_ROUTES: Final[tuple[Instruction, ...]] = (
     (RETURN, 0, 0, 0),
     (RETURN, 0, 0, WHOLE_PACKET),
 )
-"""Nobody heeds news of our own routes, and of ten thousand at once some would be lost with what is news."""
+"""News of our own routes is filtered out: nobody needs it, and ten thousand at once would overflow the socket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ def without_spis(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
 
 
 def is_short(offers: tuple[Proposal, ...]) -> bool:
-    """Whether they may be remembered: a stranger's list can be long."""
+    """Whether they may be remembered: the list of an unknown peer can be long."""
     return sum(len(row.transforms) + 1 for row in offers) <= MAX_REMEMBERED_TRANSFORMS
 
 

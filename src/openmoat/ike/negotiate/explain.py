@@ -34,7 +34,7 @@ MAX_CANDIDATES = 16
 MAX_FAILURES = 256
 """Failed negotiations that are remembered."""
 MAX_FAILURES_PER_SOURCE = 16
-"""The same from one address: one stranger cannot push out what others did."""
+"""The same from one address: one unknown peer cannot push out what others did."""
 
 
 class Failures:

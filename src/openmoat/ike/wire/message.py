@@ -119,7 +119,7 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One IKE message: what stood in clear, or after `open` what stood in SK."""
+    """One IKE message: its unencrypted payloads, or after `open` those inside SK."""
 
     header: Header
     payloads: tuple[Payload, ...]
@@ -130,7 +130,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, datagram: bytes, header: Header | None = None) -> Self:
-        """All payloads in clear, up to an SK or SKF. Raises `MalformedMessage`, `UnsupportedVersion`."""
+        """All unencrypted payloads, up to an SK or SKF. Raises `MalformedMessage`, `UnsupportedVersion`."""
         header = header or Header.parse(datagram)
         if header.major != MAJOR:
             raise UnsupportedVersion(f"header: major version {MAJOR}, not {header.major}", bytes((MAJOR << 4,)))
@@ -138,7 +138,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return cls(header, payloads, sealed)
 
     def emit(self) -> bytes:
-        """The whole message in clear, as IKE_SA_INIT travels."""
+        """The whole message unencrypted, as IKE_SA_INIT travels."""
         first, chain = emit_chain(self.payloads)
         return self.header.emit(first, HEADER_SIZE + len(chain)) + chain
 

@@ -44,7 +44,7 @@ class Rule:
 
     payloads: Mapping[PayloadType, Count]
     is_protected: bool = True
-    """Inside SK; IKE_SA_INIT alone travels in clear."""
+    """Inside SK; IKE_SA_INIT alone travels unencrypted."""
     together: tuple[PayloadType, ...] = ()
     """All of these, or none."""
     also: Mapping[PayloadType, Count] = field(
