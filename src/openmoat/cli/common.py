@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,9 +14,6 @@ from openmoat.errors import ControlError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from openmoat.control.client import Client
-    from openmoat.control.messages import Message
-
 __all__ = [
     "EXIT_HELP",
     "Call",
@@ -25,16 +21,13 @@ __all__ = [
     "ConnectionName",
     "ExitCode",
     "Group",
-    "asking",
     "become_root",
     "complete_connection",
-    "daemon_answers",
     "default_socket",
     "end",
     "fail",
     "json_option",
     "print_json_or_text",
-    "show",
 ]
 
 
@@ -164,41 +157,9 @@ def default_socket() -> str:
     return DEFAULT_SOCKET
 
 
-@contextmanager
-def asking(*, as_json: bool) -> "Iterator[Client]":
-    """A client whose failures end the command with their text and exit code."""
-    from openmoat.control.client import Client
-
-    try:
-        with Client(Call.socket) as client:
-            yield client
-    except ControlError as error:
-        codes = {"no-daemon": ExitCode.NO_DAEMON, "bad-reply": ExitCode.NO_DAEMON, "configuration": ExitCode.FAULTY}
-        fail(codes.get(error.code, ExitCode.REFUSED), error, as_json=as_json)
-    except KeyboardInterrupt:
-        end(INTERRUPTED)
-
-
-def show(message: "Message", text: str, *, as_json: bool) -> None:
-    """A reply, for programs or for people."""
-    print(message.to_json().decode() if as_json else text)
-
-
 def print_json_or_text(fields: dict[str, Any], text: str, *, as_json: bool) -> None:
     """The same for what comes from no daemon."""
     print(json.dumps(fields) if as_json else text)
-
-
-def daemon_answers() -> str | None:
-    """Version of the moatd on the socket; None where none answers us."""
-    from openmoat.control.client import Client
-
-    try:
-        with Client(Call.socket, timeout=2.0) as client:
-            return client.version().version
-    except ControlError as error:
-        # A daemon that refuses us, or that we do not understand, is there all the same.
-        return None if error.code == "no-daemon" else "?"
 
 
 def fail(code: ExitCode, error: ControlError, *, as_json: bool) -> NoReturn:

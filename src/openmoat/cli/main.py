@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,26 +15,18 @@ from openmoat.cli.common import (
     Call,
     ConnectionName,
     ExitCode,
-    asking,
     become_root,
-    daemon_answers,
     default_socket,
     end,
     fail,
     json_option,
     print_json_or_text,
-    show,
 )
 from openmoat.cli.lazy import MoatGroup
 from openmoat.errors import ConfigError, ControlError, SystemFault
 
-if TYPE_CHECKING:
-    from openmoat.control.client import Client
-    from openmoat.control.messages import ConnectionStatus
-
 __all__ = ["app", "main"]
 
-POLL_SECONDS = 0.25
 UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What may happen to output where it is sent."""
 
@@ -83,6 +74,8 @@ def app(socket: str | None) -> None:
 @json_option
 def up(connection: str, wait: float, as_json: bool) -> None:
     """Start a connection and report the result."""
+    from openmoat.cli.asking import asking, show, show_connection, wait_until_up
+
     began = time.time()
     with asking(as_json=as_json) as client:
         done = client.up(connection)
@@ -107,6 +100,8 @@ def down(connection: str, peer: str | None, as_json: bool) -> None:
 
     It stays down, also after a reload, until `moat up` or until its configuration changes.
     """
+    from openmoat.cli.asking import asking, show
+
     with asking(as_json=as_json) as client:
         done = client.down(connection) if peer is None else client.down_peer(connection, peer)
     show(done, done.text, as_json=as_json)
@@ -126,6 +121,8 @@ def rekey(connection: str, peer: str | None, as_json: bool) -> None:
 
     Traffic goes on while new SAs replace the old ones.
     """
+    from openmoat.cli.asking import asking, show
+
     with asking(as_json=as_json) as client:
         done = client.rekey(connection) if peer is None else client.rekey_peer(connection, peer)
     show(done, done.text, as_json=as_json)
@@ -140,6 +137,8 @@ def delete(connection: str, peer: str, as_json: bool) -> None:
 
     The peer may come back at once, and a connection that is kept up starts again. `moat down` keeps it down.
     """
+    from openmoat.cli.asking import asking, show
+
     with asking(as_json=as_json) as client:
         done = client.delete_peer(connection, peer)
     show(done, done.text, as_json=as_json)
@@ -159,6 +158,7 @@ def status(connection: str | None, as_json: bool) -> None:
 
     For one connection also why its last negotiation failed: what was received, and which connection came closest.
     """
+    from openmoat.cli.asking import asking, show, show_connection
     from openmoat.cli.screens import status_screen
 
     with asking(as_json=as_json) as client:
@@ -176,6 +176,7 @@ def status(connection: str | None, as_json: bool) -> None:
 @json_option
 def connections(as_json: bool) -> None:
     """List all connections, one line each."""
+    from openmoat.cli.asking import asking, show
     from openmoat.cli.screens import connections_screen
 
     with asking(as_json=as_json) as client:
@@ -190,6 +191,7 @@ def events(as_json: bool) -> None:
 
     It goes on until it is interrupted or moatd stops.
     """
+    from openmoat.cli.asking import asking
     from openmoat.cli.screens import entry_line
 
     with asking(as_json=as_json) as client:
@@ -205,6 +207,7 @@ def log(last: int, as_json: bool) -> None:
 
     Older ones are in the journal of the system: journalctl --unit moatd.
     """
+    from openmoat.cli.asking import asking, show
     from openmoat.cli.screens import entry_line
 
     with asking(as_json=as_json) as client:
@@ -219,6 +222,7 @@ def reload_(as_json: bool) -> None:
 
     What has not changed is not touched. Where the configuration has an error, nothing is changed.
     """
+    from openmoat.cli.asking import asking, show
     from openmoat.cli.screens import reloaded_screen
 
     with asking(as_json=as_json) as client:
@@ -234,6 +238,7 @@ def cleanup(force: bool, as_json: bool) -> None:
 
     Its routes, rules and firewall entries keep protected traffic from leaving unencrypted until then.
     """
+    from openmoat.cli.asking import daemon_answers
     from openmoat.control.remedies import Remedy
     from openmoat.system.reconcile import Reconciler
 
@@ -256,6 +261,7 @@ def cleanup(force: bool, as_json: bool) -> None:
 def version(as_json: bool) -> None:
     """Show the versions of moat and of the running moatd."""
     from openmoat import __version__
+    from openmoat.cli.asking import daemon_answers
 
     daemon = daemon_answers()
     fields = {"schema": "moat.version/1", "version": __version__, "daemon": daemon}
@@ -380,22 +386,3 @@ def main() -> None:
             click.echo(f"moat: output: {error.strerror}", err=True)
         # What is left in the buffer cannot be written at the end either.
         os._exit(ExitCode.REFUSED)
-
-
-def wait_until_up(client: "Client", name: str, began: float, wait: float) -> "ConnectionStatus":
-    """Ask again and again until it is up, an attempt since `began` has failed, or the time is over."""
-    while True:
-        found = client.connection(name)
-        has_failed = found.failure is not None and found.failure.at >= began
-        if found.is_up or has_failed or time.time() >= began + wait:
-            return found
-        time.sleep(POLL_SECONDS)
-
-
-def show_connection(found: "ConnectionStatus", *, as_json: bool) -> None:
-    """One connection; the exit code tells whether it is up."""
-    from openmoat.cli.screens import connection_screen
-
-    show(found, connection_screen(found, time.time()), as_json=as_json)
-    if not found.is_up:
-        end(ExitCode.NOT_UP)

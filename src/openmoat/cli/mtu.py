@@ -5,11 +5,13 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from openmoat.cli.common import ConnectionName, ExitCode, Group, asking, end, fail, json_option
+from openmoat.cli.asking import asking
+from openmoat.cli.common import ConnectionName, ExitCode, Group, end, fail, json_option
+from openmoat.control.messages import ChildSizes, ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
 from openmoat.mtu.explain import Explanation, Packet
@@ -17,9 +19,6 @@ from openmoat.mtu.explain import explain as explain_packet
 from openmoat.mtu.overhead import IP_HEADER
 from openmoat.mtu.plan import MAX_PACKET, MtuPlan, Rung
 from openmoat.mtu.table import OUTER_SIZES, Row
-
-if TYPE_CHECKING:
-    from openmoat.control.messages import ChildSizes, ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 
 __all__ = ["app", "sizes_lines", "table_screen"]
 
@@ -98,7 +97,7 @@ def probe(connection: str, wait: float, as_json: bool) -> None:
         print("\n".join(sizes_lines(found, time.time())))
 
 
-def progress(path: "OutsideSize") -> str:
+def progress(path: OutsideSize) -> str:
     """One path while it is probed."""
     if path.probing:
         return f"{path.size} octets in use, probing {path.probing}"
@@ -107,7 +106,7 @@ def progress(path: "OutsideSize") -> str:
     return f"{path.size} octets, {PASSAGE[path.fragments_pass]}"
 
 
-def peer_row(peer: "PeerStatus") -> dict[str, Any]:
+def peer_row(peer: PeerStatus) -> dict[str, Any]:
     """What programs are told of one peer."""
     from msgspec import to_builtins
 
@@ -124,7 +123,7 @@ def peer_row(peer: "PeerStatus") -> dict[str, Any]:
     }
 
 
-def sizes_lines(connection: "ConnectionStatus", now: float) -> Iterator[str]:
+def sizes_lines(connection: ConnectionStatus, now: float) -> Iterator[str]:
     """One connection for people."""
     for peer in connection.peers:
         if peer.ike is None:
@@ -151,7 +150,7 @@ def _outside_lines(path: "OutsideSize | None", now: float) -> Iterator[str]:
         yield f"           {hole.before} octets were lost {span(now - hole.at)} ago, {hole.after} were found instead"
 
 
-def _child_lines(child: "ChildStatus") -> Iterator[str]:
+def _child_lines(child: ChildStatus) -> Iterator[str]:
     sizes = child.sizes
     if sizes is None:
         return
@@ -199,13 +198,13 @@ def explain(connection: str, size: int, df: bool, ipv6: bool, as_json: bool) -> 
     _end_if_not_up(found)
 
 
-def _end_if_not_up(connection: "ConnectionStatus") -> None:
+def _end_if_not_up(connection: ConnectionStatus) -> None:
     """A template counts as up while any peer of it is here."""
     if not any(peer.ike is not None for peer in connection.peers):
         end(ExitCode.NOT_UP)
 
 
-def explanations(connection: "ConnectionStatus", packet: Packet) -> Iterator[tuple[str, str, Explanation]]:
+def explanations(connection: ConnectionStatus, packet: Packet) -> Iterator[tuple[str, str, Explanation]]:
     """By peer and child, of each name the newest: what is done with the packet now."""
     for peer in connection.peers[:MAX_SHOWN]:
         newest = {child.name: child.sizes for child in peer.children if child.sizes is not None}
@@ -213,7 +212,7 @@ def explanations(connection: "ConnectionStatus", packet: Packet) -> Iterator[tup
             yield peer.identity, name, explain_packet(_plan(sizes), packet)
 
 
-def _plan(sizes: "ChildSizes") -> MtuPlan:
+def _plan(sizes: ChildSizes) -> MtuPlan:
     """What of a plan decides about single packets."""
     return MtuPlan(
         outer_size=sizes.outer_size,
@@ -223,7 +222,7 @@ def _plan(sizes: "ChildSizes") -> MtuPlan:
     )
 
 
-def explanation_lines(connection: "ConnectionStatus", packet: Packet) -> Iterator[str]:
+def explanation_lines(connection: ConnectionStatus, packet: Packet) -> Iterator[str]:
     """The same for people."""
     said, is_any = "", False
     for peer, child, found in explanations(connection, packet):

@@ -174,7 +174,7 @@ def test_waiting_ends_at_a_failure_that_came_after_the_wish(server: Server) -> N
     body = json.loads(status(ConnectionState.CONNECTING, failure=failed).to_json())
     server.says(200, json.dumps({**body, "schema": "moat.connection/1", "text": "x"}))
     # The server answers `up` and `status` alike, so the reply to `up` must be read first.
-    from openmoat.cli.main import wait_until_up
+    from openmoat.cli.asking import wait_until_up
     from openmoat.control.client import Client
 
     with Client(server.path) as client:
