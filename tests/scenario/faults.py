@@ -150,7 +150,7 @@ class Injector:
             case Fault.LOST:
                 pass
             case Fault.RAISES:
-                self.host.give(Unanswerable(question.ticket, "whoever makes the answer has failed"))
+                self.host.give(Unanswerable(question.ticket, "the part that answers has failed"))
             case Fault.BREAKS:
                 self.host.give(broken(question, self.host))
             case Fault.LATE:

@@ -16,9 +16,9 @@ from openmoat.ike.wire.payloads import Nonce, Payload
 from openmoat.net import HostPort, Path
 from scenario.link import Host, Link, child, two_hosts
 
-__all__ = ["STRANGER", "Forger", "answered", "core", "establish", "init_request", "offer_of", "request"]
+__all__ = ["UNKNOWN_PEER", "Forger", "answered", "core", "establish", "init_request", "offer_of", "request"]
 
-STRANGER = HostPort(ip_address("203.0.113.66"), 4500)
+UNKNOWN_PEER = HostPort(ip_address("203.0.113.66"), 4500)
 
 
 class Forger:
@@ -99,7 +99,7 @@ def establish(link: Link) -> tuple[Host, Host]:
 
 
 def init_request(number: int) -> bytes:
-    """An IKE_SA_INIT request of a stranger."""
+    """An IKE_SA_INIT request of an unknown peer."""
     link = Link(number)
     home, _ = two_hosts(link)
     return home.transmits[0].octets

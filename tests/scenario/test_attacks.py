@@ -37,7 +37,7 @@ from openmoat.ike.wire.payloads import (
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import parse_selectors
 from scenario.chaos import faults
-from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
+from scenario.forge import UNKNOWN_PEER, answered, core, establish, init_request, offer_of, request
 from scenario.link import Host, Link, child, connection, two_hosts
 
 # Before authentication.
@@ -76,7 +76,7 @@ def test_a_malformed_first_message_and_then_an_exchange_on_its_spi_find_nothing(
     link = Link()
     portal = link.host("portal", "198.51.100.1")
     portal.load(connection("portal.example", "home.example", None))
-    path = Path(HostPort(portal.address, 500), STRANGER)
+    path = Path(HostPort(portal.address, 500), UNKNOWN_PEER)
     octets = init_request(1)
     answered(portal, octets[: HEADER_SIZE + 4] + bytes(len(octets) - HEADER_SIZE - 4), path)
     header = Header.parse(octets)
@@ -178,7 +178,7 @@ def test_a_first_message_of_excessive_length_is_dropped_before_anything_is_kept(
     notifies = (Notify(NotifyType.NO_NATS_ALLOWED, bytes(4000)),) * 5
     octets = Message(genuine.header, (*genuine.payloads, *notifies)).emit()
     assert len(octets) > MAX_INIT
-    assert answered(portal, octets, Path(HostPort(portal.address, 500), STRANGER)) == []
+    assert answered(portal, octets, Path(HostPort(portal.address, 500), UNKNOWN_PEER)) == []
     assert not portal.endpoint.ike_sas()
     assert portal.endpoint.counts()["init_too_long"] == 1
 
@@ -191,7 +191,7 @@ def test_half_open_sas_are_bounded_in_all_and_from_one_address_and_forgotten_in_
     local = HostPort(portal.address, 500)
     requests = [init_request(number) for number in range(60)]
     for octets in requests[:10]:
-        answered(portal, octets, Path(local, STRANGER))
+        answered(portal, octets, Path(local, UNKNOWN_PEER))
     assert len(portal.endpoint.ike_sas()) == 5
     assert portal.endpoint.counts()["half_open_source_limit"] == 5
     for number, octets in enumerate(requests[10:]):
@@ -225,7 +225,7 @@ def test_nobody_is_sent_more_than_three_times_what_he_sent_before_he_has_proved_
     portal = link.host("portal", "198.51.100.1")
     portal.load(connection("portal.example", "home.example", None))
     octets = init_request(1)
-    path = Path(HostPort(portal.address, 500), STRANGER)
+    path = Path(HostPort(portal.address, 500), UNKNOWN_PEER)
     received = sent = 0
     for _ in range(3):
         sent += sum(map(len, answered(portal, octets, path)))
@@ -239,7 +239,7 @@ def test_nobody_is_sent_more_than_three_times_what_he_sent_before_he_has_proved_
 def test_answers_to_unknown_spis_are_smaller_than_the_question_and_limited_in_rate() -> None:
     link = Link()
     _, portal = establish(link)
-    path = Path(HostPort(portal.address, 500), STRANGER)
+    path = Path(HostPort(portal.address, 500), UNKNOWN_PEER)
     replies: list[bytes] = []
     for number in range(1, 200):
         header = Header(number, number, ExchangeType.INFORMATIONAL, True, False, 0)
@@ -258,8 +258,8 @@ def test_the_same_spi_from_two_addresses_makes_two_sas_and_the_same_request_only
     portal.load(connection("portal.example", "home.example", None))
     octets = init_request(1)
     local = HostPort(portal.address, 500)
-    first = answered(portal, octets, Path(local, STRANGER))
-    assert answered(portal, octets, Path(local, STRANGER)) == first
+    first = answered(portal, octets, Path(local, UNKNOWN_PEER))
+    assert answered(portal, octets, Path(local, UNKNOWN_PEER)) == first
     assert len(portal.endpoint.ike_sas()) == 1
     second = answered(portal, octets, Path(local, HostPort(ip_address("203.0.113.67"), 500)))
     assert len(portal.endpoint.ike_sas()) == 2
@@ -292,7 +292,7 @@ def test_a_spoofed_source_does_not_move_the_peer_and_a_replay_does_not_either() 
     home, portal = establish(link)
     sa, path = core(home), portal.ike().path
     good = request(sa, ExchangeType.INFORMATIONAL)
-    elsewhere = Path(path.local, STRANGER)
+    elsewhere = Path(path.local, UNKNOWN_PEER)
     answered(portal, good[:-1] + bytes([good[-1] ^ 1]), elsewhere)
     assert portal.ike().path == path
     answered(portal, good, path)

@@ -37,7 +37,7 @@ from openmoat.ike.wire.proposals import MAX_PROPOSALS, Proposal, Transform
 from openmoat.ike.wire.rules import MAX_DELETES, MAX_NOTIFIES, MAX_VENDOR_IDS
 from openmoat.net import HostPort, Path
 from openmoat.policy.selectors import MAX_SELECTORS, parse_selectors
-from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
+from scenario.forge import UNKNOWN_PEER, answered, core, establish, init_request, offer_of, request
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
 
 STATUS = Notify(NotifyType.NO_NATS_ALLOWED)
@@ -130,7 +130,7 @@ def test_a_first_message_with_more_proposals_than_the_bound_is_counted_as_malfor
     for number, name in ((MAX_PROPOSALS, "init_refused"), (MAX_PROPOSALS + 1, "malformed")):
         portal = waiting_portal()
         offered = SecurityAssociation(tuple(Proposal(n + 1, ProtocolId.IKE, b"", ()) for n in range(number)))
-        answered(portal, first_message(offered), Path(HostPort(portal.address, 500), STRANGER))
+        answered(portal, first_message(offered), Path(HostPort(portal.address, 500), UNKNOWN_PEER))
         assert portal.endpoint.counts() == {name: 1}
 
 
@@ -176,7 +176,7 @@ def test_a_refused_offer_is_noted_up_to_a_size_and_counted_beyond() -> None:
     for octets, is_too_much in ((MAX_NOTED_PROPOSALS, False), (MAX_NOTED_PROPOSALS + 1, True)):
         portal = waiting_portal()
         offered = offer_of_size(octets)
-        answered(portal, first_message(offered), Path(HostPort(portal.address, 500), STRANGER))
+        answered(portal, first_message(offered), Path(HostPort(portal.address, 500), UNKNOWN_PEER))
         assert portal.told(NegotiationFailed)[0].proposals == (b"" if is_too_much else offered.emit())
         assert portal.endpoint.counts().get("noted_proposals_limit", 0) == is_too_much
 
@@ -225,7 +225,7 @@ def test_timers_that_are_due_at_once_fire_in_portions_until_none_is_left() -> No
     portal = link.host("portal", "198.51.100.1")
     portal.load(connection("portal.example", "home.example", None))
     for number in range(MAX_DUE + 3):
-        answered(portal, init_request(number), Path(HostPort(portal.address, 500), STRANGER))
+        answered(portal, init_request(number), Path(HostPort(portal.address, 500), UNKNOWN_PEER))
     late = link.now + portal.config.half_open_life + 1
     portal.call("handle_timeout", now=late)
     assert portal.endpoint.counts()["half_open_expired"] == MAX_DUE

@@ -21,7 +21,7 @@ from openmoat.ike.wire.numbers import ExchangeType, NotifyType
 from openmoat.ike.wire.payloads import Notify
 from openmoat.net import HostPort, Path
 from scenario.chaos import faults
-from scenario.forge import STRANGER, answered, core, establish, init_request, offer_of, request
+from scenario.forge import UNKNOWN_PEER, answered, core, establish, init_request, offer_of, request
 from scenario.link import Host, Link, child, connection, ike_proposal, two_hosts
 
 
@@ -114,7 +114,7 @@ def test_a_first_message_with_nothing_in_common_is_counted() -> None:
     link = Link()
     portal = link.host("portal", "198.51.100.1")
     portal.load(connection("portal.example", "home.example", None, proposals=(ike_proposal(X448),)))
-    answered(portal, init_request(1), Path(HostPort(portal.address, 500), STRANGER))
+    answered(portal, init_request(1), Path(HostPort(portal.address, 500), UNKNOWN_PEER))
     assert portal.endpoint.counts()["init_refused"] == 1
 
 
@@ -219,7 +219,7 @@ def test_an_invalid_ike_spi_from_the_address_of_a_quiet_peer_makes_us_ask_it_onc
     header = Header(sa.ike, sa.peer_spi, ExchangeType.INFORMATIONAL, False, True, 0)
     hint = Message(header, (Notify(NotifyType.INVALID_IKE_SPI),)).emit()
     link.now += HINT_QUIET  # and no timer of ours has fired
-    elsewhere = Path(sa.path.local, STRANGER)
+    elsewhere = Path(sa.path.local, UNKNOWN_PEER)
     assert answered(home, hint, elsewhere) == []
     (probe,) = answered(home, hint, sa.path)
     assert Header.parse(probe).exchange is ExchangeType.INFORMATIONAL

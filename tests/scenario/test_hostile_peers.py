@@ -10,7 +10,7 @@ from openmoat.ike.negotiate.choice import offer_ike
 from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.ike.wire.payloads import KeyExchange, Nonce, SecurityAssociation
 from openmoat.net import HostPort, Path
-from scenario.forge import STRANGER, answered, core, establish
+from scenario.forge import UNKNOWN_PEER, answered, core, establish
 from scenario.link import AES_GCM, Host, Link, child, connection, two_hosts
 
 
@@ -118,7 +118,7 @@ def test_a_copy_of_an_ike_auth_message_from_elsewhere_does_not_redirect_the_pack
     receiver = portal if flights == 2 else home
     (genuine,) = link.flights
     # Somebody on the path sends the same octets first, from an address of his choice.
-    path = Path(HostPort(receiver.address, 500), STRANGER)
+    path = Path(HostPort(receiver.address, 500), UNKNOWN_PEER)
     answered(receiver, genuine.octets, path)
     link.settle()
     assert home.ike().path.remote.address == portal.address

@@ -93,7 +93,7 @@ impl OutboundSa {
         Ok(Self::with_key(config.packet_key()?, config, copies_dscp))
     }
 
-    /// The same for measurements of what is not cipher: packets have all their octets, but go out in clear.
+    /// The same for measurements of what is not cipher: packets have all their octets, but leave unencrypted.
     #[cfg(feature = "unsealed")]
     pub fn unsealed(config: SaConfig<'_>, copies_dscp: bool) -> Self {
         Self::with_key(config.no_key(), config, copies_dscp)

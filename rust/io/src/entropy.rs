@@ -1,4 +1,4 @@
-//! Random octets, for what strangers must not guess.
+//! Random octets, for what an attacker must not guess.
 
 use crate::error::DeviceError;
 

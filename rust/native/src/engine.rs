@@ -143,7 +143,7 @@ impl Engine {
     }
 }
 
-/// An engine that encrypts nothing, for measurements: all packets go in clear.
+/// An engine that encrypts nothing, for measurements: all packets leave unencrypted.
 #[cfg(feature = "unsealed")]
 #[pyfunction]
 #[pyo3(signature = (*, tun, udp, raw, slots=65_536))]

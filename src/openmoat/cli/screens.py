@@ -64,9 +64,9 @@ def status_screen(status: Status) -> str:
         lines += ["", *_summary(connection, status.now)]
     if len(shown) < len(status.connections):
         lines += ["", f"and {len(status.connections) - len(shown)} more: moat connections"]
-    if status.strangers:
+    if status.unknown_peers:
         lines += ["", "refused unknown peers (newest first):"]
-        for failure in status.strangers[:3]:
+        for failure in status.unknown_peers[:3]:
             lines += _wrap(f"{failure.peer}, {_ago(failure.at, status.now)}: {failure.summary}", "  ", "    ")
             for candidate in failure.candidates[:1]:
                 lines += _wrap(f"closest: {_parting(candidate)}", "    ", "      ")

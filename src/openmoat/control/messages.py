@@ -369,7 +369,7 @@ class Status(Message, frozen=True, kw_only=True, tag="moat.status/1"):
     """What the kernel does for the packet engine: `on`, or `off: ` and why, by the name of the option in `[engine]`."""
     loop: Loop = Loop()
     """How long the daemon's turns take."""
-    strangers: tuple[Failure, ...] = ()
+    unknown_peers: tuple[Failure, ...] = ()
     """The newest failures of peers that belong to no connection."""
     connections: tuple[ConnectionStatus, ...] = ()
 

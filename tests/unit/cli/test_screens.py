@@ -305,7 +305,7 @@ def test_the_whole_status_shows_first_what_is_not_well() -> None:
             "the host's firewall drops forwarded tunnel traffic; nft add rule inet filter forward iifname moat0 accept",
         ),
         offloads={"tun-tso": "on", "tun-uso": "off: the kernel refuses it: Invalid argument", "udp-gso": "on"},
-        strangers=(
+        unknown_peers=(
             failure(
                 Reason.AUTHENTICATION_FAILED,
                 'identity "x.example" is not in any connection',
@@ -392,7 +392,13 @@ def test_no_line_is_wider_than_the_screen_and_no_peer_can_move_the_cursor(
     )
     status = connection(state=state, reason=reason, text=text, remote=text, source=text, failure=told, peers=(peer(),))
     whole = Status(
-        version="1", now=NOW, since=NOW, configuration="x", warnings=(text,), strangers=(told,), connections=(status,)
+        version="1",
+        now=NOW,
+        since=NOW,
+        configuration="x",
+        warnings=(text,),
+        unknown_peers=(told,),
+        connections=(status,),
     )
     screens = (
         connection_screen(status, NOW),

@@ -104,7 +104,7 @@ class Moatd:
         whole = self.ask("status")
         # A connection that is not up gives another exit code than 0.
         ones = [json.loads(self.moat("status", row["name"], "--json", check=False)) for row in whole["connections"]]
-        return [*whole["strangers"], *(one["failure"] for one in ones if one["failure"])]
+        return [*whole["unknown_peers"], *(one["failure"] for one in ones if one["failure"])]
 
     def explanations(self) -> str:
         """The text of `moat status`: of all connections, then of each."""

@@ -58,7 +58,7 @@ class Handlers:
             drops=self._health.drops(self._reports.counts()),
             offloads=self._health.offloads(),
             loop=self._health.loop(),
-            strangers=self._reports.strangers(),
+            unknown_peers=self._reports.unknown_peers(),
         )
 
     def connections(self) -> Iterator[ConnectionStatus]:

@@ -30,7 +30,7 @@ __all__ = [
     "MAX_ENTRIES",
     "MAX_FOLLOWER_BACKLOG",
     "MOVE_LINES_PER_SECOND",
-    "STRANGER_LINES_PER_MINUTE",
+    "UNKNOWN_PEER_LINES_PER_MINUTE",
     "Entry",
     "Journal",
 ]
@@ -39,7 +39,7 @@ MAX_ENTRIES = 1_000
 """Entries kept for `moat log`; older ones are in the system's log."""
 MAX_FOLLOWER_BACKLOG = 256
 """Entries that wait for one slow reader of events; beyond it the reader is cut off."""
-STRANGER_LINES_PER_MINUTE = 20
+UNKNOWN_PEER_LINES_PER_MINUTE = 20
 """Lines about failures that belong to no connection: anybody can cause them."""
 FAILURE_LINES_PER_SECOND = 10
 """Lines about failures of connections: who knows a name can cause them without proving anything."""
@@ -182,14 +182,14 @@ class Journal:
         self._number = 0
         self._lines: deque[_Line] = deque(maxlen=MAX_ENTRIES)
         self._followers: set[asyncio.Queue[Entry | None]] = set()
-        self._strangers = LineRate(STRANGER_LINES_PER_MINUTE, 60, wall_clock)
+        self._unknown_peers = LineRate(UNKNOWN_PEER_LINES_PER_MINUTE, 60, wall_clock)
         self._failures = LineRate(FAILURE_LINES_PER_SECOND, 1, wall_clock)
         self._moves = LineRate(MOVE_LINES_PER_SECOND, 1, wall_clock)
 
     @property
     def untold(self) -> int:
         """Events that got no line; failures are among those that can be explained all the same."""
-        return sum(rate.untold for rate in (self._strangers, self._failures, self._moves))
+        return sum(rate.untold for rate in (self._unknown_peers, self._failures, self._moves))
 
     def tell(self, event: Event) -> None:
         """Note an event of the core; those without a row are none of people's business."""
@@ -206,7 +206,7 @@ class Journal:
         """What bounds the lines that others can cause without end."""
         match event:
             case NegotiationFailed(connection=None):
-                return self._strangers
+                return self._unknown_peers
             case NegotiationFailed():
                 return self._failures
             case PeerMoved():

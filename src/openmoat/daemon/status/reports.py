@@ -22,9 +22,9 @@ from openmoat.ike.endpoint import Endpoint
 from openmoat.model.connection import Connection
 from openmoat.mtu.plan import MtuPlan
 
-__all__ = ["MAX_STRANGERS", "Health", "Reports"]
+__all__ = ["MAX_UNKNOWN_PEERS", "Health", "Reports"]
 
-MAX_STRANGERS = 16
+MAX_UNKNOWN_PEERS = 16
 """Failures of peers without a connection that status shows."""
 
 
@@ -124,9 +124,9 @@ class Reports:
         plans = self._installer.plans([handle for peer in peers for handle in peer.children])
         return self._status(connection, self._installer.counters(handles), failure, plans)
 
-    def strangers(self) -> tuple[Failure, ...]:
+    def unknown_peers(self) -> tuple[Failure, ...]:
         """The newest failures of peers that belong to no connection."""
-        rows = [row for row in self._peers.failures.newest() if row[1].connection is None][:MAX_STRANGERS]
+        rows = [row for row in self._peers.failures.newest() if row[1].connection is None][:MAX_UNKNOWN_PEERS]
         return tuple(self.failure(number) for number, _ in rows)
 
     def failure(self, number: int) -> Failure:

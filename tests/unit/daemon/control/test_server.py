@@ -31,7 +31,7 @@ from openmoat.daemon.control.http import MAX_REQUEST
 from openmoat.daemon.control.routes import MAX_DIGITS, SLICE_SECONDS, Listing
 from openmoat.daemon.main import Daemon
 from openmoat.daemon.status.journal import MAX_ENTRIES
-from openmoat.daemon.status.reports import MAX_STRANGERS
+from openmoat.daemon.status.reports import MAX_UNKNOWN_PEERS
 from openmoat.errors import ControlError, SystemFault
 from openmoat.ike.events import DownReason, NegotiationFailed
 from openmoat.net import HostPort
@@ -195,17 +195,17 @@ def test_more_lines_than_are_kept_are_not_asked_for(tmp_path: Path, last: str, s
 
 def test_the_status_shows_the_newest_strangers_up_to_the_bound(tmp_path: Path) -> None:
     async def test(one: Daemon, client: Client) -> None:
-        for number in range(MAX_STRANGERS + 1):
-            one.peers.failures.note(stranger(number))
-            strangers = (await asyncio.to_thread(client.status)).strangers
-            assert len(strangers) == min(number + 1, MAX_STRANGERS)
-        assert strangers[0].peer == "198.51.100.16:500"
-        assert strangers[-1].peer == "198.51.100.1:500"
+        for number in range(MAX_UNKNOWN_PEERS + 1):
+            one.peers.failures.note(unknown_peer(number))
+            unknown = (await asyncio.to_thread(client.status)).unknown_peers
+            assert len(unknown) == min(number + 1, MAX_UNKNOWN_PEERS)
+        assert unknown[0].peer == "198.51.100.16:500"
+        assert unknown[-1].peer == "198.51.100.1:500"
 
     ask(tmp_path, test)
 
 
-def stranger(number: int) -> NegotiationFailed:
+def unknown_peer(number: int) -> NegotiationFailed:
     """Somebody of whom nobody knows."""
     remote = HostPort(ipaddress.ip_address(f"198.51.100.{number}"), 500)
     return NegotiationFailed(

@@ -65,14 +65,14 @@ def test_strangers_get_few_lines_a_minute_which_do_not_use_up_those_of_connectio
     now = 60.0
     book = Journal(lambda: now)
     failure = replace(FAILURE, connection=None)
-    for _ in range(journal.STRANGER_LINES_PER_MINUTE + 5):
+    for _ in range(journal.UNKNOWN_PEER_LINES_PER_MINUTE + 5):
         book.tell(failure)
-    assert (len(book.entries()), book.untold) == (journal.STRANGER_LINES_PER_MINUTE, 5)
+    assert (len(book.entries()), book.untold) == (journal.UNKNOWN_PEER_LINES_PER_MINUTE, 5)
     book.tell(FAILURE)
-    assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 1
+    assert len(book.entries()) == journal.UNKNOWN_PEER_LINES_PER_MINUTE + 1
     now = 120.0
     book.tell(failure)
-    assert len(book.entries()) == journal.STRANGER_LINES_PER_MINUTE + 2
+    assert len(book.entries()) == journal.UNKNOWN_PEER_LINES_PER_MINUTE + 2
     assert "left out before: 5" in book.entries()[-1].text
     book.tell(failure)
     assert "left out" not in book.entries()[-1].text
