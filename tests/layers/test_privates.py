@@ -14,8 +14,6 @@ ROOT = Path(__file__).parents[2]
 PERMITTED = {
     # Functions beside the class that compare its boxes, as its methods do: on the way of every packet's policy.
     "src/openmoat/policy/selectors.py": 3,
-    # How much memory a heap takes shows nowhere else.
-    "tests/unit/ike/test_timers.py": 1,
 }
 PRIVATE = re.compile(r"_(?!_)\w*(?<!_)")
 """A name with an underscore before it and none after it, as the names that enumerations keep for themselves have."""

@@ -26,7 +26,7 @@ from openmoat.ike.upkeep import Upkeep
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.wire.payloads import Nonce, Notify
-from openmoat.ike.wire.rules import check
+from openmoat.ike.wire.rules import Phase, check
 from openmoat.model.connection import Connection
 from openmoat.net import Address, Path
 
@@ -445,7 +445,7 @@ class Endpoint:
             return
         message: Message | None = None
         try:
-            message = check(Message.parse(datagram, header))
+            message = check(Message.parse(datagram, header), Phase.INIT)
             if header.message_id or not self._may_open(message, path):
                 return
             self._open_half(key, message, datagram, path)

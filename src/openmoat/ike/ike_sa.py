@@ -351,7 +351,7 @@ class IkeSa(ExchangeRunner):
         """Nothing of use has come in answer to our request."""
         handshake = self._handshake
         if handshake is not None and (handler := dispatch.SILENCE.get(type(handshake.state))) is not None:
-            self._run_handshake(handler(handshake, handshake.state))
+            self._run_handshake(handler(handshake))
             return
         text = f"{self._kind_of_ours().name} request: no response from {self.channel.path.remote}"
         if handshake is not None:
@@ -437,11 +437,11 @@ class IkeSa(ExchangeRunner):
             handler = dispatch.HANDSHAKE_RESPONSES.get((type(handshake.state), message.header.exchange))
             if handler is not None:
                 try:
-                    self._run_handshake(handler(handshake, handshake.state, check(message)))
+                    self._run_handshake(handler(handshake, message))
                 except ProtocolError as error:
                     self._fail_response(error)
         elif exchange is not None and session is not None:
-            self._go_on(exchange, lambda: exchange.on_response(session, check(message)))
+            self._go_on(exchange, lambda: exchange.on_response(session, check(message, exchange.phase)))
         else:
             self.pump()  # its exchange was given up meanwhile
 
@@ -452,9 +452,10 @@ class IkeSa(ExchangeRunner):
         self._asked = message
         try:
             if handshake is not None and first is not None:
-                self._run_handshake(first(handshake, handshake.state, check(message)))
+                self._run_handshake(first(handshake, message))
             elif session is not None and handler is not None:
-                self._answer(handler(check(message)), session)
+                request = handler(message)
+                self._answer(request.answer(check(message, request.phase)), session)
             else:
                 self._context.counts[Count.UNEXPECTED_REQUEST] += 1
                 self.channel.window.abandon_answer()

@@ -16,6 +16,7 @@ from openmoat.ike.states import Closed, Dead, Deleting
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import Delete, Notify, Payload
+from openmoat.ike.wire.rules import Phase
 from openmoat.net import Path
 from unit.ike.parts import HERE, THERE, Core
 
@@ -25,7 +26,7 @@ BACK = Path(THERE, HERE)
 class Scripted(Exchange):
     """Takes the steps that it is given."""
 
-    kind = ExchangeType.INFORMATIONAL
+    phase = Phase.INFORMATIONAL
 
     def __init__(self, *steps: Step) -> None:
         super().__init__()

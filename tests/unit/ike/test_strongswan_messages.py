@@ -13,7 +13,7 @@ from openmoat.ike.negotiate.choice import accept_ike
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType
 from openmoat.ike.wire.payloads import KeyExchange, Nonce, SecurityAssociation
-from openmoat.ike.wire.rules import check
+from unit.ike.wire.checked import check_first_phase as check
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "strongswan"
 NAMES = ("gcm", "cbc")

@@ -154,8 +154,19 @@ class AnswerChild(PeerExchange):
         if doing is Ours.CREATING_CHILD and ours.replaces is None and ours.spec.name == child.spec.name:
             doing = Ours.CREATING_THIS_CHILD
         theirs = Theirs.REKEY_CHILD if replaces is not None else Theirs.CREATE_CHILD
-        if answer(theirs, doing) is Verdict.ANSWER_AND_COMPARE:
-            ours.meet(child.nonces)
+        match answer(theirs, doing):
+            case Verdict.ANSWER_AND_COMPARE:
+                ours.meet(child.nonces)
+            case (
+                Verdict.ANSWER
+                | Verdict.ANSWER_WITHOUT_DELETE
+                | Verdict.ANSWER_AND_REMEMBER
+                | Verdict.TEMPORARY_FAILURE
+                | Verdict.CHILD_SA_NOT_FOUND
+            ):
+                pass  # the two do not touch each other, and it has been carried out already
+            case never:
+                assert_never(never)
 
     def end(self, session: Session) -> None:
         """See `PeerExchange.end`."""

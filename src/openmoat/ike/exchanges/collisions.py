@@ -63,6 +63,9 @@ _A, _C, _W = Verdict.ANSWER, Verdict.ANSWER_AND_COMPARE, Verdict.ANSWER_WITHOUT_
 _R, _T, _N = Verdict.ANSWER_AND_REMEMBER, Verdict.TEMPORARY_FAILURE, Verdict.CHILD_SA_NOT_FOUND
 
 # The first block of rows is RFC 7296 2.25.1, the last two are 2.25.2. Where the RFC says nothing we answer as usual.
+# A request about the IKE SA, or about a Child SA that we do not know, is seen from no Child SA of ours: it never meets the
+# columns of "this" child. They have the verdict of the column that it meets instead, so that the table has no holes. The
+# Delete of the IKE SA is answered whatever we do: our own exchanges end with it.
 _ROWS: dict[Theirs, tuple[Verdict, ...]] = {
     # Ours: nothing, creating, creating this, rekeying this, closing, leaving this, closing this, rekeying IKE, closing IKE
     Theirs.CREATE_CHILD: (_A, _A, _C, _A, _A, _A, _A, _T, _T),

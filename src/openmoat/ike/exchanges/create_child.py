@@ -25,8 +25,9 @@ from openmoat.ike.exchanges.informational import DeleteChildren, close_replaced,
 from openmoat.ike.negotiate.child_sa import ChildTerms, LiveChild, accept_response, offer_payloads
 from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
-from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
+from openmoat.ike.wire.numbers import NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import NONCE_SIZE, KeyExchange, Nonce, Notify, Payload
+from openmoat.ike.wire.rules import Phase
 from openmoat.model.connection import Aggfrag, Child
 
 __all__ = ["MAX_METHOD_CHANGES", "Creation", "FirstChild", "NewChild", "changed_method"]
@@ -177,7 +178,7 @@ class FirstChild(Creation):
     """The Child SA of IKE_AUTH, from its response on (RFC 7296 1.2)."""
 
     __slots__ = ("_nonces",)
-    kind = ExchangeType.IKE_AUTH
+    phase = Phase.AUTH
 
     def __init__(self, spec: Child, spi: int, nonces: tuple[bytes, bytes]) -> None:
         super().__init__(spec, spi, None)
@@ -202,7 +203,7 @@ class NewChild(Creation):
     """A Child SA by CREATE_CHILD_SA; `replaces` names, by our SPI, the one it rekeys."""
 
     __slots__ = ("_changes", "_method", "_nonce", "_private")
-    kind = ExchangeType.CREATE_CHILD_SA
+    phase = Phase.CREATE_CHILD
 
     def __init__(self, spec: Child, replaces: int | None = None) -> None:
         super().__init__(spec, 0, replaces)

@@ -14,6 +14,7 @@ from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.ike.wire.payloads import Payload
+from openmoat.ike.wire.rules import EXCHANGES, Phase
 
 __all__ = [
     "Again",
@@ -152,7 +153,8 @@ class Exchange(ABC):
 
     __slots__ = ("attempts", "is_sent", "theirs")
 
-    kind: ClassVar[ExchangeType]
+    phase: ClassVar[Phase]
+    """What it is for; its response is checked by these rules."""
     delays_delete: ClassVar[bool] = False
     """An IKE SA is not deleted while it is open: what would be deleted is not known before it is over."""
     is_bounded: ClassVar[bool] = True
@@ -167,6 +169,11 @@ class Exchange(ABC):
         """How often the peer was too busy for it. Counted by the IKE SA."""
         self.theirs: PeerExchange | None = None
         """The request of the peer that is being answered. Kept by the IKE SA."""
+
+    @property
+    def kind(self) -> ExchangeType:
+        """Its exchange type."""
+        return EXCHANGES[self.phase]
 
     @abstractmethod
     def start(self, session: Session) -> Step:

@@ -24,6 +24,7 @@ from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import MAX_NOTIFY_DATA, Delete, Notify, Payload
+from openmoat.ike.wire.rules import Phase
 from openmoat.net import Path
 
 __all__ = [
@@ -52,7 +53,7 @@ class DeleteChildren(Exchange):
     """Close Child SAs, named by our inbound SPIs (RFC 7296 1.4.1)."""
 
     __slots__ = ("reason", "spis", "text")
-    kind = ExchangeType.INFORMATIONAL
+    phase = Phase.INFORMATIONAL
     is_bounded = False
 
     def __init__(self, spis: Sequence[int], reason: DownReason = DownReason.ASKED, text: str = "") -> None:
@@ -107,7 +108,7 @@ class Probe(Exchange):
     """An empty request: is the peer there? (RFC 7296 2.4)"""
 
     __slots__ = ()
-    kind = ExchangeType.INFORMATIONAL
+    phase = Phase.INFORMATIONAL
 
     def start(self, session: Session) -> Step:
         """See `Exchange.start`."""
@@ -133,7 +134,7 @@ class PaddedProbe(Exchange):
 
     __slots__ = ("_has_moved", "_has_shrunk", "_path", "_tested", "size")
 
-    kind = ExchangeType.INFORMATIONAL
+    phase = Phase.INFORMATIONAL
     df: ClassVar[bool]
     """Don't Fragment on the padded request."""
 

@@ -43,6 +43,7 @@ from openmoat.ike.session import Session
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, ProtocolId
 from openmoat.ike.wire.payloads import NONCE_SIZE, KeyExchange, Nonce, Notify, Payload, SecurityAssociation
+from openmoat.ike.wire.rules import Phase
 
 __all__ = ["AnswerRekey", "RekeyIke"]
 
@@ -54,7 +55,7 @@ class RekeyIke(Exchange):
     """Give the IKE SA a successor, which inherits its Child SAs."""
 
     __slots__ = ("_changes", "_method", "_new_spi", "_nonce", "_private", "rival")
-    kind = ExchangeType.CREATE_CHILD_SA
+    phase = Phase.REKEY_IKE
     delays_delete = True
     moves = False
 

@@ -60,7 +60,7 @@ from openmoat.ike.wire.payloads import (
     SecurityAssociation,
     VendorId,
 )
-from openmoat.ike.wire.rules import check
+from openmoat.ike.wire.rules import Phase, check
 from openmoat.model.connection import Child, Connection, IkeProposal
 from openmoat.net import Path
 
@@ -169,7 +169,7 @@ def on_response(hs: Handshake, header: Header, datagram: bytes) -> HandshakeStep
         hs.context.counts[Count.UNEXPECTED_RESPONSE] += 1
         return Wait()
     try:
-        message = check(Message.parse(datagram, header))
+        message = check(Message.parse(datagram, header), Phase.INIT)
         return _read_response(hs, state, message, datagram)
     except ProtocolError as error:
         hs.context.counts[Count.UNAUTHENTICATED_ERROR] += 1

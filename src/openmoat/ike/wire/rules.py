@@ -13,7 +13,7 @@ from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType, NotifyType, PayloadType
 from openmoat.ike.wire.payloads import Notify, Payload, Unknown
 
-__all__ = ["MAX_DELETES", "MAX_NOTIFIES", "MAX_VENDOR_IDS", "PHASES", "RULES", "Count", "Phase", "Rule", "check"]
+__all__ = ["EXCHANGES", "MAX_DELETES", "MAX_NOTIFIES", "MAX_VENDOR_IDS", "RULES", "Count", "Phase", "Rule", "check"]
 
 MAX_NOTIFIES = 32
 """Notify payloads in one message."""
@@ -58,25 +58,30 @@ class Rule:
 
 
 class Phase(Enum):
-    """What a message is for. An exchange may have several phases: each kind of round has its own rules."""
+    """What a message is for, which the state of the IKE SA decides. An exchange may have several phases, each with its rules."""
 
     INIT = auto()
     AUTH = auto()
     CREATE_CHILD = auto()
+    """Also the rekey of a Child SA."""
+    REKEY_IKE = auto()
     INFORMATIONAL = auto()
 
 
-PHASES: Mapping[ExchangeType, Phase] = {
-    ExchangeType.IKE_SA_INIT: Phase.INIT,
-    ExchangeType.IKE_AUTH: Phase.AUTH,
-    ExchangeType.CREATE_CHILD_SA: Phase.CREATE_CHILD,
-    ExchangeType.INFORMATIONAL: Phase.INFORMATIONAL,
+EXCHANGES: Mapping[Phase, ExchangeType] = {
+    Phase.INIT: ExchangeType.IKE_SA_INIT,
+    Phase.AUTH: ExchangeType.IKE_AUTH,
+    Phase.CREATE_CHILD: ExchangeType.CREATE_CHILD_SA,
+    Phase.REKEY_IKE: ExchangeType.CREATE_CHILD_SA,
+    Phase.INFORMATIONAL: ExchangeType.INFORMATIONAL,
 }
-"""The phase of an exchange where its handler names none."""
+"""The exchange that a phase belongs to."""
 
 P = PayloadType
 CHILD = (P.SA, P.TS_I, P.TS_R)
 REQUEST, RESPONSE = False, True
+NEW_CHILD = Rule({P.SA: ONE, P.NONCE: ONE, P.KE: MAYBE, P.CP: MAYBE, P.TS_I: ONE, P.TS_R: ONE})
+NEW_IKE = Rule({P.SA: ONE, P.NONCE: ONE, P.KE: ONE})
 
 # Order of payloads is not checked: RFC 7296 2.5 wants any order accepted.
 RULES: Mapping[tuple[Phase, bool], Rule] = {
@@ -108,12 +113,10 @@ RULES: Mapping[tuple[Phase, bool], Rule] = {
         },
         together=CHILD,
     ),
-    (Phase.CREATE_CHILD, REQUEST): Rule(
-        {P.SA: ONE, P.NONCE: ONE, P.KE: MAYBE, P.CP: MAYBE, P.TS_I: MAYBE, P.TS_R: MAYBE}, together=(P.TS_I, P.TS_R)
-    ),
-    (Phase.CREATE_CHILD, RESPONSE): Rule(
-        {P.SA: ONE, P.NONCE: ONE, P.KE: MAYBE, P.CP: MAYBE, P.TS_I: MAYBE, P.TS_R: MAYBE}, together=(P.TS_I, P.TS_R)
-    ),
+    (Phase.CREATE_CHILD, REQUEST): NEW_CHILD,
+    (Phase.CREATE_CHILD, RESPONSE): NEW_CHILD,
+    (Phase.REKEY_IKE, REQUEST): NEW_IKE,
+    (Phase.REKEY_IKE, RESPONSE): NEW_IKE,
     (Phase.INFORMATIONAL, REQUEST): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
     (Phase.INFORMATIONAL, RESPONSE): Rule({P.DELETE: Count(0, MAX_DELETES), P.CP: MAYBE}),
 }
@@ -147,16 +150,15 @@ SIZES: Mapping[NotifyType, Count] = {
 """Octets of data of notifies that we read."""
 
 
-def check(message: Message, phase: Phase | None = None) -> Message:
+def check(message: Message, phase: Phase) -> Message:
     """The message as the handler of this phase may have it: without unknown payloads and notifies that mean nothing here.
 
     Raises `UnsupportedCriticalPayload`, or `MalformedMessage` where a payload is missing, out of place or too frequent.
     """
     header = message.header
-    phase = phase or PHASES.get(header.exchange)
-    rule = RULES.get((phase, header.is_response)) if phase is not None else None
-    if rule is None:
-        raise MalformedMessage(f"{title(header)}: no such exchange")
+    if header.exchange is not EXCHANGES[phase]:
+        raise MalformedMessage(f"{title(header)}: no such exchange can come now")
+    rule = RULES[phase, header.is_response]
     if rule.is_protected != message.is_protected or message.sealed is not None:
         raise MalformedMessage(f"{title(header)}: must {'' if rule.is_protected else 'not '}be encrypted")
     check_counts(message, rule)

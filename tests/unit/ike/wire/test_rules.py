@@ -19,7 +19,9 @@ from openmoat.ike.wire.payloads import (
     TsResponder,
     Unknown,
 )
-from openmoat.ike.wire.rules import MAX_NOTIFIES, PHASES, RULES, Phase, check
+from openmoat.ike.wire.rules import EXCHANGES, MAX_NOTIFIES, RULES, Phase
+from openmoat.ike.wire.rules import check as check_phase
+from unit.ike.wire.checked import check_first_phase as check
 
 E = ExchangeType
 SA, KE, NONCE = SecurityAssociation(()), KeyExchange(KeMethod.X25519, bytes(32)), Nonce(bytes(32))
@@ -77,15 +79,25 @@ def test_an_error_in_a_request_excuses_nothing() -> None:
 
 def test_every_phase_has_rules_for_both_directions() -> None:
     assert set(RULES) == {(phase, is_response) for phase in Phase for is_response in (False, True)}
-    assert set(PHASES.values()) == set(Phase)
+    assert set(EXCHANGES) == set(Phase)
 
 
 def test_a_handler_may_name_another_phase_of_the_same_exchange() -> None:
-    with pytest.raises(MalformedMessage, match="SA: at least 1"):
-        check(message(E.INFORMATIONAL), Phase.CREATE_CHILD)
+    child, ike = (SA, NONCE, TS_I, TS_R), (SA, NONCE, KE)
+    assert check_phase(message(E.CREATE_CHILD_SA, *child), Phase.CREATE_CHILD).payloads == child
+    assert check_phase(message(E.CREATE_CHILD_SA, *ike), Phase.REKEY_IKE).payloads == ike
+    with pytest.raises(MalformedMessage, match="TS_I: at least 1"):
+        check_phase(message(E.CREATE_CHILD_SA, *ike), Phase.CREATE_CHILD)
+    with pytest.raises(MalformedMessage, match="TS_I: at most 0"):
+        check_phase(message(E.CREATE_CHILD_SA, *child), Phase.REKEY_IKE)
 
 
-@pytest.mark.parametrize("exchange", PHASES)
+def test_a_message_of_another_exchange_does_not_pass_for_this_phase() -> None:
+    with pytest.raises(MalformedMessage, match="INFORMATIONAL response: no such exchange"):
+        check_phase(message(E.INFORMATIONAL, response=True), Phase.CREATE_CHILD)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES.values())
 @pytest.mark.parametrize("response", [False, True])
 def test_an_unknown_critical_payload_is_refused_in_every_exchange(exchange: ExchangeType, response: bool) -> None:
     with pytest.raises(UnsupportedCriticalPayload) as caught:
