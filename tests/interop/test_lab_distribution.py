@@ -46,7 +46,7 @@ def test_the_remedy_for_a_missing_laboratory_is_one(libraries: Path, tmp_path: P
 
     installed = tmp_path / "installed"
     offline = ("--quiet", "--no-deps", "--no-build-isolation", "--target", str(installed))
-    subprocess.run([sys.executable, "-m", *remedy.split(), *offline], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, *remedy.split()[1:], *offline], cwd=ROOT, check=True)
     both = (*product, installed)
     assert "openmoat_lab" in os.listdir(installed)
     assert moat("bench", "--help", places=both).stdout.startswith("Usage: moat bench")

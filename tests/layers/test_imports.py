@@ -10,13 +10,14 @@ from layers import trees
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
 LAB = ROOT / "lab" / "src" / "openmoat_lab"
-COMMON = frozenset({"errors", "net"})
+COMMON = frozenset({"errors", "net", "places"})
 EVERYTHING = frozenset({"*"})
 
 # In order from the bottom up. A part imports only parts above it in this table, and only those named.
 TABLE: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "net": frozenset(),
+    "places": frozenset(),
     "crypto": frozenset({"_native"}),
     "policy": frozenset(),
     "mtu": frozenset({"crypto"}),
@@ -65,6 +66,7 @@ WITHOUT_ASYNCIO = frozenset({"dataplane", *PURE})
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "net": frozenset({"msgspec"}),
+    "places": frozenset(),
     "crypto": frozenset({"cryptography", "msgspec"}),
     "policy": frozenset({"msgspec"}),
     "mtu": frozenset({"msgspec"}),

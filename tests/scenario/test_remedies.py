@@ -20,7 +20,7 @@ from unit.daemon.control.serving import ask
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "openmoat"
-OF_MOAT = [remedy for remedy in Remedy if remedy.startswith("moat ")]
+OF_MOAT = [remedy for remedy in Remedy if remedy.startswith("moat ") and remedy is not Remedy.INIT]
 OF_SYSTEMD = [remedy for remedy in Remedy if remedy.startswith("systemctl ")]
 FILES = sorted(file for folder in ("cli", "control", "daemon/control") for file in (SOURCE / folder).glob("*.py"))
 COMMAND = re.compile(r"\b(moat|systemctl|journalctl|usermod|pip|ping|ip route)\b")
@@ -84,8 +84,8 @@ def test_nothing_to_probe_leads_to_the_sizes(tmp_path: Path) -> None:
 def test_the_unit_that_is_named_is_the_one_that_init_makes(remedy: Remedy) -> None:
     assert remedy.split()[-1] == "moatd"
     assert (SOURCE / "daemon" / "moatd.service").is_file()
-    text = (SOURCE / "cli" / "main.py").read_text()
-    assert "/etc/systemd/system/moatd.service" in text
+    made = next(option for option in app.commands["init"].params if option.name == "unit")
+    assert made.default == "/etc/systemd/system/moatd.service"
 
 
 def test_a_route_to_an_address_is_told() -> None:

@@ -15,13 +15,18 @@ POLL_SECONDS = 0.25
 
 
 @contextmanager
-def asking(*, as_json: bool) -> Iterator[Client]:
-    """A client whose failures end the command with their text and exit code."""
+def asking(*, as_json: bool, note: str = "") -> Iterator[Client]:
+    """A client whose failures end the command with their text and exit code.
+
+    `note` is added where no connection of this name was found.
+    """
     try:
         with Client(Call.socket) as client:
             yield client
     except ControlError as error:
         codes = {"no-daemon": ExitCode.NO_DAEMON, "bad-reply": ExitCode.NO_DAEMON, "configuration": ExitCode.FAULTY}
+        if note and error.code in {"no-daemon", "unknown-connection"}:
+            error = ControlError(error.code, f"{error}{note}", error.hint)
         fail(codes.get(error.code, ExitCode.REFUSED), error, as_json=as_json)
     except KeyboardInterrupt:
         end(INTERRUPTED)

@@ -3,24 +3,30 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
+from openmoat.places import CONTROL_SOCKET
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 __all__ = [
     "EXIT_HELP",
+    "MAY_NOT_BE_UP",
+    "NEEDS_DAEMON",
     "Call",
     "Command",
     "ConnectionName",
     "ExitCode",
     "Group",
+    "Integer",
+    "Number",
     "become_root",
     "complete_connection",
     "default_socket",
@@ -47,10 +53,27 @@ class ExitCode(IntEnum):
     """The connection that was asked for is not up."""
 
 
-EXIT_HELP = (
-    "Exit codes: 0 done; 1 refused; 2 wrong command line; 3 no moatd answers; 4 errors in the configuration;"
-    " 5 the connection is not up."
-)
+EXIT_WORDS = {
+    ExitCode.OK: "done",
+    ExitCode.REFUSED: "refused",
+    ExitCode.USAGE: "wrong command line",
+    ExitCode.NO_DAEMON: "no moatd answers",
+    ExitCode.FAULTY: "errors in the configuration",
+    ExitCode.NOT_UP: "the connection is not up",
+}
+ANY_COMMAND = frozenset({ExitCode.OK, ExitCode.REFUSED, ExitCode.USAGE})
+NEEDS_DAEMON = frozenset({ExitCode.NO_DAEMON})
+"""Exit codes of a command that asks moatd, besides those of any command."""
+MAY_NOT_BE_UP = NEEDS_DAEMON | {ExitCode.NOT_UP}
+"""Of one that also reports whether a connection is up."""
+
+
+def exit_help(codes: Collection[ExitCode]) -> str:
+    """The exit codes of a command, in one sentence."""
+    return f"Exit codes: {'; '.join(f'{code.value} {word}' for code, word in EXIT_WORDS.items() if code in codes)}."
+
+
+EXIT_HELP = exit_help(frozenset(ExitCode))
 INTERRUPTED = 130
 """As the shell says of a command ended by Ctrl-C."""
 
@@ -60,11 +83,19 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 class Command(click.Command):
-    """Its help ends with examples and the exit codes."""
+    """Its help ends with examples and the exit codes that it may have; `exits` are those besides 0, 1 and 2."""
 
-    def __init__(self, name: str | None, *, examples: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        examples: Mapping[str, str] | None = None,
+        exits: Collection[ExitCode] = frozenset(),
+        **kwargs: Any,
+    ) -> None:
         kwargs["context_settings"] = {**SETTINGS, **kwargs.get("context_settings", {})}
         super().__init__(name, **kwargs)
+        self._exits = ANY_COMMAND.union(exits)
         self.examples = examples or {}
         """Command line to what it does."""
 
@@ -72,7 +103,7 @@ class Command(click.Command):
         """Below the options."""
         write_examples(self.examples, formatter)
         formatter.write_paragraph()
-        formatter.write_text(self.epilog or EXIT_HELP)
+        formatter.write_text(self.epilog or exit_help(self._exits))
 
 
 class Group(click.Group):
@@ -128,6 +159,30 @@ class ConnectionName(click.ParamType[str]):
         return [CompletionItem(name) for name in complete_connection(incomplete)]
 
 
+class Integer(click.IntRange):
+    """A whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Says what is wanted where no number is given."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f'"{value}" is not a whole number.', param, ctx)
+        return int(super().convert(number, param, ctx))
+
+
+class Number(click.FloatRange):
+    """A number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Says what is wanted where no number is given."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f'"{value}" is not a number.', param, ctx)
+        return float(super().convert(number, param, ctx))
+
+
 def complete_connection(incomplete: str) -> list[str]:
     """Names of connections for the shell; none where no daemon answers."""
     from openmoat.control.client import Client
@@ -147,14 +202,12 @@ json_option = click.option(
 
 def become_root() -> str:
     """What to do where the host refused, as a hint."""
-    return "become root" if os.geteuid() else ""
+    return Remedy.BECOME_ROOT if os.geteuid() else ""
 
 
 def default_socket() -> str:
     """Where moatd listens unless it was told otherwise."""
-    from openmoat.control.client import DEFAULT_SOCKET
-
-    return DEFAULT_SOCKET
+    return CONTROL_SOCKET
 
 
 def print_json_or_text(fields: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -36,6 +36,10 @@ PSK_SIZE = 32
 """Random octets of a pre-shared key; its file holds them in base64."""
 
 
+SHORTEST_LINE = 60
+"""Octets of the shortest public key as one line: Ed25519. A pre-shared key of `PSK_SIZE` is shorter."""
+
+
 class Kind(Enum):
     """What `moat keys generate` makes."""
 
@@ -112,6 +116,11 @@ def _public_half(octets: bytes) -> bytes:
         return spki_of(load_private_key(octets))
     if b"-----BEGIN CERTIFICATE-----" in octets:
         return spki_of(subject_key(load_certificates(octets)[0]))
+    if len(octets.strip()) < SHORTEST_LINE:
+        raise CryptoError(
+            "too short for a public key; if it is a pre-shared key: that has no public half, both sides have the same;"
+            " copy the file over a secure channel"
+        )
     return load_public_key(octets)
 
 

@@ -1,6 +1,7 @@
 """Groups of commands that are imported when a command of theirs runs, and commands that other distributions bring along."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ class MoatGroup(Group):
             return build()
         if cmd_name in ELSEWHERE and not ctx.resilient_parsing:
             text = f"moat {cmd_name} is part of {ELSEWHERE[cmd_name]}, which is not installed"
-            text += f"; remedy, in the source tree: {Remedy.INSTALL_LAB}"
+            text += f"; remedy, in the source tree: {Remedy.INSTALL_LAB.format(python=sys.executable)}"
             fail(ExitCode.REFUSED, ControlError("not-permitted", text), as_json=False)
         return None
 

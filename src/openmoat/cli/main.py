@@ -12,9 +12,13 @@ from pathlib import Path
 import click
 
 from openmoat.cli.common import (
+    MAY_NOT_BE_UP,
+    NEEDS_DAEMON,
     Call,
     ConnectionName,
     ExitCode,
+    Integer,
+    Number,
     become_root,
     default_socket,
     end,
@@ -24,6 +28,7 @@ from openmoat.cli.common import (
 )
 from openmoat.cli.lazy import MoatGroup
 from openmoat.errors import ConfigError, ControlError, SystemFault
+from openmoat.places import CONFIGURATION, CONFIGURATION_DIRECTORY, UNIT_FILE
 
 __all__ = ["app", "main"]
 
@@ -62,15 +67,14 @@ def app(socket: str | None) -> None:
 
 
 @app.command(
+    exits=MAY_NOT_BE_UP,
     examples={
         "moat up office": "start it and wait until it is up",
         "moat up office --wait 0": "start it and return at once",
-    }
+    },
 )
 @connection_argument
-@click.option(
-    "--wait", default=30.0, type=click.FloatRange(min=0), metavar="SECONDS", help="Seconds to wait; 0 does not wait."
-)
+@click.option("--wait", default=30.0, type=Number(min=0), metavar="SECONDS", help="Seconds to wait; 0 does not wait.")
 @json_option
 def up(connection: str, wait: float, as_json: bool) -> None:
     """Start a connection and report the result."""
@@ -87,10 +91,11 @@ def up(connection: str, wait: float, as_json: bool) -> None:
 
 
 @app.command(
+    exits=NEEDS_DAEMON,
     examples={
         "moat down office": "stop it",
         "moat down homes --peer anna.homes.example": "stop one peer of a template; the others stay",
-    }
+    },
 )
 @connection_argument
 @peer_option
@@ -108,10 +113,11 @@ def down(connection: str, peer: str | None, as_json: bool) -> None:
 
 
 @app.command(
+    exits=NEEDS_DAEMON,
     examples={
         "moat rekey office": "new keys for the IKE SA and all Child SAs",
         "moat rekey homes --peer anna.homes.example": "the same for one peer of a template",
-    }
+    },
 )
 @connection_argument
 @peer_option
@@ -128,7 +134,7 @@ def rekey(connection: str, peer: str | None, as_json: bool) -> None:
     show(done, done.text, as_json=as_json)
 
 
-@app.command(examples={"moat delete homes --peer anna.homes.example": "delete its SAs"})
+@app.command(exits=NEEDS_DAEMON, examples={"moat delete homes --peer anna.homes.example": "delete its SAs"})
 @connection_argument
 @click.option("--peer", required=True, metavar="IDENTITY", help="Identity of the peer, as `moat status` shows it.")
 @json_option
@@ -145,11 +151,12 @@ def delete(connection: str, peer: str, as_json: bool) -> None:
 
 
 @app.command(
+    exits=MAY_NOT_BE_UP,
     examples={
         "moat status": "all connections; those with a problem come first",
         "moat status office": "one connection, and why its last negotiation failed",
         "moat status office --json": "the same for a script; exit code 5: not up",
-    }
+    },
 )
 @click.argument("connection", type=ConnectionName(), required=False, help="Show this connection in detail.")
 @json_option
@@ -172,7 +179,7 @@ def status(connection: str | None, as_json: bool) -> None:
         show(whole, status_screen(whole), as_json=as_json)
 
 
-@app.command(examples={"moat connections --json | jq '.connections[].state'": "for a script"})
+@app.command(exits=NEEDS_DAEMON, examples={"moat connections --json | jq '.connections[].state'": "for a script"})
 @json_option
 def connections(as_json: bool) -> None:
     """List all connections, one line each."""
@@ -184,7 +191,9 @@ def connections(as_json: bool) -> None:
     show(found, connections_screen(found, time.time()), as_json=as_json)
 
 
-@app.command(examples={"moat events": "follow until Ctrl-C", "moat events --json": "one object a line"})
+@app.command(
+    exits=NEEDS_DAEMON, examples={"moat events": "follow until Ctrl-C", "moat events --json": "one object a line"}
+)
 @json_option
 def events(as_json: bool) -> None:
     """Print log entries as they are made.
@@ -199,8 +208,8 @@ def events(as_json: bool) -> None:
             print(entry.to_json().decode() if as_json else entry_line(entry), flush=True)
 
 
-@app.command(examples={"moat log --last 200": "the 200 newest entries"})
-@click.option("--last", default=50, type=click.IntRange(1, 1000), metavar="N", help="How many entries.")
+@app.command(exits=NEEDS_DAEMON, examples={"moat log --last 200": "the 200 newest entries"})
+@click.option("--last", default=50, type=Integer(1, 1000), metavar="N", help="How many entries.")
 @json_option
 def log(last: int, as_json: bool) -> None:
     """Show recent log entries.
@@ -215,7 +224,11 @@ def log(last: int, as_json: bool) -> None:
     show(found, "\n".join(entry_line(entry) for entry in found.entries), as_json=as_json)
 
 
-@app.command(name="reload", examples={"moat check && moat reload": "check the configuration, then use it"})
+@app.command(
+    exits=NEEDS_DAEMON | {ExitCode.FAULTY},
+    name="reload",
+    examples={"moat check && moat reload": "check the configuration, then use it"},
+)
 @json_option
 def reload_(as_json: bool) -> None:
     """Read the configuration again.
@@ -269,12 +282,13 @@ def version(as_json: bool) -> None:
 
 
 @app.command(
+    exits={ExitCode.FAULTY},
     examples={
         "moat check": "the configuration of this host",
         "moat check ./moat.toml": "another file",
-    }
+    },
 )
-@click.argument("file", default="/etc/openmoat/moat.toml", help="Configuration to read.")
+@click.argument("file", default=CONFIGURATION, help="Configuration to read.")
 @json_option
 def check(file: str, as_json: bool) -> None:
     """Check a configuration and report all errors.
@@ -284,6 +298,7 @@ def check(file: str, as_json: bool) -> None:
     from openmoat.cli.init import USER
     from openmoat.cli.reader import reading_as
     from openmoat.config.conflicts import check as read
+    from openmoat.control.remedies import Remedy
 
     try:
         with reading_as(USER, Path(file).parent):
@@ -295,12 +310,19 @@ def check(file: str, as_json: bool) -> None:
         number = len(faults)
         text = f"{error}\n{number} error{'s' if number > 1 else ''}"
         print_json_or_text({"schema": "moat.check/1", "ok": False, "faults": faults}, text, as_json=as_json)
+        if file == CONFIGURATION and not os.path.lexists(file) and not as_json:
+            print(f"next: this host is not set up yet; as root: {Remedy.INIT}", file=sys.stderr)
         end(ExitCode.FAULTY)
     names = sorted(found.connections)
     text = f"{file}: no errors; {len(names)} connection{'s' if len(names) != 1 else ''}"
     print_json_or_text(
         {"schema": "moat.check/1", "ok": True, "faults": [], "connections": names}, text, as_json=as_json
     )
+    if not names and not as_json:
+        print(
+            f"next: write a connection into it, as docs/guide/configuration.md shows; then {Remedy.RELOAD}",
+            file=sys.stderr,
+        )
 
 
 @app.command(
@@ -311,12 +333,12 @@ def check(file: str, as_json: bool) -> None:
 )
 @click.option(
     "--directory",
-    default=Path("/etc/openmoat"),
+    default=Path(CONFIGURATION_DIRECTORY),
     type=click.Path(path_type=Path),
     help="Where the configuration and the key go.",
 )
 @click.option("--identity", default="", help="Identity of this host; its full name by default.")
-@click.option("--unit", default="/etc/systemd/system/moatd.service", help="Unit file for systemd; empty makes none.")
+@click.option("--unit", default=UNIT_FILE, help="Unit file for systemd; empty makes none.")
 @click.option("--users/--no-users", default=True, help="Make the user moatd and the group moat.")
 @json_option
 def init(directory: Path, identity: str, unit: str, users: bool, as_json: bool) -> None:

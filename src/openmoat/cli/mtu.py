@@ -10,10 +10,21 @@ from typing import Any
 import click
 
 from openmoat.cli.asking import asking
-from openmoat.cli.common import ConnectionName, ExitCode, Group, end, fail, json_option
+from openmoat.cli.common import (
+    MAY_NOT_BE_UP,
+    NEEDS_DAEMON,
+    ConnectionName,
+    ExitCode,
+    Group,
+    Integer,
+    Number,
+    end,
+    fail,
+    json_option,
+)
 from openmoat.control.messages import ChildSizes, ChildStatus, ConnectionStatus, OutsideSize, PeerStatus
 from openmoat.control.remedies import Remedy
-from openmoat.errors import ControlError
+from openmoat.errors import ControlError, did_you_mean
 from openmoat.mtu.explain import Explanation, Packet
 from openmoat.mtu.explain import explain as explain_packet
 from openmoat.mtu.overhead import IP_HEADER
@@ -41,6 +52,7 @@ app = Group(name="mtu", help="Show and find out packet sizes.")
 
 
 @app.command(
+    exits=MAY_NOT_BE_UP,
     examples={"moat mtu": "all connections that are up", "moat mtu office": "one of them"},
 )
 @click.argument("connection", type=ConnectionName(), required=False, help="One connection; otherwise all that are up.")
@@ -52,7 +64,8 @@ def show(connection: str | None, as_json: bool) -> None:
 
     `moat mtu CONNECTION` is enough, unless its name is that of another command of this group.
     """
-    with asking(as_json=as_json) as client:
+    # Where nobody knows the connection, the word may have been meant to be a command.
+    with asking(as_json=as_json, note=_meant(connection)) as client:
         names = [connection] if connection is not None else [one.name for one in client.connections().connections]
         found = [client.connection(name) for name in names[:MAX_SHOWN]]
     if as_json:
@@ -66,11 +79,9 @@ def show(connection: str | None, as_json: bool) -> None:
         _end_if_not_up(found[0])
 
 
-@app.command(examples={"moat mtu probe office": "until the search is complete"})
+@app.command(exits=NEEDS_DAEMON, examples={"moat mtu probe office": "until the search is complete"})
 @click.argument("connection", type=ConnectionName(), help="Name of a connection.")
-@click.option(
-    "--wait", default=60.0, type=click.FloatRange(min=0), metavar="SECONDS", help="Seconds to wait for the end."
-)
+@click.option("--wait", default=60.0, type=Number(min=0), metavar="SECONDS", help="Seconds to wait for the end.")
 @json_option
 def probe(connection: str, wait: float, as_json: bool) -> None:
     """Find the path MTU of a connection now.
@@ -95,6 +106,12 @@ def probe(connection: str, wait: float, as_json: bool) -> None:
         print(json.dumps({"schema": "moat.mtu/1", "connections": rows}))
     else:
         print("\n".join(sizes_lines(found, time.time())))
+
+
+def _meant(word: str | None) -> str:
+    """The command of this group that a misspelt one may stand for."""
+    meant = did_you_mean(word or "", app.commands, most=1)
+    return meant.replace('mean "', 'mean "moat mtu ')
 
 
 def progress(path: OutsideSize) -> str:
@@ -169,13 +186,14 @@ def _child_lines(child: ChildStatus) -> Iterator[str]:
 
 
 @app.command(
+    exits=MAY_NOT_BE_UP,
     examples={
         "moat mtu explain office 1500": "an IPv4 packet that may be fragmented",
         "moat mtu explain office 1500 --df": "one that may not",
-    }
+    },
 )
 @click.argument("connection", type=ConnectionName(), help="Name of a connection that is up.")
-@click.argument("size", type=click.IntRange(IP_HEADER[4], MAX_PACKET), help="Octets of an inner IP packet.")
+@click.argument("size", type=Integer(IP_HEADER[4], MAX_PACKET), help="Octets of an inner IP packet.")
 @click.option("--df", is_flag=True, help="The packet has DF set: it must not be fragmented.")
 @click.option("--ipv6", is_flag=True, help="An IPv6 packet, which only its sender fragments.")
 @json_option
@@ -243,7 +261,7 @@ def explanation_lines(connection: ConnectionStatus, packet: Packet) -> Iterator[
 @click.option(
     "--outer",
     multiple=True,
-    type=click.IntRange(MIN_OUTER, MAX_OUTER),
+    type=Integer(MIN_OUTER, MAX_OUTER),
     metavar="OCTETS",
     default=OUTER_SIZES,
     help="Octets of the outer packet; give it again for more rows.",
@@ -268,12 +286,12 @@ def table(outer: tuple[int, ...], as_json: bool) -> None:
 
 @app.command(examples={"moat mtu survey www.example.org": "ask one server for its largest packets"})
 @click.argument("hosts", metavar="HOST...", nargs=-1, required=True, help="Servers, by name or IPv4 address.")
-@click.option("--port", default=80, type=click.IntRange(1, 65_535), metavar="PORT", help="TCP port of an HTTP server.")
+@click.option("--port", default=80, type=Integer(1, 65_535), metavar="PORT", help="TCP port of an HTTP server.")
 @click.option("--page", default="/", help="Page to ask for: the larger, the better.")
 @click.option(
     "--size",
     default=1280,
-    type=click.IntRange(576, 1499),
+    type=Integer(576, 1499),
     metavar="OCTETS",
     help="Octets of the largest packet that is let in.",
 )
@@ -290,7 +308,7 @@ def survey(hosts: tuple[str, ...], port: int, page: str, size: int, as_json: boo
         rows = survey_all(list(hosts), port, page, size)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        denied = ControlError("not-permitted", text, "become root; a survey also needs nft")
+        denied = ControlError("not-permitted", text, f"{Remedy.BECOME_ROOT}; a survey also needs nft")
         fail(ExitCode.REFUSED, denied, as_json=as_json)
     if as_json:
         print(json.dumps({"schema": "moat.mtu-survey/1", "size": size, "rows": [asdict(row) for row in rows]}))

@@ -43,6 +43,14 @@ def unreadable(file: Path, error: OSError) -> str:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
+    try:
+        file.stat()
+    except PermissionError:  # a change of the file alone would not help
+        return (
+            f"cannot be read by user {user}: a directory above it is closed to this user; become root, or move the file"
+        )
+    except OSError:
+        pass
     return f"cannot be read by user {user}: {error.strerror}; chown {user} {printable(str(file))}"
 
 

@@ -22,10 +22,11 @@ from openmoat.control.messages import (
     Status,
     Version,
 )
+from openmoat.places import CONTROL_SOCKET
 
 __all__ = ["DEFAULT_SOCKET", "DEFAULT_TIMEOUT", "MAX_LOG", "Client"]
 
-DEFAULT_SOCKET = "/run/openmoat/control.sock"
+DEFAULT_SOCKET = CONTROL_SOCKET
 DEFAULT_TIMEOUT = 10.0
 """Seconds; a daemon that does not answer within them is not well."""
 MAX_LOG = 1000

@@ -8,6 +8,7 @@ from typing import Generic
 
 import h11
 
+from openmoat.control.absence import absent
 from openmoat.control.messages import ErrorCode, ErrorReply, Reply, Route
 from openmoat.control.remedies import Remedy
 from openmoat.errors import ControlError
@@ -143,7 +144,7 @@ def unreachable(socket: str, error: OSError) -> ControlError:
             return ControlError(ErrorCode.NOT_PERMITTED, text, _joining(socket))
         case _:
             why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-            return ControlError(ErrorCode.NO_DAEMON, f"{socket}: no moatd listens there{why}", Remedy.START_DAEMON)
+            return absent(socket, why)
 
 
 def _joining(socket: str) -> str:
@@ -153,8 +154,8 @@ def _joining(socket: str) -> str:
     except (KeyError, OSError):
         group = "GROUP"
     if group == "root":  # whose members may do far more than use a socket
-        return "become root"
-    return f"become root, or as root run: {Remedy.JOIN_GROUP.format(group=group)}; then log in again"
+        return Remedy.BECOME_ROOT
+    return f"{Remedy.BECOME_ROOT}, or as root: {Remedy.JOIN_GROUP.format(group=group)}; then log in again"
 
 
 def _not_understood(detail: str) -> ControlError:

@@ -1,6 +1,6 @@
 """Every command that `moat` and `moatd` print as a remedy, in one place so that a test can carry them out.
 
-`{name}` is a connection, `{group}` a group of this host; a word in capitals is filled in by the reader.
+`{name}` is a connection, `{group}` a group of this host, `{python}` the interpreter that runs `moat`; a word in capitals is filled in by the reader.
 """
 
 from enum import StrEnum
@@ -18,6 +18,8 @@ class Remedy(StrEnum):
     ENABLE_DAEMON = "systemctl enable --now moatd"
     DAEMON_STATUS = "systemctl status moatd"
     JOURNAL = "journalctl --unit moatd"
+    RUN_DAEMON = "moatd --config FILE"
+    INIT = "moat init"
     VERSIONS = "moat version"
     LIST = "moat connections"
     STATUS_OF_ALL = "moat status"
@@ -30,4 +32,5 @@ class Remedy(StrEnum):
     ROUTE = "ip route get ADDRESS"
     PING = "ping ADDRESS"
     JOIN_GROUP = "usermod --append --groups {group} USER"
-    INSTALL_LAB = "pip install ./lab"
+    INSTALL_LAB = "{python} -m pip install ./lab"
+    BECOME_ROOT = "become root"

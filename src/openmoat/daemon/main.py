@@ -50,6 +50,7 @@ from openmoat.ike.endpoint import Endpoint
 from openmoat.model.settings import Settings
 from openmoat.mtu.plan import Framing
 from openmoat.net import Address
+from openmoat.places import CONFIGURATION
 from openmoat.system.capabilities import give_up_the_rest
 from openmoat.system.netlink import Netlink
 from openmoat.system.reconcile import Reconciler
@@ -60,7 +61,7 @@ from openmoat.system.steering import suitable_workers
 
 __all__ = ["DEFAULT_CONFIGURATION", "STOP_SECONDS", "Daemon", "Options", "main"]
 
-DEFAULT_CONFIGURATION = Path("/etc/openmoat/moat.toml")
+DEFAULT_CONFIGURATION = Path(CONFIGURATION)
 STOP_SECONDS = 3.0
 """Patience with peers that do not answer our Deletes when we end in good order."""
 STOP_STEP = 0.02

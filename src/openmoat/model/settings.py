@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from openmoat.errors import FieldError, raise_errors
+from openmoat.places import CONTROL_SOCKET
 
 __all__ = ["LOG_LEVELS", "MAX_WORKERS", "EngineSettings", "OnStop", "Settings"]
 
@@ -51,7 +52,7 @@ class EngineSettings:
 class Settings:
     """One `moatd`. Changes of all but `key_log` and `log_level` take effect at its next start."""
 
-    control_socket: str = "/run/openmoat/control.sock"
+    control_socket: str = CONTROL_SOCKET
     control_group: str = "moat"
     """Members of this group may read and change; everybody else is refused. Empty: root and moatd's own user only."""
     control_read_group: str = ""

@@ -70,6 +70,18 @@ def test_a_shared_secret_is_one_line_that_is_never_shown(tmp_path: Path) -> None
     assert second.read_text().strip() not in output
 
 
+@pytest.mark.parametrize("words", ["", "correct horse battery staple", "s3cret"])
+def test_a_pre_shared_key_has_no_public_half_and_is_not_repeated(tmp_path: Path, words: str) -> None:
+    file = tmp_path / "office.psk"
+    if words:
+        file.write_text(words)
+    else:
+        run("generate", file, "--kind", "psk")
+    output = run("show", file, code=1)
+    assert "has no public half" in output
+    assert not any(word in output.replace(str(file), "") for word in file.read_text().split())
+
+
 def test_show_prints_the_same_as_generate_and_no_private_half(tmp_path: Path) -> None:
     file = tmp_path / "home.key"
     assert run("generate", file) == run("show", file)

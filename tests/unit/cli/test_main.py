@@ -17,7 +17,8 @@ from openmoat.cli.lazy import ELSEWHERE, EXTENSIONS, GROUPS
 from openmoat.cli.main import app
 from openmoat.control.messages import Connections, ConnectionState, ConnectionStatus, Done, Entry, Failure, Log
 from openmoat.control.reasons import Reason
-from unit.control.listener import Server
+from openmoat.places import CONTROL_SOCKET
+from unit.control.listener import Server, set_up
 
 HEAVY = {
     "pydantic",
@@ -44,6 +45,12 @@ def more() -> None:
 def build():
     return more
 """
+
+
+@pytest.fixture(autouse=True)
+def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with a unit for moatd."""
+    return set_up(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -106,6 +113,53 @@ def test_without_a_daemon_the_exit_code_is_3_and_the_next_command_is_told() -> N
     assert done.exit_code == ExitCode.NO_DAEMON
     assert "no moatd listens there" in done.stderr
     assert "next: systemctl start moatd" in done.stderr
+
+
+def test_a_host_that_is_not_set_up_is_told_how(unit: Path) -> None:
+    unit.unlink()
+    asked = moat("status", socket=CONTROL_SOCKET)
+    assert asked.stderr.splitlines()[0].endswith("no moatd listens there; this host is not set up yet")
+    assert asked.stderr.splitlines()[1] == "next: as root: moat init"
+
+
+def test_a_socket_that_is_named_is_told_where_moatd_gets_it_from(unit: Path) -> None:
+    assert f"it listens on {CONTROL_SOCKET}, or on the control-socket" in moat("status").stderr
+    unit.unlink()
+    hint = moat("status").stderr.splitlines()[-1]
+    assert hint.startswith("next: as root: moatd --config FILE")
+    assert 'control-socket = "/nonexistent/control.sock"' in hint
+
+
+def test_check_before_init_names_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = str(tmp_path / "moat.toml")
+    monkeypatch.setattr("openmoat.cli.main.CONFIGURATION", file)
+    done = moat("check", file)
+    assert done.exit_code == ExitCode.FAULTY
+    assert done.stderr == "next: this host is not set up yet; as root: moat init\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("up", "0 done; 1 refused; 2 wrong command line; 3 no moatd answers; 5 the connection is not up"),
+        ("reload", "0 done; 1 refused; 2 wrong command line; 3 no moatd answers; 4 errors in the configuration"),
+        ("check", "0 done; 1 refused; 2 wrong command line; 4 errors in the configuration"),
+        ("init", "0 done; 1 refused; 2 wrong command line"),
+    ],
+)
+def test_help_names_only_the_exit_codes_that_can_occur(command: str, expected: str) -> None:
+    assert " ".join(moat(command, "--help").output.split()).endswith(f"Exit codes: {expected}.")
+
+
+@pytest.mark.parametrize("command", ["mtu explain office abc", "log --last abc"])
+def test_a_word_where_a_number_is_wanted_is_told(command: str) -> None:
+    assert '"abc" is not a whole number.' in moat(*command.split()).output
+
+
+def test_a_misspelt_command_of_a_group_is_not_taken_for_a_connection_alone(server: Server) -> None:
+    server.says(404, '{"schema": "moat.error/1", "code": "unknown-connection", "text": "no connection", "hint": "x"}')
+    for socket in (server.path, "/nonexistent/control.sock"):
+        assert 'Did you mean "moat mtu table"?' in moat("mtu", "tabel", socket=socket).stderr
 
 
 def test_an_error_is_an_object_where_objects_are_wanted() -> None:
@@ -212,6 +266,7 @@ def test_check_of_a_good_file_is_exit_code_0(tmp_path: Path) -> None:
     file.write_text("")
     done = moat("check", str(file))
     assert (done.exit_code, done.stdout) == (0, f"{file}: no errors; 0 connections\n")
+    assert done.stderr.startswith("next: write a connection into it")
 
 
 def test_cleanup_while_the_daemon_answers_is_refused(server: Server) -> None:
@@ -257,5 +312,5 @@ def test_a_command_that_is_not_installed_tells_in_one_line_what_to_install(
     done = moat(command, "--help")
     assert done.exit_code == ExitCode.REFUSED
     what = f"moat {command} is part of openmoat-lab, which is not installed"
-    assert done.stderr == f"moat: {what}; remedy, in the source tree: pip install ./lab\n"
+    assert done.stderr == f"moat: {what}; remedy, in the source tree: {sys.executable} -m pip install ./lab\n"
     assert f" {command} " not in moat("--help").output

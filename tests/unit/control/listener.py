@@ -4,6 +4,21 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
+
+def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch, *, has_unit: bool = True) -> Path:
+    """Let systemd's units be in a folder of the test, with one for moatd or without."""
+    units = folder / "units"
+    units.mkdir(exist_ok=True)
+    unit = units / "moatd.service"
+    if has_unit:
+        unit.touch()
+    else:
+        unit.unlink(missing_ok=True)
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", str(units))
+    return unit
+
 
 class Server:
     """Answers every request with the same octets."""

@@ -16,7 +16,7 @@ from openmoat.control.messages import ROUTES, ConnectionState, ConnectionStatus,
 from openmoat.control.reasons import REASONS, Reason
 from openmoat.errors import ControlError
 from openmoat.ike.events import DownReason
-from unit.control.listener import Server
+from unit.control.listener import Server, set_up
 
 
 @pytest.fixture
@@ -78,7 +78,8 @@ def test_a_reply_of_another_schema_is_a_bad_reply(server: Server, body: str | by
     assert asked(server).code == ErrorCode.BAD_REPLY
 
 
-def test_without_a_daemon_the_next_command_is_told(tmp_path: Path) -> None:
+def test_without_a_daemon_the_next_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(tmp_path, monkeypatch)
     with pytest.raises(ControlError) as caught, Client(str(tmp_path / "nobody.sock")) as client:
         client.version()
     assert caught.value.code == ErrorCode.NO_DAEMON
@@ -135,7 +136,10 @@ def test_both_clients_read_the_same_reply(server: Server) -> None:
         assert asyncio.run(AsyncClient(server.path).ask(Routes.VERSION)) == client.version()
 
 
-def test_the_async_client_tells_the_same_failures(server: Server, tmp_path: Path) -> None:
+def test_the_async_client_tells_the_same_failures(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(tmp_path, monkeypatch)
     server.says(404, '{"schema": "moat.error/1", "code": "unknown-connection", "text": "no hut", "hint": "x"}')
     with pytest.raises(ControlError, match="no hut"):
         asyncio.run(AsyncClient(server.path).ask(Routes.UP, name="hut"))

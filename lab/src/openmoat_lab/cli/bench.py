@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from openmoat.cli.common import Command, ExitCode, fail, json_option
+from openmoat.cli.common import Command, ExitCode, Integer, fail, json_option
 from openmoat.errors import ControlError
 
 __all__ = ["app", "command"]
@@ -27,8 +27,8 @@ def command() -> click.Command:
 @click.option("--quick", is_flag=True, help="The main rows and some handshakes, in three minutes.")
 @click.option("--work", multiple=True, help="What is done, by name or beginning: udp-64, tcp.")
 @click.option("--subject", multiple=True, help="Who is measured; everybody who is here by default.")
-@click.option("--rounds", default=3, type=click.IntRange(1), help="How often each takes its turn.")
-@click.option("--seconds", default=2, type=click.IntRange(1), help="Of one transfer.")
+@click.option("--rounds", default=3, type=Integer(1), help="How often each takes its turn.")
+@click.option("--seconds", default=2, type=Integer(1), help="Of one transfer.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the main rows into this file.")
 @json_option
 def app(  # one parameter for each option
