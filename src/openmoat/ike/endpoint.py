@@ -6,6 +6,7 @@ from hashlib import sha256
 from types import TracebackType
 
 from openmoat.crypto.identities import Identity
+from openmoat.ike import lifecycle
 from openmoat.ike.channel import Channel
 from openmoat.ike.config import Count, IkeConfig
 from openmoat.ike.connections import Connections
@@ -96,7 +97,7 @@ class Endpoint:
         self.config = config
         self._context = Context(config, random)
         self._connections = Connections(config.esp_suites, self._context.counts, config.aggfrag)
-        self._registry: Registry[IkeSa] = Registry(self._context, self._connections)
+        self._registry: Registry[IkeSa] = Registry(random, self._connections)
         self._upkeep = Upkeep(self._context, self._registry, self._connections)
         self._turn = Turn(self._context, self._upkeep)
         self._cookies = CookieJar(random)
@@ -493,7 +494,7 @@ class Endpoint:
             self._context, self._registry.fresh_spi(), message.header.initiator_spi, path, is_initiator=False
         )
         sa = IkeSa(self._context, self._registry, channel, state)
-        self._registry.open_half(sa, key)
+        lifecycle.open_half(self._context, self._registry, sa, key)
         sa.begin(state)
 
     def _read_init(self, message: Message, datagram: bytes, path: Path) -> InitReceived:

@@ -3,9 +3,8 @@
 from typing import Protocol
 
 from openmoat.crypto.identities import Identity
-from openmoat.crypto.suites import IkeSuite
+from openmoat.ike.connections import Connections
 from openmoat.ike.peer import AuthenticatedPeer, ChildIndex
-from openmoat.model.connection import Child, Connection
 from openmoat.policy.selectors import Selectors
 
 __all__ = ["Host"]
@@ -14,20 +13,11 @@ __all__ = ["Host"]
 class Host(ChildIndex, Protocol):
     """Met by the `Registry`."""
 
+    connections: Connections
+    """What is loaded."""
+
     def fresh_spi(self) -> int:
         """An SPI for a new IKE SA of ours."""
-        ...
-
-    def authorities(self) -> bytes:
-        """Hashes of the CA certificates that any connection trusts (RFC 7296 3.7)."""
-        ...
-
-    def candidates(self, peer: Identity, wanted: Identity | None, suite: IkeSuite) -> tuple[Connection, ...]:
-        """Connections a responder may use for this peer, the most specific first."""
-        ...
-
-    def children_of(self, name: str) -> tuple[Child, ...]:
-        """What a connection protects, as far as the data plane can."""
         ...
 
     def has_others(self, ike: int, name: str, peer: Identity) -> bool:

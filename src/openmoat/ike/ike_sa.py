@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
-from openmoat.ike import dispatch
+from openmoat.ike import dispatch, lifecycle
 from openmoat.ike.channel import Channel, Malformed, Unread
 from openmoat.ike.config import Count
 from openmoat.ike.context import Context, Timer
@@ -61,12 +61,10 @@ from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
 from openmoat.net import Path
 
-__all__ = ["DELETE_SECONDS", "LINGER_SECONDS", "SILENT_AFTER", "IkeSa"]
+__all__ = ["DELETE_SECONDS", "SILENT_AFTER", "IkeSa"]
 
 DELETE_SECONDS = 60.0
 """A deleted IKE SA is forgotten after this time, whether its Delete could be sent or not."""
-LINGER_SECONDS = 20.0
-"""A closed IKE SA answers a repeated last request for this time; one that was replaced waits as long for its Delete."""
 SILENT_AFTER = 5
 """Times that a request is sent, in four seconds, before it is told that the peer does not answer. The probe of a size is sent
 three times as large as what it asks for; what follows is small."""
@@ -223,7 +221,7 @@ class IkeSa(ExchangeRunner):
             agreed.has_our_vendor_id,
         )
         self._step(Established(session) if is_ours else InstallingFirst(session))
-        self._registry.authenticated(self, session, is_initial_contact=step.is_initial_contact)
+        lifecycle.authenticated(context, self._registry, self, session, is_initial_contact=step.is_initial_contact)
         if isinstance(step.first, PeerExchange):
             self._answer(step.first, session)
             return
@@ -334,7 +332,7 @@ class IkeSa(ExchangeRunner):
         """Children and plans go over to `new`."""
         session.peer.carry(new.own_spi)
         new.liveness.is_silent = self.liveness.is_silent  # as it was told of these children
-        self._registry.replaced(self, new)
+        lifecycle.replaced(self._context, self._registry, self, new)
         waiting, self._queue = self._queue, []
         for exchange in waiting:
             if exchange.moves:
@@ -503,7 +501,7 @@ class IkeSa(ExchangeRunner):
         self._release(reason, text)
         self._step(Closed())
         self._stop_timers()
-        self._registry.linger(self, LINGER_SECONDS)
+        lifecycle.linger(self._context, self._registry, self)
 
     def forget(self, reason: DownReason, text: str = "") -> None:
         """Forget everything at once."""
@@ -539,14 +537,14 @@ class IkeSa(ExchangeRunner):
             else:
                 self.forget(DownReason.ERROR, ERROR_TEXT)
         except Exception:
-            self._registry.expel(self)
+            lifecycle.expel(self._context, self._registry, self)
             raise
 
     def _expire(self) -> None:
         """Another IKE SA has its place: forget it after a while, even if it is not deleted."""
         for timer in (Timer.REKEY_IKE, Timer.HARD_IKE, Timer.LIVENESS):
             self._context.timers.stop((timer, self.own_spi))
-        self._registry.linger(self, LINGER_SECONDS)
+        lifecycle.linger(self._context, self._registry, self)
 
     def _release(self, reason: DownReason, text: str) -> None:
         """Children, exchanges and questions of this IKE SA end here; once."""
@@ -565,7 +563,7 @@ class IkeSa(ExchangeRunner):
         for ticket in self._tickets:
             self._context.forget(ticket)
         self._tickets.clear()
-        self._registry.ending(self, reason, text)
+        lifecycle.ending(self._context, self._registry, self, reason, text)
 
     def _end_exchange(self, exchange: Exchange, session: Session, reason: DownReason) -> None:
         """Our open exchange will not be finished. What the peer has made in a rekey of its own may carry on (2.8.2)."""

@@ -8,6 +8,7 @@ from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.numbers import AuthMethod
 from openmoat.crypto.suites import AES_128_GCM_16, PRF_HMAC_SHA2_256, X25519, EspSuite, IkeSuite
 from openmoat.errors import Secret
+from openmoat.ike import lifecycle
 from openmoat.ike.channel import Channel
 from openmoat.ike.config import IkeConfig
 from openmoat.ike.connections import Connections
@@ -57,7 +58,7 @@ class Core:
     def __init__(self, *children: Child, config: IkeConfig | None = None) -> None:
         self.context = make_context(config)
         self.connections = Connections(None, self.context.counts)
-        self.registry: Registry[IkeSa] = Registry(self.context, self.connections)
+        self.registry: Registry[IkeSa] = Registry(self.context.random, self.connections)
         self.connection = make_connection(*children)
         self.connections.put(self.connection)
         self.ours, self.theirs = make_channels(self.context)
@@ -77,7 +78,7 @@ class Core:
 
     def add(self, session: Session) -> IkeSa:
         sa = IkeSa(self.context, self.registry, session.channel, Established(session))
-        self.registry.authenticated(sa, session, is_initial_contact=False)
+        lifecycle.authenticated(self.context, self.registry, sa, session, is_initial_contact=False)
         return sa
 
     def stock(self, *spis: int) -> None:

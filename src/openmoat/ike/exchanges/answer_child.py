@@ -217,7 +217,7 @@ class AnswerNew(AnswerChild):
         nonce = message.first(Nonce)
         if nonce is None:
             raise MalformedMessage("CREATE_CHILD_SA request: Ni must be there")
-        specs = (old.spec,) if old is not None else session.host.children_of(peer.connection.name)
+        specs = (old.spec,) if old is not None else session.host.connections.children(peer.connection.name)
         replaces = old.sa.local_spi if old is not None else None
         terms = self.choose(session, specs, replaces, with_key_exchange=True)
         self._nonces = (nonce.octets, context.random(NONCE_SIZE))
@@ -265,7 +265,7 @@ class AnswerFirst(AnswerChild):
         """See `PeerExchange.start`."""
         if self._message.first(SecurityAssociation) is None:
             return Reply(self._proof, Done)
-        specs = session.host.children_of(session.peer.connection.name)
+        specs = session.host.connections.children(session.peer.connection.name)
         try:
             terms = self.choose(session, specs, None, with_key_exchange=False)
             return self.install(session, terms, None)

@@ -110,7 +110,9 @@ def on_request(hs: Handshake, state: AwaitingAuth, message: Message) -> Handshak
     if auth is None:
         raise AuthenticationFailed(f"IKE_AUTH request: {identity.identity}: EAP is not offered")
     wanted = message.first(IdResponder)
-    candidates = hs.host.candidates(identity.identity, wanted.identity if wanted else None, state.agreed.suite)
+    candidates = hs.host.connections.candidates(
+        identity.identity, wanted.identity if wanted else None, state.agreed.suite
+    )
     hs.step(Authorizing(state.agreed, message, identity.identity, auth.method, candidates))
     return _ask_about_next(hs)
 

@@ -336,7 +336,7 @@ def _answer(hs: Handshake, state: InitReceived, answer: Answer) -> HandshakeStep
     header = channel.header(ExchangeType.IKE_SA_INIT, 0, is_response=True)
     response = Message(header, tuple(payloads)).emit()
     room = AMPLIFICATION * len(state.request) - len(response) - CERTREQ_HEADER
-    authorities = hs.host.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
+    authorities = hs.host.connections.authorities()[: max(0, room) // AUTHORITY * AUTHORITY]
     if authorities:
         # Without it many peers do not send their certificate. Which connection is meant shows in IKE_AUTH only.
         payloads.append(CertRequest(CertEncoding.X509_SIGNATURE, authorities))
