@@ -1,4 +1,5 @@
-"""The packet engine (Rust). Nothing but `crypto` and `dataplane` imports it; see `dataplane.userspace` for the Python face.
+"""The packet engine (Rust). Only `crypto`, `dataplane` and `config` import it; see `dataplane.userspace` for
+the Python face.
 
 Addresses come out as 4 or 16 octets, SPIs and octet counts are numbers, times are seconds, enumerations go by the words of
 their Python twins. Keys go in as `bytes`, are copied into memory that is wiped, and never come back. No call blocks on the network; calls that take a lock for long release the GIL.
@@ -23,6 +24,7 @@ __all__ = [
     "drop_reasons",
     "sa_counters",
     "sa_flags",
+    "stamps",
     "suites",
     "x25519_public",
     "x25519_shared",
@@ -39,6 +41,12 @@ def sa_flags() -> list[tuple[str, int, str]]:
 
 def drop_reasons() -> list[tuple[str, str]]:
     """Name and sentence of each reason to drop a packet."""
+
+def stamps(files: Sequence[str], unsettled: tuple[int, int]) -> list[bytes | None]:
+    """What each file is: device, inode, size and times, as octets that are the same while all of these are. Follows links.
+
+    None where it cannot be looked at, or one of its times is between the two given, in nanoseconds; the second is left out.
+    """
 
 def x25519_public(private: bytes) -> bytes:
     """The public value that belongs to 32 private octets (RFC 7748 6.1)."""

@@ -19,6 +19,7 @@ mod options;
 mod outer;
 mod poll;
 mod socket;
+mod stamps;
 mod tun;
 mod vnet;
 
@@ -32,5 +33,6 @@ pub use offloads::{OffloadState, Offloads, SocketOffloads, TunOffloads};
 pub use outer::Socket;
 pub use poll::{EventFd, Readiness};
 pub use socket::{OuterSocket, SocketKind};
+pub use stamps::{Stamp, stamps};
 pub use tun::{Tun, TunDevice};
 pub use vnet::{GsoType, VNET_HEADER, VnetHeader};

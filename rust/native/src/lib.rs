@@ -3,6 +3,7 @@
 mod batch;
 mod engine;
 mod errors;
+mod files;
 mod records;
 mod types;
 mod x25519;
@@ -54,6 +55,7 @@ fn openmoat_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(drop_reasons, module)?)?;
     #[cfg(feature = "unsealed")]
     module.add_function(wrap_pyfunction!(engine::unsealed_engine, module)?)?;
+    module.add_function(wrap_pyfunction!(files::stamps, module)?)?;
     module.add_function(wrap_pyfunction!(x25519::x25519_public, module)?)?;
     module.add_function(wrap_pyfunction!(x25519::x25519_shared, module)?)?;
     module.add_class::<engine::Engine>()?;

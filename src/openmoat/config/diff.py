@@ -68,17 +68,17 @@ class Difference:
 def diff(old: Configuration, new: Configuration) -> Difference:
     """Compare; a key file whose content changed is a change of every connection that names it."""
     settings = [f.name for f in fields(Settings) if getattr(old.settings, f.name) != getattr(new.settings, f.name)]
-    changed = {}
+    known, changed = old.connections, {}
+    added, removed = new.connections.keys() - known.keys(), known.keys() - new.connections.keys()
     has_same_keys = _is_same(old.psks, new.psks) and _is_same(old.private_keys, new.private_keys)
-    for name, connection in new.connections.items():
-        before = old.connections.get(name)
-        if before is connection and has_same_keys:
-            continue  # of a file that is unchanged, as are all keys
-        if before is not None and (change := _compare(before, connection, old, new)):
+    # Where all keys are the same, so are all connections of files that are unchanged.
+    look = [name for name, one in new.connections.items() if not has_same_keys or known.get(name) is not one]
+    for name in look:
+        if name not in added and (change := _compare(known[name], new.connections[name], old, new)):
             changed[name] = change
     return Difference(
-        added=tuple(name for name in new.connections if name not in old.connections),
-        removed=tuple(name for name in old.connections if name not in new.connections),
+        added=tuple(name for name in look if name in added),
+        removed=tuple(name for name in known if name in removed) if removed else (),
         changed=changed,
         live_settings=tuple(name for name in settings if name in LIVE_SETTINGS),
         restart_settings=tuple(name for name in settings if name not in LIVE_SETTINGS),

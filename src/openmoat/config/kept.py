@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from openmoat.config.key_files import Files
-from openmoat.config.stamps import Stamp, changed
+from openmoat.config.stamps import Stamp, stamps_of
 from openmoat.model.connection import Connection
 
 __all__ = ["Kept", "Record"]
@@ -38,13 +38,14 @@ class Kept:
 
         Files with a connection whose name is `taken` are left out: they are read again, and the error is told.
         """
-        names = set(names)
         known = self.records
-        gone = dict.fromkeys(name for name in known if name not in names)
-        gone.update(dict.fromkeys(changed((name, known[name].stamp) for name in names if name in known)))
+        there = [name for name in names if name in known]
+        gone = dict.fromkeys(known.keys() - set(there))
+        looks = zip(there, stamps_of(there), strict=True)
+        gone.update(dict.fromkeys(name for name, now in looks if now is None or now != known[name].stamp))
         gone.update(dict.fromkeys(self.sources[one] for one in taken if one in self.sources))
         left = self._without(gone, files)
-        keys = {key for record in left.records.values() for key in record.keys}
+        keys = set().union(*(record.keys for record in left.records.values()))
         stale = {key for key in keys if (now := files.stamp(key)) is None or now != self.files.stamps[key]}
         files.adopt(self.files, keys - stale)
         if stale:
