@@ -40,6 +40,8 @@ Arguments = TypeVarTuple("Arguments")
 QUESTIONS = frozenset(get_args(Question))
 SILENT = frozenset({*QUESTIONS, ActivateOutbound, StopOutbound, RemoveChildSa})
 """Outputs that are no news."""
+EFFECTS = frozenset({StopOutbound, RemoveChildSa, PeerMoved})
+"""What must find all that was said before it carried out."""
 
 Asked = Callable[[Question, Callable[[Answer], None]], None]
 """Answers a question: calls back with the answer, at once or later in the same thread."""
@@ -134,7 +136,13 @@ class Driver:
         """By our clock: what the timer was set for."""
         self._waiting: deque[Datagram] = deque()
         self._transmits: list[Datagram] = []
-        self._is_flushing = False
+        self._activations: list[ActivateOutbound] = []
+        """Pairs that can send, once the peer knows of them."""
+        self._starting: set[int] = set()
+        """SPIs of ours of the IKE SAs that carry them."""
+        self._is_carrying_out = False
+        self._gathers = False
+        """Datagrams leave together at the end of a turn, not one by one: a call for each would wake a peer for each."""
         self._goes_on = False
         """Datagrams wait for a next turn that is already asked for."""
         questions: dict[type, Callable[[Any], None]] = dict.fromkeys(
@@ -142,7 +150,7 @@ class Driver:
         )
         self._effects: Mapping[type, Callable[[Any], None]] = {
             **questions,
-            ActivateOutbound: installer.activate,
+            ActivateOutbound: self._activate,
             StopOutbound: installer.stop,
             RemoveChildSa: installer.remove,
             PeerMoved: installer.move,
@@ -183,12 +191,15 @@ class Driver:
         began = time.monotonic()
         if not self._waiting:
             self._waiting.extend(self._wire.receive_batch(BATCH))
+        self._gathers = True
         while self._waiting:
             datagram = self._waiting.popleft()
             self._guarded(self.endpoint.handle_datagram, datagram.octets, datagram.path, self.clock())
-            self.flush()
+            self._carry_out_all()
             if time.monotonic() - began > TURN_SECONDS:
                 break
+        self._gathers = False
+        self.flush()
         if self._waiting and self._loop is not None:
             self._goes_on = True
             self._loop.call_soon(self._go_on)
@@ -206,33 +217,54 @@ class Driver:
 
     def flush(self) -> None:
         """Carry out everything the core has to say, in its order, and set the one timer."""
-        if self._is_flushing:
+        if self._is_carrying_out:
             return
-        self._is_flushing = True
+        self._carry_out_all()
+        self._finish()
+        self._set_timer()
+
+    def _carry_out_all(self) -> None:
+        """Carry out everything the core has to say, but for what waits for `_finish`."""
+        self._is_carrying_out = True
         try:
             while (output := self.endpoint.poll_output()) is not None:
                 self._guarded(self._carry_out, output)
-            if self._transmits:
-                self._guarded(self._send_transmits)
         finally:
-            self._is_flushing = False
-        self._set_timer()
+            self._is_carrying_out = False
 
     def _carry_out(self, output: Transmit | Question | Event) -> None:
-        if type(output) is Transmit:
-            self._transmits.append(Datagram(output.octets, output.path, output.df, output.dscp))
+        kind = type(output)
+        if kind is Transmit:
+            self._transmit(output)  # type: ignore[arg-type]
             return
-        if self._transmits:
-            self._send_transmits()
-        effect = self._effects.get(type(output))
+        if not self._gathers or kind in EFFECTS:
+            self._finish()
+        effect = self._effects.get(kind)
         if effect is not None:
             effect(output)
-        if type(output) not in SILENT:
+        if kind not in SILENT:
             self._listener.handle_event(output)  # type: ignore[arg-type]
 
-    def _send_transmits(self) -> None:
-        batch, self._transmits = self._transmits, []
-        self._wire.send_batch(batch)
+    def _transmit(self, output: Transmit) -> None:
+        if self._activations and not self._starting.isdisjoint(_spis_of(output.octets)):
+            self._finish()  # what one IKE SA says keeps its order
+        self._transmits.append(Datagram(output.octets, output.path, output.df, output.dscp))
+
+    def _activate(self, event: ActivateOutbound) -> None:
+        self._activations.append(event)
+        self._starting.add(self._installer.carrier(event.local_spi))
+        if not self._gathers:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Send what waits to be sent; after it let pairs send, whose peers have to hear of them first."""
+        if self._transmits:
+            transmits, self._transmits = self._transmits, []
+            self._guarded(self._wire.send_batch, transmits)
+        if self._activations:
+            activations, self._activations = self._activations, []
+            self._starting.clear()
+            self._guarded(self._installer.activate, *activations)
 
     def _handle_backend_event(self, event: BackendEvent) -> None:
         now = self.clock()
@@ -274,7 +306,7 @@ class Driver:
         self._guarded(self.endpoint.handle_timeout, self.clock())
         self.flush()
 
-    def _guarded(self, step: Callable[[*Arguments], None], *args: *Arguments) -> None:
+    def _guarded(self, step: Callable[[*Arguments], object], *args: *Arguments) -> None:
         """One step for one peer: whatever goes wrong in it is logged with its traceback, and ends nothing else.
 
         Where it goes wrong in the core, the core has ended the IKE SA whose step it was, and says so by an event.
@@ -284,3 +316,8 @@ class Driver:
         except Exception:
             self.faults += 1
             log.exception("an error in moatd; the IKE SA in whose work it came up is ended and negotiated again")
+
+
+def _spis_of(message: bytes) -> tuple[int, int]:
+    """Both SPIs of an IKE message, one of which is ours (RFC 7296 3.1)."""
+    return int.from_bytes(message[:8], "big"), int.from_bytes(message[8:16], "big")

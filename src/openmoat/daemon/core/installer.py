@@ -118,11 +118,19 @@ class Installer:
         self._peers.install(child)
         return Installed(question.ticket)
 
-    def activate(self, event: ActivateOutbound) -> None:
-        """A pair can send. It does, unless another connection of its group carries the packets."""
-        child = self._peers.child(event.local_spi)
-        if child is not None:
-            self._activate(self._switches.announce(child))
+    def carrier(self, handle: Spi) -> int:
+        """The IKE SA on which a pair hangs; 0 where the pair is not there."""
+        child = self._peers.child(handle)
+        return child.ike if child is not None else 0
+
+    def activate(self, *events: ActivateOutbound) -> None:
+        """Pairs can send. Each does, unless another connection of its group carries the packets."""
+        pairs: list[Spi] = []
+        for event in events:
+            child = self._peers.child(event.local_spi)
+            if child is not None:
+                pairs.extend(self._switches.announce(child))
+        self._activate(pairs)
 
     def suspect(self, event: PeerSilent) -> None:
         """A peer does not answer, or answers again: others of its group send as long as it does not."""

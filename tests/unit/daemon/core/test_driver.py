@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,12 +13,23 @@ from openmoat.daemon.host.policies import Policies
 from openmoat.daemon.host.switches import Switches
 from openmoat.daemon.peers import Peers
 from openmoat.daemon.status.journal import Journal
-from openmoat.dataplane.backend import Acquire, Spi
+from openmoat.dataplane.backend import Acquire, Activate, Command, Remove, SaCounters, Spi
 from openmoat.dataplane.memory import MemoryBackend, MemoryWire
 from openmoat.dataplane.wire import Datagram
-from openmoat.ike.events import Answer, AskSpis, DownReason, Event, IkeSaDown, Question, Transmit
+from openmoat.ike.events import (
+    ActivateOutbound,
+    Answer,
+    AskSpis,
+    DownReason,
+    Event,
+    IkeSaDown,
+    Question,
+    RemoveChildSa,
+    Transmit,
+)
 from openmoat.net import HostPort, Path
-from unit.daemon.kit import Deadlines
+from openmoat.policy.selectors import parse_selectors
+from unit.daemon.kit import HOME_A, Deadlines, child_sa
 
 PATH = Path(HostPort(ipaddress.ip_address("192.0.2.1"), 500), HostPort(ipaddress.ip_address("198.51.100.7"), 500))
 
@@ -57,19 +68,41 @@ class Script:
         return self.deadline
 
 
+class Backend(MemoryBackend):
+    """Tells its bench which pairs a batch is about."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def apply(self, commands: Sequence[Command]) -> list[SaCounters]:
+        kinds = {type(command).__name__ for command in commands}
+        handles = ", ".join(f"{command.handle:x}" for command in commands if isinstance(command, (Activate, Remove)))
+        if handles:
+            self._note(f"{kinds.pop()} of {handles}")
+        return [] if handles else super().apply(commands)
+
+
 class Bench:
     def __init__(self, core: Script) -> None:
         self.wire = MemoryWire()
         self.asked: list[Question] = []
         self.order: list[str] = []
-        peers = Peers(lambda: 0.0)
+        self.peers = peers = Peers(lambda: 0.0)
         policies, journal = Policies(frozenset(), peers.path_mtu), Journal(lambda: 0.0)
         switches = Switches(policies.spd, journal, lambda: 0.0)
-        installer = Installer(MemoryBackend(), policies, switches, peers, Deadlines().later)
+        installer = Installer(Backend(self.note), policies, switches, peers, Deadlines().later)
         self.driver = Driver(core, self.wire, installer, self.ask, self, clock=lambda: 100.0)
 
     def ask(self, question: Question, _answer: object) -> None:
         self.order.append(f"{type(question).__name__} after {len(self.wire.sent)}")
+
+    def note(self, what: str) -> None:
+        self.order.append(f"{what} after {len(self.wire.sent)}")
+
+    def put_up(self, ike: int, spi: int) -> None:
+        local, remote = parse_selectors(["10.2.0.0/16"]), parse_selectors(["10.1.0.0/16"])
+        self.peers.install(child_sa(spi, "home", HOME_A, local, remote, ike=ike))
 
     # `core.driver.Listener`
 
@@ -102,6 +135,61 @@ def test_transmits_leave_before_the_effects_that_follow_them() -> None:
     bench.driver.flush()
     assert bench.order == ["AskSpis after 1", "IkeSaDown after 3"]
     assert [datagram.octets for datagram in bench.wire.sent] == [b"one", b"two", b"three"]
+
+
+class Echoing(Script):
+    """Says for each datagram what the test has put down for it."""
+
+    def __init__(self, said: dict[bytes, list[Transmit | Question | Event]]) -> None:
+        super().__init__()
+        self.said = said
+
+    def handle_datagram(self, datagram: bytes, path: Path, now: float) -> None:
+        super().handle_datagram(datagram, path, now)
+        self.outputs.extend(self.said[datagram])
+
+
+def of_ike_sa(ike: int) -> Transmit:
+    """A datagram of the IKE SA with this SPI of ours, which is the responder's."""
+    return Transmit(bytes(8) + ike.to_bytes(8, "big"), PATH)
+
+
+def test_what_a_turn_sends_leaves_together_and_pairs_send_after_it() -> None:
+    peers = [(ike, 16 + ike) for ike in (1, 2, 3)]
+    said: dict[bytes, list[Transmit | Question | Event]] = {
+        b"%d" % ike: [AskSpis(ike, 4), of_ike_sa(ike), ActivateOutbound(spi)] for ike, spi in peers
+    }
+
+    async def run() -> None:
+        bench = Bench(Echoing(said))
+        for ike, spi in peers:
+            bench.put_up(ike, spi)
+            bench.wire.deliver(Datagram(b"%d" % ike, PATH))
+        bench.driver.start()
+        while len(bench.wire.sent) < len(peers):
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert bench.order == ["AskSpis after 0"] * 3 + ["Activate of 11, 12, 13 after 3"]
+
+    asyncio.run(run())
+
+
+def test_what_one_ike_sa_says_keeps_its_order_within_a_turn() -> None:
+    said: dict[bytes, list[Transmit | Question | Event]] = {
+        b"1": [of_ike_sa(1), ActivateOutbound(0x11), of_ike_sa(2), of_ike_sa(1), RemoveChildSa(0x11)]
+    }
+
+    async def run() -> None:
+        bench = Bench(Echoing(said))
+        bench.put_up(1, 0x11)
+        bench.wire.deliver(Datagram(b"1", PATH))
+        bench.driver.start()
+        while len(bench.wire.sent) < 3:
+            await asyncio.sleep(0)
+        bench.driver.stop()
+        assert bench.order == ["Activate of 11 after 2", "Remove of 11 after 3"]
+
+    asyncio.run(run())
 
 
 def test_a_full_batch_of_datagrams_is_read_and_the_rest_waits_for_the_next_turn() -> None:
