@@ -422,7 +422,7 @@ class Endpoint:
             case Timer.LIVENESS:
                 self._upkeep.check_liveness(sa)
             case Timer.RESUME:
-                sa.pump()
+                sa.exchanges.pump()
             case Timer.LINGER:
                 sa.forget(DownReason.REKEYED)
             case _:  # these are not of IKE SAs, or what they were set for is over

@@ -1,22 +1,23 @@
 """Runs the exchanges of one IKE SA: one of ours and one of the peer's at a time, step by step; the others of ours wait."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self, assert_never
+from typing import Protocol, assert_never
 
 from openmoat.ike import dispatch
 from openmoat.ike.channel import Channel
 from openmoat.ike.config import Count
-from openmoat.ike.context import Context, Timer
+from openmoat.ike.context import Context, Subject, Timer
 from openmoat.ike.errors import ProtocolError
 from openmoat.ike.events import Answer, DownReason, Question, Ticket
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.exchanges.exchange import (
     Again,
     Ask,
+    Close,
     Done,
     Exchange,
     Failure,
+    Forget,
     Outcome,
     PeerExchange,
     Reply,
@@ -26,13 +27,23 @@ from openmoat.ike.exchanges.exchange import (
 from openmoat.ike.reports import failure_of
 from openmoat.ike.scopes import Scope, reason_of, scope_of
 from openmoat.ike.session import Session
-from openmoat.ike.states import Closed, Deleting, Established, Rejecting, State, Superseded
+from openmoat.ike.states import (
+    Closed,
+    Deleting,
+    Established,
+    Rejecting,
+    State,
+    Superseded,
+    is_over,
+    session_of,
+)
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType
 from openmoat.ike.wire.payloads import Notify, Payload
+from openmoat.ike.wire.rules import check
 from openmoat.model.connection import Connection
 
-__all__ = ["MAX_QUEUED_EXCHANGES", "MAX_TEMPORARY_FAILURES", "TEMPORARY_WAIT", "ExchangeRunner"]
+__all__ = ["MAX_QUEUED_EXCHANGES", "MAX_TEMPORARY_FAILURES", "TEMPORARY_WAIT", "ExchangeRunner", "Owner"]
 
 MAX_QUEUED_EXCHANGES = 64
 """Exchanges of ours that wait for their turn on one IKE SA."""
@@ -42,15 +53,46 @@ MAX_TEMPORARY_FAILURES = 30
 """This often in a row (two to three minutes) means that the two sides are out of step (RFC 7296 2.25)."""
 
 
-class ExchangeRunner(ABC):
-    """The part of an `IkeSa` that owns its exchanges. What they lead to is decided by the IKE SA as a whole."""
+class Owner(Subject, Protocol):
+    """The IKE SA as its runner sees it."""
 
-    __slots__ = ("_answering", "_asked", "_context", "_exchange", "_queue", "_tickets", "channel")
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        ...
 
-    def __init__(self, context: Context, channel: Channel) -> None:
+    @property
+    def connection(self) -> Connection | None:
+        """The connection it is for, as far as it is known."""
+        ...
+
+    def carrier(self) -> "ExchangeRunner":
+        """Who runs the exchanges for the Child SAs of the same peer: this runner, or that of the successor."""
+        ...
+
+    def conclude(self, outcome: Outcome) -> None:
+        """What an exchange means for the IKE SA as a whole."""
+        ...
+
+    def on_reply(self) -> None:
+        """A response of ours is about to go out."""
+        ...
+
+    def on_gap(self) -> None:
+        """No exchange of ours is open, and the next one has yet to start."""
+        ...
+
+
+class ExchangeRunner:
+    """What is open, what waits, and what of the peer is being answered. What an exchange leads to is up to the owner."""
+
+    __slots__ = ("_answering", "_asked", "_context", "_open", "_owner", "_queue", "_tickets", "channel")
+
+    def __init__(self, context: Context, channel: Channel, owner: Owner) -> None:
         self._context = context
+        self._owner = owner
         self.channel = channel
-        self._exchange: Exchange | None = None
+        self._open: Exchange | None = None
         self._queue: list[Exchange] = []
         self._answering: PeerExchange | None = None
         self._asked: Message | None = None
@@ -59,74 +101,67 @@ class ExchangeRunner(ABC):
         """Of questions that are open: one or two."""
 
     @property
-    @abstractmethod
-    def state(self) -> State:
-        """Where the IKE SA stands."""
+    def open(self) -> Exchange | None:
+        """Our exchange that has begun and is not over."""
+        return self._open
 
     @property
-    @abstractmethod
-    def session(self) -> Session | None:
-        """What exists from authentication on."""
+    def _session(self) -> Session | None:
+        return session_of(self._owner.state)
 
-    @property
-    @abstractmethod
-    def connection(self) -> Connection | None:
-        """The connection it is for, as far as it is known."""
+    # What the owner gives to run.
 
-    @property
-    @abstractmethod
-    def is_over(self) -> bool:
-        """Nothing is negotiated here any more."""
+    def follow(self, exchange: Exchange, message: Message) -> None:
+        """Go on with an exchange whose request went out before there was a session; its response is here."""
+        session = self._session
+        if session is not None:
+            self._set_open(exchange)
+            self._go_on(exchange, lambda: exchange.on_response(session, message))
 
-    @abstractmethod
-    def carrier(self) -> Self:
-        """The IKE SA that carries the Child SAs of the same peer: this one, or its successor."""
+    def answer(self, answering: PeerExchange) -> None:
+        """Work on a request of the peer."""
+        session = self._session
+        if session is not None:
+            self._set_answering(answering)
+            self._go_on(answering, lambda: answering.start(session, self.doing))
 
-    @abstractmethod
-    def on_silence(self) -> None:
-        """Nothing of use has come in answer to our request."""
+    def note_asked(self, message: Message) -> None:
+        """The request of the peer that is worked on: a failure tells what it said."""
+        self._asked = message
 
-    @abstractmethod
-    def delete(self, reason: DownReason, text: str = "", error: ProtocolError | None = None) -> None:
-        """Tell the peer that it is over."""
+    def on_response(self, message: Message) -> None:
+        """The response to our open request."""
+        exchange, session = self._open, self._session
+        if exchange is not None and session is not None:
+            self._go_on(exchange, lambda: exchange.on_response(session, check(message, exchange.phase)))
+        else:
+            self.pump()  # its exchange was given up meanwhile
 
-    @abstractmethod
-    def close(self, reason: DownReason, text: str = "") -> None:
-        """The peer knows that it is over."""
+    def abandon(self, reason: DownReason) -> Done:
+        """Give up our open exchange, which gives back what it holds."""
+        exchange, session = self._open, self._session
+        self._set_open(None)
+        return exchange.end(session, reason) if exchange is not None and session is not None else Done()
 
-    @abstractmethod
-    def forget(self, reason: DownReason, text: str = "") -> None:
-        """Forget everything at once."""
+    def abandon_answer(self) -> None:
+        """Give up the request of the peer that we work on: it gets no answer."""
+        answering, session = self._answering, self._session
+        self._set_answering(None)
+        self._asked = None
+        if answering is not None and session is not None:
+            answering.end(session)
+        self.channel.window.abandon_answer()
 
-    @abstractmethod
-    def _establish(self) -> None:
-        """The response to IKE_AUTH is about to go out."""
+    def take_waiting(self) -> list[Exchange]:
+        """What waits for its turn, and does so no longer."""
+        waiting, self._queue = self._queue, []
+        return waiting
 
-    @abstractmethod
-    def _conclude(self, outcome: Outcome) -> None:
-        """What an exchange means for the IKE SA as a whole."""
-
-    @abstractmethod
-    def _after_exchange(self) -> None:
-        """Our open exchange is over, and the next one has yet to start."""
-
-    @abstractmethod
-    def _send_last_notice(self) -> None:
-        """Nothing waits: if the IKE SA is over, the peer can be told."""
-
-    @abstractmethod
-    def break_off(self) -> None:
-        """See `context.Subject`."""
-
-    @property
-    def own_spi(self) -> int:
-        """Its handle on this host."""
-        return self.channel.own_spi
-
-    @property
-    def is_idle(self) -> bool:
-        """No request of ours waits for its response."""
-        return self.channel.window.sent is None
+    def forget_questions(self) -> None:
+        """Answers that are still to come lead to nothing."""
+        for ticket in self._tickets:
+            self._context.forget(ticket)
+        self._tickets.clear()
 
     # Steps of exchanges.
 
@@ -134,22 +169,19 @@ class ExchangeRunner(ABC):
         """Put a question for this IKE SA."""
 
         def go_on(answer: Answer) -> None:
-            self._context.subject = self
+            self._context.subject = self._owner
             if answer.ticket in self._tickets:
                 self._tickets.remove(answer.ticket)
             try:
                 then(answer)
             except ProtocolError as error:
-                self._fail_handshake(error)
+                # A message of the handshake led to this, after some questions.
+                if self.channel.is_initiator:
+                    self.fail_response(error)
+                else:
+                    self.fail_request(error)
 
         self._tickets.append(self._context.ask(question, go_on))
-
-    def _fail_handshake(self, error: ProtocolError) -> None:
-        """A message of the handshake led to this, after some questions."""
-        if self.channel.is_initiator:
-            self._fail_response(error)
-        else:
-            self._fail_request(error)
 
     def _go_on(self, exchange: Exchange | PeerExchange, take: Callable[[], Step]) -> None:
         """Take the next step of an exchange."""
@@ -157,9 +189,9 @@ class ExchangeRunner(ABC):
             step = take()
         except ProtocolError as error:
             if isinstance(exchange, Exchange):
-                self._fail_response(error)
+                self.fail_response(error)
             else:
-                self._fail_request(error)
+                self.fail_request(error)
             return
         self._run(exchange, step)
 
@@ -174,7 +206,7 @@ class ExchangeRunner(ABC):
                 self._finish(conclude())
                 self._asked = None
             case Done():
-                if exchange is self._exchange:
+                if exchange is self._open:
                     self._finish(step, ends_ours=True)
             case Again(is_busy=is_busy) if isinstance(exchange, Exchange):
                 self._repeat(exchange, is_busy=is_busy)
@@ -189,30 +221,29 @@ class ExchangeRunner(ABC):
             self.channel.request_whole(exchange.kind, step.payloads, df=step.df)
         else:
             self.channel.request(exchange.kind, step.payloads)
-        self._await_response()
+        self.await_response()
 
     def _reply(self, payloads: Sequence[Payload]) -> None:
         kind = self._asked.header.exchange if self._asked is not None else ExchangeType.INFORMATIONAL
-        self._establish()
+        self._owner.on_reply()
         self.channel.respond(kind, payloads)
         self._set_answering(None)
 
     def _finish(self, done: Done, *, ends_ours: bool = False) -> None:
         """An exchange is over: tell why if it failed, see to what follows, and start the next one."""
-        self._report(done.failure)
+        self.report(done.failure)
         if ends_ours:
-            self._set_exchange(None)
-        self._want_all(done)
+            self._set_open(None)
+        self.want_all(done)
         if done.outcome is not None:
-            self._conclude(done.outcome)
-        if ends_ours:
-            self._after_exchange()
+            self._owner.conclude(done.outcome)
         self.pump()
 
-    def _want_all(self, done: Done) -> None:
+    def want_all(self, done: Done) -> None:
+        """Queue what an exchange wants to follow it."""
         if not done.wants:
             return
-        carrier = self.carrier()
+        carrier = self._owner.carrier()
         for want in done.wants:
             carrier._enqueue(want.exchange, first=want.first)
         if carrier is not self:
@@ -227,16 +258,17 @@ class ExchangeRunner(ABC):
             return
         exchange.attempts += 1
         if exchange.attempts > MAX_TEMPORARY_FAILURES:
-            self._set_exchange(None)
-            self.delete(DownReason.PEER_MISBEHAVED, "the peer answers TEMPORARY_FAILURE for minutes")
+            self._set_open(None)
+            text = "the peer answers TEMPORARY_FAILURE for minutes"
+            self._owner.conclude(Close(DownReason.PEER_MISBEHAVED, text, tells=True))
             return
-        carrier = self.carrier()
+        carrier = self._owner.carrier()
         carrier.pause(TEMPORARY_WAIT * (1 + self._context.random_fraction()))
         carrier._queue.append(exchange)
         self._finish(Done(), ends_ours=True)
 
-    def _set_exchange(self, exchange: Exchange | None) -> None:
-        self._exchange = exchange
+    def _set_open(self, exchange: Exchange | None) -> None:
+        self._open = exchange
         if exchange is not None:
             exchange.theirs = self._answering
         if self._answering is not None:
@@ -245,17 +277,17 @@ class ExchangeRunner(ABC):
     def _set_answering(self, answering: PeerExchange | None) -> None:
         self._answering = answering
         if answering is not None:
-            answering.ours = self._exchange
-        if self._exchange is not None:
-            self._exchange.theirs = answering
+            answering.ours = self._open
+        if self._open is not None:
+            self._open.theirs = answering
 
     def doing(self, spi: int | None) -> Ours:
         """What we are at, seen from the Child SA with this SPI of ours, or from none."""
-        exchange, session = self._exchange, self.session
+        exchange, session = self._open, self._session
         ours = exchange.ours(spi) if exchange is not None and exchange.is_sent else Ours.NOTHING
         if ours is Ours.CLOSING_THIS_CHILD:
             return ours
-        if self.is_over or session is None or not session.is_carrier:
+        if is_over(self._owner.state) or session is None or not session.is_carrier:
             # Not the carrier: a successor about which both sides' nonces have yet to decide. The peer must wait for that.
             return Ours.CLOSING_IKE
         child = session.peer.children.get(spi) if spi is not None else None
@@ -265,43 +297,45 @@ class ExchangeRunner(ABC):
 
     # Sending again.
 
-    def _await_response(self) -> None:
+    def await_response(self) -> None:
+        """The request has gone out: if no response comes in time, it goes out again."""
         sent = self.channel.window.sent
         if sent is not None:
-            wait = self._exchange.wait(sent.sent) if self._exchange is not None else None
+            wait = self._open.wait(sent.sent) if self._open is not None else None
             if wait is None:
                 wait = self._context.config.retransmission.wait(sent.sent)
-            self._context.timers.set((Timer.RETRANSMIT, self.own_spi), self._context.now + wait)
+            self._context.timers.set((Timer.RETRANSMIT, self.channel.own_spi), self._context.now + wait)
 
-    def retransmit(self) -> None:
-        """No response has come in time: send the same octets again, or conclude that the peer is silent."""
-        sent, session = self.channel.window.sent, self.session
+    def send_again(self) -> bool:
+        """No response has come in time: send the same octets again, unless that has been done often enough."""
+        sent, session = self.channel.window.sent, self._session
         if sent is None:
-            return
+            return True
         if sent.sent >= self._context.config.retransmission.tries:
-            self.on_silence()
-            return
+            return False
         sent.sent += 1
-        if self._exchange is not None and session is not None:
-            self._exchange.on_again(session, sent.sent)
+        if self._open is not None and session is not None:
+            self._open.on_again(session, sent.sent)
         self._context.counts[Count.RETRANSMITTED] += 1
         self.channel.transmit_request()
-        self._await_response()
+        self.await_response()
+        return True
 
     # Errors.
 
-    def _fail_request(self, error: ProtocolError, kind: ExchangeType | None = None) -> None:
+    def fail_request(self, error: ProtocolError, kind: ExchangeType | None = None) -> None:
         """The peer's request that we work on cannot be carried out: answer it, and end the IKE SA where that follows."""
         self._context.count_malformed(error)
-        if isinstance(self.state, Closed):
+        state = self._owner.state
+        if isinstance(state, Closed):
             self.channel.window.abandon_answer()  # nothing that is asked of it is done, so nothing can fail
             return
         if kind is None:
-            kind = self._asked.header.exchange if self._asked is not None else dispatch.KINDS[type(self.state)]
-        session, answering = self.session, self._answering
+            kind = self._asked.header.exchange if self._asked is not None else dispatch.KINDS[type(state)]
+        session, answering = self._session, self._answering
         if answering is not None and session is not None:
             answering.end(session)
-        self._report(Failure(kind, error.notify, reason_of(error), str(error), notify_sent=True))
+        self.report(Failure(kind, error.notify, reason_of(error), str(error), notify_sent=True))
         self._asked = None
         self._set_answering(None)
         if error.notify is None:
@@ -309,32 +343,33 @@ class ExchangeRunner(ABC):
             return
         self.channel.respond(kind, [Notify(error.notify, error.data)])
         if scope_of(error, kind, is_response=False) is Scope.CLOSE:
-            self.close(reason_of(error), str(error))
+            self._owner.conclude(Close(reason_of(error), str(error)))
         else:
             self.pump()
 
-    def _fail_response(self, error: ProtocolError) -> None:
+    def fail_response(self, error: ProtocolError) -> None:
         """The response to our request is of no use."""
         self._context.count_malformed(error)
-        kind, reason, session = self._kind_of_ours(), reason_of(error), self.session
+        kind, reason, session = self.kind_of_ours(), reason_of(error), self._session
         deletes = scope_of(error, kind, is_response=True) is Scope.DELETE
         # It is we who reject it: the notify, if any, goes out with the Delete, and none has come in.
-        self._report(Failure(kind, error.notify if deletes else None, reason, str(error), notify_sent=True))
+        self.report(Failure(kind, error.notify if deletes else None, reason, str(error), notify_sent=True))
         if deletes:
-            self.delete(reason, str(error), error)
-        elif self._exchange is not None and session is not None:
-            self._finish(self._exchange.fail(session, reason), ends_ours=True)
+            self._owner.conclude(Close(reason, str(error), tells=True, error=error))
+        elif self._open is not None and session is not None:
+            self._finish(self._open.fail(session, reason), ends_ours=True)
 
-    def _kind_of_ours(self) -> ExchangeType:
-        if self._exchange is not None:
-            return self._exchange.kind
-        return dispatch.KINDS.get(type(self.state), ExchangeType.INFORMATIONAL)
+    def kind_of_ours(self) -> ExchangeType:
+        """Which exchange our open request belongs to."""
+        if self._open is not None:
+            return self._open.kind
+        return dispatch.KINDS.get(type(self._owner.state), ExchangeType.INFORMATIONAL)
 
-    def _report(self, failure: Failure | None) -> None:
+    def report(self, failure: Failure | None) -> None:
         """Tell why a negotiation came to nothing."""
         if failure is not None:
-            session = self.session
-            connection = self.connection
+            session = self._session
+            connection = self._owner.connection
             self._context.emit(
                 failure_of(
                     self._context,
@@ -354,9 +389,10 @@ class ExchangeRunner(ABC):
         self.pump()
 
     def _enqueue(self, exchange: Exchange, *, first: bool) -> None:
-        if self.is_over and not isinstance(self.state, Superseded):
+        state = self._owner.state
+        if is_over(state) and not isinstance(state, Superseded):
             return
-        waiting = [*self._queue] if self._exchange is None else [self._exchange, *self._queue]
+        waiting = [*self._queue] if self._open is None else [self._open, *self._queue]
         if any(other.is_same(exchange) for other in waiting):
             return
         if exchange.is_bounded and len(self._queue) >= MAX_QUEUED_EXCHANGES:
@@ -369,25 +405,27 @@ class ExchangeRunner(ABC):
 
     def pump(self) -> None:
         """Start the next exchange, if nothing stands in its way."""
-        if self.channel.window.is_used_up and (self._queue or self.is_over):
-            self.forget(DownReason.EXPIRED, "the Message IDs are used up")
+        if self.channel.window.is_used_up and (self._queue or is_over(self._owner.state)):
+            self._owner.conclude(Forget(DownReason.EXPIRED, "the Message IDs are used up"))
             return
-        while self._exchange is None and self._queue and self._may_start():
-            session = self.session
+        if self._open is None:
+            self._owner.on_gap()
+        while self._open is None and self._queue and self.is_free:
+            session = self._session
             exchange = self._queue.pop(0)
-            self._set_exchange(exchange)
+            self._set_open(exchange)
             if session is not None:
                 self._go_on(exchange, lambda exchange=exchange, session=session: exchange.start(session))  # type: ignore[misc]
-        if self._exchange is None and self.is_over and self._may_start():
-            self._send_last_notice()
 
-    def _may_start(self) -> bool:
-        if not self.channel.window.is_open or (Timer.RESUME, self.own_spi) in self._context.timers:
+    @property
+    def is_free(self) -> bool:
+        """Nothing stands in the way of a request of ours."""
+        if not self.channel.window.is_open or (Timer.RESUME, self.channel.own_spi) in self._context.timers:
             return False
         if self._answering is not None and self._answering.delays_ours:
             return False
-        return isinstance(self.state, (Established, Superseded, Deleting, Rejecting))
+        return isinstance(self._owner.state, (Established, Superseded, Deleting, Rejecting))
 
     def pause(self, seconds: float) -> None:
         """Let queued exchanges wait (RFC 7296 2.25)."""
-        self._context.timers.set((Timer.RESUME, self.own_spi), self._context.now + seconds)
+        self._context.timers.set((Timer.RESUME, self.channel.own_spi), self._context.now + seconds)

@@ -1,4 +1,6 @@
-"""One IKE SA: runs the steps of its exchanges, one of ours and one of the peer's at a time, and keeps those that wait."""
+"""One IKE SA: its state, and what messages, exchanges and silence mean for it as a whole. It runs its handshake; an
+`ExchangeRunner` of its own runs what comes after.
+"""
 
 from dataclasses import replace
 from typing import assert_never
@@ -16,6 +18,7 @@ from openmoat.ike.exchanges.exchange import (
     Close,
     Exchange,
     Failure,
+    Forget,
     Offered,
     Outcome,
     PeerExchange,
@@ -38,7 +41,6 @@ from openmoat.ike.exchanges.handshake import (
 from openmoat.ike.exchanges.rekey_ike import RekeyIke
 from openmoat.ike.liveness import Liveness
 from openmoat.ike.news import HandshakeDone
-from openmoat.ike.peer import AuthenticatedPeer
 from openmoat.ike.registry import Registry
 from openmoat.ike.session import Session
 from openmoat.ike.states import (
@@ -53,6 +55,8 @@ from openmoat.ike.states import (
     State,
     Superseded,
     check_step,
+    is_over,
+    session_of,
 )
 from openmoat.ike.wire.message import Header, Message
 from openmoat.ike.wire.numbers import ExchangeType
@@ -71,17 +75,20 @@ three times as large as what it asks for; what follows is small."""
 ERROR_TEXT = "an error in moatd; its log has the traceback"
 
 
-class IkeSa(ExchangeRunner):
+class IkeSa:
     """One IKE SA, from its first message to its end."""
 
     __slots__ = (
+        "_context",
         "_end_wanted",
         "_handshake",
         "_is_leaving",
         "_last_notice",
         "_registry",
         "_state",
+        "channel",
         "created",
+        "exchanges",
         "liveness",
     )
 
@@ -93,7 +100,9 @@ class IkeSa(ExchangeRunner):
         state: State,
         connection: Connection | None = None,
     ) -> None:
-        super().__init__(context, channel)
+        self._context = context
+        self.channel = channel
+        self.exchanges = ExchangeRunner(context, channel, self)
         self._registry = registry
         self._state: State = state
         self._handshake: Handshake | None = None
@@ -115,6 +124,16 @@ class IkeSa(ExchangeRunner):
     # What others ask about it.
 
     @property
+    def own_spi(self) -> int:
+        """Its handle on this host."""
+        return self.channel.own_spi
+
+    @property
+    def is_idle(self) -> bool:
+        """No request of ours waits for its response."""
+        return self.channel.window.sent is None
+
+    @property
     def state(self) -> State:
         """Where it stands."""
         return self._handshake.state if self._handshake is not None else self._state
@@ -122,8 +141,7 @@ class IkeSa(ExchangeRunner):
     @property
     def session(self) -> Session | None:
         """What exists from authentication on."""
-        state = self._state
-        return state.session if isinstance(state, (InstallingFirst, Established, Superseded, Deleting)) else None
+        return session_of(self._state)
 
     @property
     def connection(self) -> Connection | None:
@@ -136,7 +154,7 @@ class IkeSa(ExchangeRunner):
     @property
     def is_over(self) -> bool:
         """Nothing is negotiated here any more."""
-        return isinstance(self.state, (Superseded, Deleting, Rejecting, Closed, Dead))
+        return is_over(self.state)
 
     @property
     def is_carrier(self) -> bool:
@@ -147,7 +165,7 @@ class IkeSa(ExchangeRunner):
     @property
     def is_rekeying(self) -> bool:
         """A successor is being negotiated by us."""
-        return isinstance(self._exchange, RekeyIke)
+        return isinstance(self.exchanges.open, RekeyIke)
 
     def is_attempt(self, states: tuple[type[State], ...] | None = None) -> bool:
         """Whether it is on its way to be established by us, and in one of these states."""
@@ -161,6 +179,10 @@ class IkeSa(ExchangeRunner):
         self.channel.forces_udp = connection.force_encapsulation
         if self._handshake is not None:
             self._handshake.connection = connection
+
+    def want(self, exchange: Exchange) -> None:
+        """Queue an exchange; it starts when those before it are over."""
+        self.exchanges.want(exchange)
 
     # The handshake.
 
@@ -178,22 +200,22 @@ class IkeSa(ExchangeRunner):
     def _run_handshake(self, step: HandshakeStep) -> None:
         match step:
             case AskFirst(question=question, then=then):
-                self.ask(question, lambda answer: self._run_handshake(then(answer)))
+                self.exchanges.ask(question, lambda answer: self._run_handshake(then(answer)))
             case SendInit(message=message):
                 self.channel.request_init(message, again=self.channel.window.sent is not None)
-                self._await_response()
+                self.exchanges.await_response()
             case ReplyInit(message=message):
                 self.channel.respond_init(message)
             case SendAuth(payloads=payloads):
                 self.channel.request(ExchangeType.IKE_AUTH, payloads)
-                self._await_response()
+                self.exchanges.await_response()
             case ReadAgain(held=held):
                 for datagram, path in held:
                     self.receive(Header.parse(datagram), datagram, path)
             case Authenticated():
                 self._authenticate(step)
             case GiveUp(reason=reason, text=text, failure=failure):
-                self._report(failure)
+                self.exchanges.report(failure)
                 self.forget(reason, text)
             case Wait():
                 pass
@@ -202,39 +224,23 @@ class IkeSa(ExchangeRunner):
 
     def _authenticate(self, step: Authenticated) -> None:
         """Both ends are authenticated: from now on there is a session."""
-        agreed, handshake, context = step.agreed, self._handshake, self._context
+        handshake, context = self._handshake, self._context
         if handshake is None:
             raise ValueError("IKE SA: authenticated without a handshake")
-        is_ours = self.channel.is_initiator
-        peer = AuthenticatedPeer(
-            context, self._registry, handshake.known(), step.identity, step.methods, agreed.nonces, is_ours=is_ours
-        )
-        peer.carrier = self.own_spi
-        session = Session(
-            context,
-            self._registry,
-            self.channel,
-            peer,
-            agreed.suite,
-            agreed.keymat.sk_d,
-            agreed.nonces,
-            agreed.has_our_vendor_id,
-        )
-        self._step(Established(session) if is_ours else InstallingFirst(session))
+        session = handshake.make_session(step)
+        self._step(Established(session) if self.channel.is_initiator else InstallingFirst(session))
         lifecycle.authenticated(context, self._registry, self, session, is_initial_contact=step.is_initial_contact)
         if isinstance(step.first, PeerExchange):
-            self._answer(step.first, session)
+            self.exchanges.answer(step.first)
             return
         if step.first is not None:
-            exchange, message = step.first
-            self._set_exchange(exchange)
-            self._go_on(exchange, lambda: exchange.on_response(session, message))
+            self.exchanges.follow(*step.first)
         context.report(HandshakeDone(self.own_spi))
 
-    def _establish(self) -> None:
-        session = self.session
-        if isinstance(self._state, InstallingFirst) and session is not None:
-            self._step(Established(session))
+    def on_reply(self) -> None:
+        """See `exchange_runner.Owner`: with the response to IKE_AUTH it is established."""
+        if isinstance(self._state, InstallingFirst):
+            self._step(Established(self._state.session))
             self._context.report(HandshakeDone(self.own_spi))
 
     def _step(self, following: State) -> None:
@@ -245,28 +251,33 @@ class IkeSa(ExchangeRunner):
 
     # What exchanges lead to.
 
-    def carrier(self) -> "IkeSa":
-        """See `ExchangeRunner.carrier`."""
+    def _carrier(self) -> "IkeSa":
         session = self.session
         return self._registry.sas.get(session.peer.carrier, self) if session is not None else self
 
-    def _after_exchange(self) -> None:
+    def carrier(self) -> ExchangeRunner:
+        """See `exchange_runner.Owner`."""
+        return self._carrier().exchanges
+
+    def on_gap(self) -> None:
+        """See `exchange_runner.Owner`: the end that had to wait for a rekey, and what tells the peer of it."""
         if self._end_wanted is not None and self.session is not None:
             (reason, text), self._end_wanted = self._end_wanted, None
-            self.carrier().delete(reason, text)
-
-    def _send_last_notice(self) -> None:
-        if self._last_notice is not None:
+            self._carrier().delete(reason, text)
+        if self._last_notice is not None and self.is_over and self.exchanges.is_free:
             notice, self._last_notice, self._is_leaving = self._last_notice, None, True
             self.channel.request(ExchangeType.INFORMATIONAL, [notice])
-            self._await_response()
+            self.exchanges.await_response()
 
     # A successor (RFC 7296 2.8.2, 2.18).
 
-    def _conclude(self, outcome: Outcome) -> None:
+    def conclude(self, outcome: Outcome) -> None:
+        """See `exchange_runner.Owner`."""
         match outcome:
-            case Close(reason=reason, text=text, tells=True):
-                self.delete(reason, text)
+            case Close(reason=reason, text=text, tells=True, error=error):
+                self.delete(reason, text, error)
+            case Forget(reason=reason, text=text):
+                self.forget(reason, text)
             case Close(reason=reason, text=text):
                 self.close(reason, text)
             case Succeed(successor=successor, rival=rival):
@@ -287,16 +298,14 @@ class IkeSa(ExchangeRunner):
 
     def _take(self, successor: Successor) -> None:
         """The peer has made a successor."""
-        verdict = answer(Theirs.REKEY_IKE, self.doing(None))
-        new = self._make(successor)
+        verdict = answer(Theirs.REKEY_IKE, self.exchanges.doing(None))
+        new, rekey = self._make(successor), self.exchanges.open
         match verdict:
-            case Verdict.ANSWER_AND_COMPARE if isinstance(self._exchange, RekeyIke):
-                before = self._registry.sas.get(self._exchange.rival.spis[0]) if self._exchange.rival else None
-                self._exchange.meet(successor)
-                if before is not None:
-                    before.forget(
-                        DownReason.COLLISION
-                    )  # the nonces decide about one; a peer that makes more gets no more
+            case Verdict.ANSWER_AND_COMPARE if isinstance(rekey, RekeyIke):
+                before = self._registry.sas.get(rekey.rival.spis[0]) if rekey.rival else None
+                rekey.meet(successor)
+                if before is not None:  # the nonces decide about one; a peer that makes more gets no more
+                    before.forget(DownReason.COLLISION)
             case (
                 Verdict.ANSWER
                 | Verdict.ANSWER_AND_COMPARE
@@ -333,8 +342,7 @@ class IkeSa(ExchangeRunner):
         session.peer.carry(new.own_spi)
         new.liveness.is_silent = self.liveness.is_silent  # as it was told of these children
         lifecycle.replaced(self._context, self._registry, self, new)
-        waiting, self._queue = self._queue, []
-        for exchange in waiting:
+        for exchange in self.exchanges.take_waiting():
             if exchange.moves:
                 new.want(exchange)
 
@@ -351,14 +359,17 @@ class IkeSa(ExchangeRunner):
         if handshake is not None and (handler := dispatch.SILENCE.get(type(handshake.state))) is not None:
             self._run_handshake(handler(handshake))
             return
-        text = f"{self._kind_of_ours().name} request: no response from {self.channel.path.remote}"
+        kind = self.exchanges.kind_of_ours()
+        text = f"{kind.name} request: no response from {self.channel.path.remote}"
         if handshake is not None:
-            self._report(Failure(self._kind_of_ours(), None, DownReason.PEER_SILENT, text))
+            self.exchanges.report(Failure(kind, None, DownReason.PEER_SILENT, text))
         self.forget(DownReason.PEER_SILENT, text)
 
     def retransmit(self) -> None:
-        """See `ExchangeRunner.retransmit`; that the peer does not answer for a while is told once."""
-        super().retransmit()
+        """No response has come in time: send again, or conclude that the peer is silent, of which it is told once before."""
+        if not self.exchanges.send_again():
+            self.on_silence()
+            return
         sent = self.channel.window.sent
         if sent is not None and sent.sent == SILENT_AFTER and self.is_carrier:
             self._tell_silence(is_silent=True)
@@ -386,10 +397,10 @@ class IkeSa(ExchangeRunner):
                 self._on_request(received)
             case Malformed(error=error) if header.is_response:
                 self._accept_response(path)
-                self._fail_response(error)
+                self.exchanges.fail_response(error)
             case Malformed(error=error):
                 self._accept(path)
-                self._fail_request(error, header.exchange)
+                self.exchanges.fail_request(error, header.exchange)
             case never:
                 assert_never(never)
 
@@ -428,7 +439,7 @@ class IkeSa(ExchangeRunner):
 
     def _on_response(self, message: Message) -> None:
         """The response to our open request, under good keys."""
-        handshake, exchange, session = self._handshake, self._exchange, self.session
+        handshake = self._handshake
         if self._is_leaving:
             self.forget(DownReason.ASKED)
         elif handshake is not None:
@@ -437,33 +448,26 @@ class IkeSa(ExchangeRunner):
                 try:
                     self._run_handshake(handler(handshake, message))
                 except ProtocolError as error:
-                    self._fail_response(error)
-        elif exchange is not None and session is not None:
-            self._go_on(exchange, lambda: exchange.on_response(session, check(message, exchange.phase)))
+                    self.exchanges.fail_response(error)
         else:
-            self.pump()  # its exchange was given up meanwhile
+            self.exchanges.on_response(message)
 
     def _on_request(self, message: Message) -> None:
         """A fresh request under good keys. Before its sender is authenticated only IKE_AUTH counts."""
-        place, handshake, session = (type(self.state), message.header.exchange), self._handshake, self.session
+        place, handshake = (type(self.state), message.header.exchange), self._handshake
         first, handler = dispatch.HANDSHAKE_REQUESTS.get(place), dispatch.REQUESTS.get(place)
-        self._asked = message
+        self.exchanges.note_asked(message)
         try:
             if handshake is not None and first is not None:
                 self._run_handshake(first(handshake, message))
-            elif session is not None and handler is not None:
+            elif handshake is None and handler is not None:
                 request = handler(message)
-                self._answer(request.answer(check(message, request.phase)), session)
+                self.exchanges.answer(request.answer(check(message, request.phase)))
             else:
                 self._context.counts[Count.UNEXPECTED_REQUEST] += 1
                 self.channel.window.abandon_answer()
         except ProtocolError as error:
-            self._fail_request(error, message.header.exchange)
-
-    def _answer(self, answering: PeerExchange, session: Session) -> None:
-        """Begin to work on a request of the peer."""
-        self._set_answering(answering)
-        self._go_on(answering, lambda: answering.start(session, self.doing))
+            self.exchanges.fail_request(error, message.header.exchange)
 
     def follow(self, path: Path) -> None:
         """Use another path where a NAT stands before the peer; without one its address is what it is (RFC 7296 2.23)."""
@@ -483,7 +487,7 @@ class IkeSa(ExchangeRunner):
         """Tell the peer that this IKE SA is over, also that `error` in its last response is why; forget it in any case."""
         if isinstance(self.state, (Deleting, Rejecting, Closed, Dead)):
             return
-        exchange, session = self._exchange, self.session
+        exchange, session = self.exchanges.open, self.session
         if error is None and exchange is not None and exchange.is_sent and exchange.delays_delete:
             self._end_wanted = (reason, text)
             return
@@ -494,7 +498,7 @@ class IkeSa(ExchangeRunner):
         self._last_notice = Delete.ike()
         if error is not None and error.notify is not None:
             self._last_notice = Notify(error.notify, error.data)
-        self.pump()
+        self.exchanges.pump()
 
     def close(self, reason: DownReason, text: str = "") -> None:
         """The peer knows that this IKE SA is over; its last request may come again."""
@@ -521,7 +525,7 @@ class IkeSa(ExchangeRunner):
             return
         reason = DownReason.PEER_SILENT if self.channel.window.sent is not None else DownReason.LOCAL
         text = f"no IKE SA within {self._context.config.handshake_life:g} s"
-        self._report(Failure(self._kind_of_ours(), None, reason, text))
+        self.exchanges.report(Failure(self.exchanges.kind_of_ours(), None, reason, text))
         self.forget(reason, text)
 
     def break_off(self) -> None:
@@ -529,10 +533,7 @@ class IkeSa(ExchangeRunner):
         session = self.session
         try:
             if session is not None and isinstance(self._state, Established):
-                exchange = self._exchange
-                self._set_exchange(None)
-                if exchange is not None:
-                    self._end_exchange(exchange, session, DownReason.ERROR)
+                self._end_exchange(session, DownReason.ERROR)
                 self.delete(DownReason.ERROR, ERROR_TEXT)
             else:
                 self.forget(DownReason.ERROR, ERROR_TEXT)
@@ -550,24 +551,17 @@ class IkeSa(ExchangeRunner):
         """Children, exchanges and questions of this IKE SA end here; once."""
         if isinstance(self.state, (Deleting, Rejecting, Closed)):
             return
-        exchange, answering, session = self._exchange, self._answering, self.session
-        self._set_exchange(None)
-        self._set_answering(None)
-        self._asked = None
-        if exchange is not None and session is not None:
-            self._end_exchange(exchange, session, reason)
-        self._queue.clear()
-        if answering is not None and session is not None:
-            answering.end(session)
-        self.channel.window.abandon_answer()
-        for ticket in self._tickets:
-            self._context.forget(ticket)
-        self._tickets.clear()
+        session = self.session
+        if session is not None:
+            self._end_exchange(session, reason)
+        self.exchanges.take_waiting()
+        self.exchanges.abandon_answer()
+        self.exchanges.forget_questions()
         lifecycle.ending(self._context, self._registry, self, reason, text)
 
-    def _end_exchange(self, exchange: Exchange, session: Session, reason: DownReason) -> None:
+    def _end_exchange(self, session: Session, reason: DownReason) -> None:
         """Our open exchange will not be finished. What the peer has made in a rekey of its own may carry on (2.8.2)."""
-        done = exchange.end(session, reason)
+        done = self.exchanges.abandon(reason)
         rival = self._registry.sas.get(done.outcome.rival) if isinstance(done.outcome, Yield) else None
         if rival is not None and not isinstance(rival.state, (Deleting, Closed, Dead)):
             if session.is_carrier and reason in {DownReason.PEER_DELETED, DownReason.PEER_SILENT}:
@@ -576,7 +570,7 @@ class IkeSa(ExchangeRunner):
                     rival.delete(*self._end_wanted)
             else:
                 rival.forget(reason)
-        self._want_all(done)
+        self.exchanges.want_all(done)
 
     def _stop_timers(self) -> None:
         for timer in _OWN_TIMERS:

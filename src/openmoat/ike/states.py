@@ -42,6 +42,8 @@ __all__ = [
     "State",
     "Superseded",
     "check_step",
+    "is_over",
+    "session_of",
 ]
 
 
@@ -316,3 +318,13 @@ def check_step(state: State, following: State) -> State:
     if type(following) not in SUCCESSORS[type(state)]:
         raise ValueError(f"IKE SA: {type(following).__name__} cannot follow {type(state).__name__}")
     return following
+
+
+def session_of(state: State) -> Session | None:
+    """What exists from authentication on."""
+    return state.session if isinstance(state, (InstallingFirst, Established, Superseded, Deleting)) else None
+
+
+def is_over(state: State) -> bool:
+    """Whether nothing is negotiated there any more."""
+    return isinstance(state, (Superseded, Deleting, Rejecting, Closed, Dead))

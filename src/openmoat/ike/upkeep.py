@@ -467,7 +467,7 @@ class Upkeep:
         if not sa.is_idle:
             return  # whatever is asked now asks for a sign of life as well
         children = tuple(session.peer.children)
-        sa.ask(lambda t: AskActivity(t, children), lambda a: self._on_activity(sa, a))
+        sa.exchanges.ask(lambda t: AskActivity(t, children), lambda a: self._on_activity(sa, a))
 
     def _on_activity(self, sa: IkeSa, answer: Answer) -> None:
         connection = sa.connection

@@ -81,7 +81,7 @@ def test_what_waits_has_a_bound_that_deletes_do_not_count_against() -> None:
     for number in range(MAX_QUEUED_EXCHANGES + 3):
         core.sa.want(SizeProbe(1280 + number))
     assert core.context.counts[Count.EXCHANGE_QUEUE_LIMIT] == 2
-    core.sa.want(DeleteChildren((0x100,)), first=True)
+    core.sa.exchanges.want(DeleteChildren((0x100,)), first=True)
     assert core.context.counts[Count.EXCHANGE_QUEUE_LIMIT] == 2
 
 
@@ -122,7 +122,7 @@ def test_a_busy_peer_is_asked_again_after_a_while_and_not_for_ever() -> None:
         assert at is not None
         assert TEMPORARY_WAIT <= at - core.context.now < 2 * TEMPORARY_WAIT
         core.context.timers.stop((Timer.RESUME, 1))
-        core.sa.pump()
+        core.sa.exchanges.pump()
     reply(core)
     assert isinstance(core.sa.state, Deleting)
 
@@ -221,14 +221,14 @@ def test_a_request_for_an_exchange_that_is_not_for_this_state_gets_no_answer() -
 def test_what_we_are_at_is_seen_from_each_child_sa() -> None:
     core = Core()
     child, other = core.live(0x100), core.live(0x300)
-    assert core.sa.doing(0x100) is Ours.NOTHING
+    assert core.sa.exchanges.doing(0x100) is Ours.NOTHING
     child.is_closing = True
-    assert core.sa.doing(0x100) is Ours.LEAVING_THIS_CHILD
+    assert core.sa.exchanges.doing(0x100) is Ours.LEAVING_THIS_CHILD
     core.sa.want(DeleteChildren((0x100,)))
-    assert core.sa.doing(0x100) is Ours.CLOSING_THIS_CHILD
-    assert core.sa.doing(other.sa.local_spi) is core.sa.doing(None) is Ours.CLOSING_CHILD
+    assert core.sa.exchanges.doing(0x100) is Ours.CLOSING_THIS_CHILD
+    assert core.sa.exchanges.doing(other.sa.local_spi) is core.sa.exchanges.doing(None) is Ours.CLOSING_CHILD
     core.sa.delete(DownReason.ASKED)
-    assert core.sa.doing(None) is Ours.CLOSING_IKE
+    assert core.sa.exchanges.doing(None) is Ours.CLOSING_IKE
 
 
 def test_a_delete_while_a_rekey_is_open_waits_until_it_is_known_what_is_to_be_deleted() -> None:

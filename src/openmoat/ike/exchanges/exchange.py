@@ -8,6 +8,7 @@ import msgspec
 
 from openmoat.crypto.keymat import IkeKeymat
 from openmoat.crypto.suites import IkeSuite
+from openmoat.ike.errors import ProtocolError
 from openmoat.ike.events import Answer, DownReason, Question, Ticket
 from openmoat.ike.exchanges.collisions import Ours
 from openmoat.ike.session import Session
@@ -24,6 +25,7 @@ __all__ = [
     "Done",
     "Exchange",
     "Failure",
+    "Forget",
     "Offered",
     "Outcome",
     "PeerExchange",
@@ -88,9 +90,18 @@ class Close(msgspec.Struct, frozen=True):
     reason: DownReason
     text: str = ""
     tells: bool = False
+    error: ProtocolError | None = None
+    """In the last response of the peer, to be told instead of a Delete where it has a notify."""
 
 
-Outcome = Succeed | Yield | Offered | Close
+class Forget(msgspec.Struct, frozen=True):
+    """The IKE SA is over, and nobody can be told."""
+
+    reason: DownReason
+    text: str
+
+
+Outcome = Succeed | Yield | Offered | Close | Forget
 
 # Steps.
 

@@ -13,6 +13,8 @@ from openmoat.ike.exchanges.answer_child import AnswerFirst
 from openmoat.ike.exchanges.create_child import FirstChild
 from openmoat.ike.exchanges.exchange import Failure
 from openmoat.ike.host import Host
+from openmoat.ike.peer import AuthenticatedPeer
+from openmoat.ike.session import Session
 from openmoat.ike.states import Agreed, State, check_step
 from openmoat.ike.wire.message import Message
 from openmoat.ike.wire.numbers import ExchangeType
@@ -64,6 +66,30 @@ class Handshake:
         self.connection = connection
         self.channel.forces_udp = connection.force_encapsulation
         self.channel.has_fragments = self.channel.has_fragments and connection.fragmentation
+
+    def make_session(self, step: "Authenticated") -> Session:
+        """What goes on with the peer, now that both ends are authenticated."""
+        agreed, channel = step.agreed, self.channel
+        peer = AuthenticatedPeer(
+            self.context,
+            self.host,
+            self.known(),
+            step.identity,
+            step.methods,
+            agreed.nonces,
+            is_ours=channel.is_initiator,
+        )
+        peer.carrier = channel.own_spi
+        return Session(
+            self.context,
+            self.host,
+            channel,
+            peer,
+            agreed.suite,
+            agreed.keymat.sk_d,
+            agreed.nonces,
+            agreed.has_our_vendor_id,
+        )
 
     def give_a_path_its_time(self) -> None:
         """Each path has the time of a whole handshake."""
